@@ -1,0 +1,145 @@
+#include "index/arena.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "base/spin.h"
+
+enum {
+    REGION_BYTES = 2 << 20,  /* what a cache takes at a time: one huge page */
+    CACHE_BLOCKS_MAX = 4096, /* a cache with more free blocks of a class shares half of them */
+};
+
+_Static_assert(ARENA_CLASSES <= 256, "a class fits a byte");
+
+/* A free block starts with the reference of the next free one; the head block of a shared list also has, in
+ * its second word, the reference of the next shared list. */
+static uint32_t *links(const struct arena *arena, uint32_t ref)
+{
+    return arena_at(arena, ref);
+}
+
+status_t arena_init(struct arena *arena)
+{
+    uint64_t physical = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t limit = ((uint64_t)UINT32_MAX + 1) * ARENA_UNIT_BYTES;
+    uint64_t want = round_up(physical * 2, REGION_BYTES);
+    arena->reserved_bytes = want < limit ? want : limit;
+    /* One region more, so that the base can be aligned to huge pages. */
+    void *p = mmap(NULL, arena->reserved_bytes + REGION_BYTES, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return status_errno(errno,
+                            "cannot reserve %llu MiB of address space for the index (raise `ulimit -v`)",
+                            (unsigned long long)(arena->reserved_bytes >> 20));
+    uint64_t aligned = round_up((uint64_t)(uintptr_t)p, REGION_BYTES);
+    uint64_t front = aligned - (uint64_t)(uintptr_t)p;
+    if (front)
+        munmap(p, front);
+    munmap((char *)p + front + arena->reserved_bytes, REGION_BYTES - front);
+    arena->base = (char *)p + front;
+    madvise(arena->base, arena->reserved_bytes, MADV_HUGEPAGE);
+    atomic_init(&arena->used_bytes, 0);
+    for (unsigned c = 0; c < ARENA_CLASSES; c++) {
+        atomic_init(&arena->shared[c].lock, 0);
+        atomic_init(&arena->shared[c].head, 0);
+    }
+    return status_ok();
+}
+
+void arena_deinit(struct arena *arena)
+{
+    munmap(arena->base, arena->reserved_bytes);
+}
+
+void arena_cache_init(struct arena_cache *cache, struct arena *arena)
+{
+    memset(cache, 0, sizeof *cache);
+    cache->arena = arena;
+}
+
+static uint32_t alloc_fresh(struct arena_cache *cache, size_t bytes)
+{
+    if (cache->bump_end - cache->bump < bytes) {
+        struct arena *arena = cache->arena;
+        /* Relaxed: the region is this cache's alone once the addition is done. */
+        uint64_t start = atomic_fetch_add_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
+        if (start + REGION_BYTES > arena->reserved_bytes) {
+            atomic_fetch_sub_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
+            return 0;
+        }
+        if (cache->bump_end != start) /* else the old rest and the new region are one piece */
+            cache->bump = start;
+        cache->bump_end = start + REGION_BYTES;
+        if (cache->bump == 0)
+            cache->bump = ARENA_UNIT_BYTES; /* reference 0 means none */
+    }
+    uint32_t ref = (uint32_t)(cache->bump / ARENA_UNIT_BYTES);
+    cache->bump += bytes;
+    return ref;
+}
+
+static uint32_t take_shared(struct arena_cache *cache, unsigned class)
+{
+    struct arena *arena = cache->arena;
+    /* Relaxed: a hint; looked at again under the lock. */
+    if (atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed) == 0)
+        return 0;
+    spin_lock(&arena->shared[class].lock);
+    uint32_t list = atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed);
+    if (list)
+        atomic_store_explicit(&arena->shared[class].head, links(arena, list)[1], memory_order_relaxed);
+    spin_unlock(&arena->shared[class].lock);
+    return list;
+}
+
+static inline void count_live(struct arena_cache *cache, int64_t bytes)
+{
+    atomic_store_explicit(&cache->live_bytes,
+                          atomic_load_explicit(&cache->live_bytes, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
+}
+
+uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
+{
+    DCHECK(class < ARENA_CLASSES);
+    count_live(cache, (int64_t)arena_class_bytes(class));
+    uint32_t ref = cache->free[class].head;
+    if (UNLIKELY(ref == 0)) {
+        ref = take_shared(cache, class);
+        if (ref == 0)
+            return alloc_fresh(cache, arena_class_bytes(class));
+        cache->free[class].count = CACHE_BLOCKS_MAX / 2;
+    }
+    cache->free[class].head = links(cache->arena, ref)[0];
+    cache->free[class].count--;
+    return ref;
+}
+
+static void share_half(struct arena_cache *cache, unsigned class)
+{
+    struct arena *arena = cache->arena;
+    uint32_t first = cache->free[class].head, last = first;
+    for (unsigned i = 1; i < CACHE_BLOCKS_MAX / 2; i++)
+        last = links(arena, last)[0];
+    cache->free[class].head = links(arena, last)[0];
+    cache->free[class].count -= CACHE_BLOCKS_MAX / 2;
+    links(arena, last)[0] = 0;
+    spin_lock(&arena->shared[class].lock);
+    links(arena, first)[1] = atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed);
+    atomic_store_explicit(&arena->shared[class].head, first, memory_order_relaxed);
+    spin_unlock(&arena->shared[class].lock);
+}
+
+void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class)
+{
+    DCHECK(ref != 0 && class < ARENA_CLASSES);
+    count_live(cache, -(int64_t)arena_class_bytes(class));
+    links(cache->arena, ref)[0] = cache->free[class].head;
+    cache->free[class].head = ref;
+    if (++cache->free[class].count > CACHE_BLOCKS_MAX)
+        share_half(cache, class);
+}

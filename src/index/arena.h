@@ -1,0 +1,84 @@
+/* arena: memory for the index, addressed by 32-bit references.
+ *
+ * One contiguous reservation of address space, handed out in units of 16 bytes, so that a reference has 32
+ * bits and an arena reaches 64 GiB. Half-size references halve the hash table's slots and the ordered index's
+ * entries. Memory is backed by huge pages where the kernel gives them: a random access then costs no page
+ * walk.
+ *
+ * Blocks come in size classes: steps of 16 bytes to 1 KiB, then four to a doubling, to 1 MiB. Freed blocks go
+ * to lists by class, first of the worker's cache, then shared. Memory never goes back to the system before
+ * arena_deinit.
+ *
+ * Thread safety: an arena is shared; a cache belongs to one thread. Reference 0 is never handed out. */
+#ifndef KVASIR_INDEX_ARENA_H
+#define KVASIR_INDEX_ARENA_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+enum {
+    ARENA_UNIT_BYTES = 16,
+    ARENA_CLASSES = 64 + 4 * 10,
+    ARENA_BLOCK_BYTES_MAX = 1 << 20,
+};
+
+struct arena {
+    char *base;
+    uint64_t reserved_bytes;
+    _Atomic uint64_t used_bytes; /* handed to caches, from the front; never shrinks */
+    struct {
+        _Atomic uint32_t lock;
+        _Atomic uint32_t head; /* list of lists: see arena.c; written under lock */
+    } shared[ARENA_CLASSES];
+};
+
+struct arena_cache {
+    struct arena *arena;
+    uint64_t bump, bump_end; /* bytes from base: fresh memory of this cache */
+    _Atomic int64_t
+        live_bytes; /* allocated here less freed here; written by the owner, read by any (relaxed) */
+    struct {
+        uint32_t head;
+        uint32_t count;
+    } free[ARENA_CLASSES];
+};
+
+STATUS_MUST_USE status_t arena_init(struct arena *arena);
+void arena_deinit(struct arena *arena);
+void arena_cache_init(struct arena_cache *cache, struct arena *arena);
+
+static inline unsigned arena_class(size_t bytes)
+{
+    if (bytes <= 1024)
+        return bytes ? (unsigned)((bytes - 1) / 16) : 0;
+    unsigned shift = 63u - (unsigned)__builtin_clzll(bytes - 1); /* 2^shift < bytes <= 2^(shift+1) */
+    unsigned quarter = (unsigned)((bytes - 1) >> (shift - 2)) & 3;
+    return 64 + (shift - 10) * 4 + quarter;
+}
+
+static inline size_t arena_class_bytes(unsigned class)
+{
+    if (class < 64)
+        return (class + 1) * 16;
+    unsigned shift = 10 + (class - 64) / 4;
+    return ((size_t)1 << shift) + ((size_t)((class - 64) % 4 + 1) << (shift - 2));
+}
+
+static inline void *arena_at(const struct arena *arena, uint32_t ref)
+{
+    return arena->base + (uint64_t)ref * ARENA_UNIT_BYTES;
+}
+
+static inline uint32_t arena_ref(const struct arena *arena, const void *block)
+{
+    return (uint32_t)((uint64_t)((const char *)block - arena->base) / ARENA_UNIT_BYTES);
+}
+
+/* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */
+uint32_t arena_alloc(struct arena_cache *cache, unsigned class);
+void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);
+
+#endif

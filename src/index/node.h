@@ -1,0 +1,71 @@
+/* node: one key in the index, with its value or where the value is.
+ *
+ *   offset  size  field
+ *        0     8  sequence: LSN of the newest write << 1, low bit set while a writer is changing the node
+ *        8     4  meta: key length, size class, flags
+ *       12     4  value length, bytes
+ *       16        key, padded to 8, then the payload area up to the end of the size class
+ *
+ * The payload is [expire_ms, 8 bytes, if NODE_EXPIRES] [value]. It lies in the area itself when it fits, else
+ * the area's first word is the location: a pointer to an immutable block (NODE_EXTERNAL) that is replaced as
+ * a whole. A location on disk will be a third form of that word.
+ *
+ * Reading: take the sequence (acquire); copy what is needed with relaxed word loads; take the sequence again
+ * after an acquire fence; equal and even means what was copied is one state (a seqlock; Boehm, "Can seqlocks
+ * get along with programming language memory models?", 2012). Key, key length and class never change after
+ * the node was published. Writing: under the key's lock (keylock.h) only. */
+#ifndef KVASIR_INDEX_NODE_H
+#define KVASIR_INDEX_NODE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+
+enum {
+    NODE_KEY_BITS = 17, /* 0 .. 65536 */
+    NODE_CLASS_SHIFT = 17,
+    NODE_TOMBSTONE = 1 << 25, /* deleted; stays until the delete is durable */
+    NODE_EXTERNAL = 1 << 26,
+    NODE_EXPIRES = 1 << 27,
+    NODE_UNLINKED = 1 << 28, /* no longer in the index */
+};
+
+struct node {
+    _Atomic uint64_t sequence;
+    _Atomic uint32_t meta;
+    _Atomic uint32_t value_len;
+    char data[];
+};
+
+_Static_assert(sizeof(struct node) == 16, "the header's size is part of the memory budget");
+
+static inline uint32_t node_key_len(uint32_t meta)
+{
+    return meta & ((1u << NODE_KEY_BITS) - 1);
+}
+
+static inline unsigned node_class(uint32_t meta)
+{
+    return meta >> NODE_CLASS_SHIFT & 0xff;
+}
+
+/* Relaxed: key length and class are constant; flags are validated by the sequence. */
+static inline uint32_t node_meta(const struct node *node)
+{
+    return atomic_load_explicit(&((struct node *)(uintptr_t)node)->meta, memory_order_relaxed);
+}
+
+static inline struct slice node_key(const struct node *node)
+{
+    return slice_make(node->data, node_key_len(node_meta(node)));
+}
+
+/* Start of the payload area. */
+static inline char *node_area(const struct node *node, uint32_t key_len)
+{
+    return (char *)(uintptr_t)node->data + ((key_len + 7u) & ~7u);
+}
+
+#endif

@@ -1,0 +1,487 @@
+/* Opening, reserving, publishing, and moving from batch to batch. See log.h for the happy path. */
+#include "log/log.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "log/internal.h"
+
+#define WORD(turn, offset) ((uint64_t)(turn) << 32 | (offset))
+enum { WORD_CLOSED = 0xffffffffu }; /* offset while no batch is open */
+
+/* ---- lists ---- */
+
+void batch_append(struct batch_list *list, struct log_batch *batch)
+{
+    batch->next = NULL;
+    if (list->last)
+        list->last->next = batch;
+    else
+        list->first = batch;
+    list->last = batch;
+}
+
+struct log_batch *batch_pop(struct batch_list *list)
+{
+    struct log_batch *batch = list->first;
+    list->first = batch->next;
+    if (list->first == NULL)
+        list->last = NULL;
+    return batch;
+}
+
+/* ---- batches, under the lock ---- */
+
+static struct log_batch *pool_batch(struct log *log, uint32_t turn)
+{
+    return &log->pool[turn % LOG_POOL_BATCHES];
+}
+
+static void roll(struct log *log)
+{
+    struct segment *next = log->prepared;
+    log->prepared = NULL;
+    atomic_store_explicit(&log->prepared_hint, false, memory_order_relaxed);
+    log->current->next = next;
+    log->current = next;
+    log->position = LOG_BLOCK_BYTES;
+}
+
+static uint64_t segment_room(const struct log *log)
+{
+    return log->current->bytes - log->position;
+}
+
+/* Makes sure that the current segment has room for a batch with `need` bytes of records. */
+static bool make_room(struct log *log, uint64_t need)
+{
+    uint64_t bytes = BATCH_HEADER_BYTES + (need ? need : LOG_SMALL_BYTES_MAX);
+    if (segment_room(log) >= bytes)
+        return true;
+    if (log->prepared && log->prepared->bytes - LOG_BLOCK_BYTES >= bytes) {
+        roll(log);
+        return true;
+    }
+    if (need && bytes + LOG_BLOCK_BYTES > log->wanted_bytes)
+        log->wanted_bytes = bytes + LOG_BLOCK_BYTES;
+    return need == 0 && segment_room(log) >= LOG_BLOCK_BYTES;
+}
+
+static void batch_open(struct log *log, struct log_batch *b)
+{
+    uint64_t limit = segment_room(log) < LOG_BATCH_BYTES ? segment_room(log) : LOG_BATCH_BYTES;
+    b->segment = log->current;
+    b->done = false;
+    b->free = false;
+    atomic_store_explicit(&b->base_lsn, segment_lsn(log->current->number, log->position),
+                          memory_order_relaxed);
+    atomic_store_explicit(&b->generation, log->current->generation, memory_order_relaxed);
+    atomic_store_explicit(&b->limit, limit, memory_order_relaxed);
+    atomic_store_explicit(&b->published, BATCH_HEADER_BYTES, memory_order_relaxed);
+}
+
+/* Takes the word from whoever reserves: afterwards no reservation succeeds until a batch is opened. Returns
+ * the open batch's final length, 0 if none was open. */
+static uint64_t close_word(struct log *log)
+{
+    uint64_t old = atomic_exchange_explicit(&log->word, WORD(log->turn, WORD_CLOSED), memory_order_acq_rel);
+    return (uint32_t)old == WORD_CLOSED ? 0 : (uint32_t)old;
+}
+
+/* The closed open batch leaves the stage: to the closed list if it holds something. */
+static void retire_open(struct log *log, uint64_t length)
+{
+    struct log_batch *b = pool_batch(log, log->turn);
+    if (length > BATCH_HEADER_BYTES) {
+        b->length = length;
+        log->position += round_up(length, LOG_BLOCK_BYTES);
+        batch_append(&log->closed, b);
+    } else if (length) {
+        b->free = true;
+    }
+}
+
+static bool open_next(struct log *log, uint64_t need)
+{
+    struct log_batch *b = pool_batch(log, log->turn + 1);
+    if (!b->free || !make_room(log, need))
+        return false;
+    batch_open(log, b);
+    log->turn++;
+    log->first_pending_us = 0;
+    /* Release: pairs with log_reserve's acquire; the batch's fields are set. */
+    atomic_store_explicit(&log->word, WORD(log->turn, BATCH_HEADER_BYTES), memory_order_release);
+    return true;
+}
+
+bool log_switch(struct log *log, uint64_t need)
+{
+    retire_open(log, close_word(log));
+    return open_next(log, need);
+}
+
+/* ---- reserving ---- */
+
+static enum log_reserve_result refused(struct log *log)
+{
+    return atomic_load_explicit(&log->disk_full, memory_order_relaxed) && !log->prepared ? LOG_NO_SPACE
+                                                                                         : LOG_WAIT;
+}
+
+/* The disk is full and only deletes may use what is left. */
+static bool in_headroom(struct log *log)
+{
+    spin_lock(&log->lock);
+    uint64_t room = segment_room(log), keep = log->current->bytes / 8;
+    uint64_t word = atomic_load_explicit(&log->word, memory_order_relaxed);
+    uint64_t used = (uint32_t)word == WORD_CLOSED ? 0 : (uint32_t)word;
+    bool in = !log->prepared && room < used + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
+    spin_unlock(&log->lock);
+    return in;
+}
+
+static enum log_reserve_result reserve_large(struct log *log, size_t bytes, struct log_batch *large,
+                                             struct log_slot *slot)
+{
+    enum log_reserve_result result = LOG_RESERVED;
+    spin_lock(&log->lock);
+    retire_open(log, close_word(log));
+    if (make_room(log, bytes)) {
+        batch_open(log, large);
+        large->length = BATCH_HEADER_BYTES + bytes;
+        log->position += round_up(large->length, LOG_BLOCK_BYTES);
+        batch_append(&log->closed, large);
+        slot->lsn = atomic_load_explicit(&large->base_lsn, memory_order_relaxed) + BATCH_HEADER_BYTES;
+        slot->generation = atomic_load_explicit(&large->generation, memory_order_relaxed);
+        slot->dst = large->buffer + BATCH_HEADER_BYTES;
+        slot->batch = large;
+    } else {
+        result = refused(log);
+    }
+    (void)open_next(log, 0); /* if not now, then when a batch has come free */
+    spin_unlock(&log->lock);
+    return result;
+}
+
+/* True when it is worth trying again. */
+static bool make_way(struct log *log, uint64_t seen, size_t bytes, enum log_reserve_result *why)
+{
+    bool again = true;
+    spin_lock(&log->lock);
+    if (atomic_load_explicit(&log->word, memory_order_relaxed) == seen) { /* nobody else did it meanwhile */
+        uint64_t need = bytes <= LOG_SMALL_BYTES_MAX ? bytes : 0;
+        /* Keep the open batch when nothing can replace it. */
+        bool possible = pool_batch(log, log->turn + 1)->free;
+        if (possible)
+            again = log_switch(log, need);
+        else
+            again = false;
+        if (!again)
+            *why = refused(log);
+    }
+    spin_unlock(&log->lock);
+    return again;
+}
+
+enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t records,
+                                    enum log_reserve_kind kind, struct log_batch *large,
+                                    struct log_slot *slot)
+{
+    DCHECK(bytes > 0 && bytes % 8 == 0);
+    if (UNLIKELY(atomic_load_explicit(&log->failed, memory_order_relaxed) != NULL))
+        return LOG_DEAD;
+    if (UNLIKELY(atomic_load_explicit(&log->disk_full, memory_order_relaxed)) && kind == LOG_NORMAL &&
+        in_headroom(log))
+        return LOG_NO_SPACE;
+    slot->bytes = bytes;
+    slot->records = records;
+    if (large)
+        return reserve_large(log, bytes, large, slot);
+    CHECK(bytes <= LOG_SMALL_BYTES_MAX);
+    /* Acquire: pairs with open_next. */
+    uint64_t word = atomic_load_explicit(&log->word, memory_order_acquire);
+    for (;;) {
+        struct log_batch *b = pool_batch(log, (uint32_t)(word >> 32));
+        uint64_t offset = (uint32_t)word;
+        if (UNLIKELY(offset + bytes > atomic_load_explicit(&b->limit, memory_order_relaxed))) {
+            enum log_reserve_result why = LOG_WAIT;
+            if (!make_way(log, word, bytes, &why))
+                return why;
+            word = atomic_load_explicit(&log->word, memory_order_acquire);
+            continue;
+        }
+        /* Success means that the turn is still the same: the batch is open, and stays until these bytes are
+         * published. */
+        if (atomic_compare_exchange_weak_explicit(&log->word, &word, word + bytes, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+            slot->batch = b;
+            slot->dst = b->buffer + offset;
+            slot->lsn = atomic_load_explicit(&b->base_lsn, memory_order_relaxed) + offset;
+            slot->generation = atomic_load_explicit(&b->generation, memory_order_relaxed);
+            return LOG_RESERVED;
+        }
+    }
+}
+
+void log_publish(struct log *log, const struct log_slot *slot)
+{
+    (void)log;
+    /* Release: the copied bytes; pairs with log_flush_take's acquire. */
+    atomic_fetch_add_explicit(&slot->batch->published,
+                              (uint64_t)slot->records << PUBLISHED_RECORD_SHIFT | slot->bytes,
+                              memory_order_release);
+}
+
+struct log_batch *log_large_create(struct log *log, size_t bytes)
+{
+    (void)log;
+    struct log_batch *b = calloc(1, sizeof *b);
+    if (b == NULL)
+        return NULL;
+    b->large = true;
+    b->capacity = round_up(BATCH_HEADER_BYTES + bytes, LOG_BLOCK_BYTES);
+    b->buffer =
+        mmap(NULL, b->capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    if (b->buffer == MAP_FAILED) {
+        free(b);
+        return NULL;
+    }
+    return b;
+}
+
+char *log_large_data(struct log_batch *large)
+{
+    return large->buffer + BATCH_HEADER_BYTES;
+}
+
+void log_large_destroy(struct log_batch *large)
+{
+    munmap(large->buffer, large->capacity);
+    free(large);
+}
+
+/* ---- numbers ---- */
+
+uint64_t log_commit_lsn(const struct log *log)
+{
+    /* Acquire: pairs with log_flush_done's release. */
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->commit_lsn, memory_order_acquire);
+}
+
+uint64_t log_tail_lsn(const struct log *const_log)
+{
+    struct log *log = (struct log *)(uintptr_t)const_log;
+    for (;;) {
+        uint64_t word = atomic_load_explicit(&log->word, memory_order_acquire);
+        if ((uint32_t)word == WORD_CLOSED || (uint32_t)word == BATCH_HEADER_BYTES) {
+            /* Nothing in the open batch: all that was reserved ends where it starts (or would start). */
+            spin_lock(&log->lock);
+            uint64_t lsn = segment_lsn(log->current->number, log->position);
+            bool same = atomic_load_explicit(&log->word, memory_order_relaxed) == word;
+            spin_unlock(&log->lock);
+            if (same)
+                return lsn;
+            continue;
+        }
+        struct log_batch *b = pool_batch(log, (uint32_t)(word >> 32));
+        uint64_t base = atomic_load_explicit(&b->base_lsn, memory_order_relaxed);
+        if (atomic_load_explicit(&log->word, memory_order_acquire) >> 32 == word >> 32)
+            return base + (uint32_t)word;
+    }
+}
+
+bool log_has_unflushed(const struct log *const_log)
+{
+    struct log *log = (struct log *)(uintptr_t)const_log;
+    uint32_t offset = (uint32_t)atomic_load_explicit(&log->word, memory_order_relaxed);
+    if (offset != WORD_CLOSED && offset > BATCH_HEADER_BYTES)
+        return true;
+    spin_lock(&log->lock);
+    bool has = log->closed.first != NULL;
+    spin_unlock(&log->lock);
+    return has;
+}
+
+const char *log_failed(const struct log *log)
+{
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->failed, memory_order_acquire);
+}
+
+bool log_disk_full(const struct log *log)
+{
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->disk_full, memory_order_relaxed);
+}
+
+void log_stats_get(struct log *log, struct log_stats *out)
+{
+    spin_lock(&log->lock);
+    *out = log->stats;
+    spin_unlock(&log->lock);
+}
+
+/* ---- life ---- */
+
+static status_t open_folder(struct log *log)
+{
+    struct disk *disk = log->config.disk;
+    log->folder = disk->ops->folder_open(disk, log->path, true);
+    if (log->folder < 0)
+        return status_errno(-log->folder, "cannot open the data folder %s (choose another with --dir)",
+                            log->path);
+    log->lock_fd = disk->ops->lock(disk, log->folder, "lock");
+    if (log->lock_fd == -EWOULDBLOCK)
+        return status_error(STATUS_BUSY,
+                            "folder %s is in use by another kvasir process; stop it or choose another --dir",
+                            log->path);
+    if (log->lock_fd < 0)
+        return status_errno(-log->lock_fd, "cannot write in the data folder %s (choose another with --dir)",
+                            log->path);
+    return status_ok();
+}
+
+static status_t init_pool(struct log *log)
+{
+    size_t bytes = (size_t)LOG_POOL_BATCHES * LOG_BATCH_BYTES;
+    log->pool_memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (log->pool_memory == MAP_FAILED) {
+        log->pool_memory = NULL;
+        return status_errno(errno, "no memory for the log's buffers");
+    }
+    madvise(log->pool_memory, bytes, MADV_HUGEPAGE);
+    memset(log->pool_memory, 0, bytes); /* no page fault between reserving and publishing */
+    for (unsigned i = 0; i < LOG_POOL_BATCHES; i++) {
+        log->pool[i].buffer = log->pool_memory + (size_t)i * LOG_BATCH_BYTES;
+        log->pool[i].capacity = LOG_BATCH_BYTES;
+        log->pool[i].free = true;
+    }
+    return status_ok();
+}
+
+static status_t first_segment(struct log *log)
+{
+    struct segment *s = calloc(1, sizeof *s);
+    CHECK(s != NULL);
+    uint64_t bytes = log->next_bytes;
+    status_t status;
+    for (;; bytes /= 2) {
+        status = segment_create(log->config.disk, log->folder, log->path, log->next_number, bytes, s);
+        if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN)
+            break;
+    }
+    if (!status_is_ok(&status)) {
+        free(s);
+        return status_wrap(status, "the log cannot start (free space, or choose another --dir)");
+    }
+    log->next_number++;
+    log->next_bytes = bytes * 2 < log->config.segment_bytes_max ? bytes * 2 : log->config.segment_bytes_max;
+    log->current = log->oldest = s;
+    log->position = LOG_BLOCK_BYTES;
+    log->stats.segments++;
+    log->stats.files_bytes += s->bytes;
+    return status_ok();
+}
+
+static status_t open_parts(struct log *log)
+{
+    struct replay_end end;
+    TRY(open_folder(log));
+    TRY(init_pool(log));
+    TRY(log_replay(&log->config, log->folder, &end));
+    log->previous_lsn = end.previous_lsn;
+    log->next_number = end.last_number + 1;
+    log->stats.files_bytes = end.files_bytes;
+    log->stats.segments = end.segments;
+    log->stats.replayed_records = end.records;
+    log->stats.cut_bytes = end.cut_bytes;
+    TRY(first_segment(log));
+    atomic_store_explicit(&log->commit_lsn, segment_lsn(log->current->number, LOG_BLOCK_BYTES),
+                          memory_order_relaxed);
+    atomic_store_explicit(&log->word, WORD(log->turn, WORD_CLOSED), memory_order_relaxed);
+    CHECK(open_next(log, 0));
+    return log_prepare_start(log);
+}
+
+static void log_free(struct log *log)
+{
+    struct disk *disk = log->config.disk;
+    while (log->oldest) {
+        struct segment *s = log->oldest;
+        log->oldest = s->next;
+        disk->ops->close(disk, s->fd);
+        free(s);
+    }
+    if (log->lock_fd >= 0)
+        disk->ops->close(disk, log->lock_fd);
+    if (log->folder >= 0)
+        disk->ops->close(disk, log->folder);
+    if (log->pool_memory)
+        munmap(log->pool_memory, (size_t)LOG_POOL_BATCHES * LOG_BATCH_BYTES);
+    free(log->path);
+    free(log);
+}
+
+status_t log_open(const struct log_config *config, struct log **out)
+{
+    struct log *log = calloc(1, sizeof *log);
+    CHECK(log != NULL);
+    log->config = *config;
+    log->folder = log->lock_fd = -1;
+    log->path = strdup(config->path);
+    CHECK(log->path != NULL);
+    log->config.path = log->path;
+    if (log->config.segment_bytes_first == 0)
+        log->config.segment_bytes_first = 4 << 20;
+    if (log->config.segment_bytes_max == 0)
+        log->config.segment_bytes_max = 64 << 20;
+    log->next_bytes = log->config.segment_bytes_first;
+    histogram_init(&log->stats.flush_us);
+    status_t s = open_parts(log);
+    if (!status_is_ok(&s)) {
+        log_free(log);
+        return s;
+    }
+    *out = log;
+    return status_ok();
+}
+
+/* An empty last batch that vouches for everything before it: damage there is then never taken for a torn
+ * tail. */
+static void write_farewell(struct log *log)
+{
+    struct log_flush flush;
+    struct log_batch *b = pool_batch(log, log->turn);
+    if (log_failed(log) || log->closed.first || log->flying.first || log->previous_lsn == 0)
+        return;
+    if ((uint32_t)atomic_load_explicit(&log->word, memory_order_relaxed) != BATCH_HEADER_BYTES)
+        return;
+    struct batch_header header = {.lsn = atomic_load_explicit(&b->base_lsn, memory_order_relaxed),
+                                  .length = BATCH_HEADER_BYTES,
+                                  .durable_lsn = log_commit_lsn(log),
+                                  .previous_lsn = log->previous_lsn};
+    batch_header_seal(&header, b->segment->generation);
+    memset(b->buffer, 0, LOG_BLOCK_BYTES);
+    memcpy(b->buffer, &header, sizeof header);
+    flush = (struct log_flush){.fd = b->segment->fd, .offset = lsn_offset(header.lsn)};
+    struct disk *disk = log->config.disk;
+    if (disk->ops->write(disk, flush.fd, b->buffer, LOG_BLOCK_BYTES, flush.offset) == LOG_BLOCK_BYTES)
+        (void)disk->ops->sync(disk, flush.fd);
+}
+
+void log_close(struct log *log)
+{
+    log_prepare_stop(log);
+    write_farewell(log);
+    if (log->prepared) {
+        char name[SEGMENT_NAME_BYTES];
+        segment_name(name, log->prepared->number);
+        log->config.disk->ops->close(log->config.disk, log->prepared->fd);
+        (void)log->config.disk->ops->remove(log->config.disk, log->folder, name);
+        free(log->prepared);
+    }
+    log_free(log);
+}

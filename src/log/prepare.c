@@ -1,0 +1,162 @@
+/* Preparing the next segment ahead of its use, on a thread of its own (or step by step, in tests). */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+#include "log/internal.h"
+
+/* What to make: number and size, from the state under the lock. False: nothing is wanted. A prepared segment
+ * that is too small for a waiting record is taken back first. */
+static bool next_plan(struct log *log, uint64_t *number, uint64_t *bytes, struct segment **outgrown)
+{
+    *outgrown = NULL;
+    spin_lock(&log->lock);
+    if (log->prepared && log->prepared->bytes < log->wanted_bytes) {
+        *outgrown = log->prepared;
+        log->prepared = NULL;
+    }
+    bool wanted = log->prepared == NULL;
+    *number = log->next_number;
+    *bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes;
+    spin_unlock(&log->lock);
+    return wanted;
+}
+
+static void discard(struct log *log, struct segment *s)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, s->number);
+    log->config.disk->ops->close(log->config.disk, s->fd);
+    (void)log->config.disk->ops->remove(log->config.disk, log->folder, name);
+    spin_lock(&log->lock);
+    log->stats.segments--;
+    log->stats.files_bytes -= s->bytes;
+    spin_unlock(&log->lock);
+    free(s);
+}
+
+static void take_prepared(struct log *log, struct segment *s)
+{
+    spin_lock(&log->lock);
+    log->prepared = s;
+    log->next_number = s->number + 1;
+    uint64_t twice = log->next_bytes * 2, max = log->config.segment_bytes_max;
+    log->next_bytes = twice < max ? twice : max;
+    if (s->bytes >= log->wanted_bytes)
+        log->wanted_bytes = 0;
+    log->stats.segments++;
+    log->stats.files_bytes += s->bytes;
+    spin_unlock(&log->lock);
+    bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
+    if (was_full)
+        LOG_INFO("there is room for log segments again: writes resume");
+    if (log->config.on_progress)
+        log->config.on_progress(log->config.context);
+}
+
+bool log_prepare(struct log *log)
+{
+    uint64_t number, bytes;
+    struct segment *outgrown;
+    if (!next_plan(log, &number, &bytes, &outgrown))
+        return false;
+    if (outgrown)
+        discard(log, outgrown);
+    struct segment *s = calloc(1, sizeof *s);
+    CHECK(s != NULL);
+    spin_lock(&log->lock);
+    uint64_t wanted = log->wanted_bytes;
+    spin_unlock(&log->lock);
+    status_t status;
+    for (;; bytes /= 2) {
+        status = segment_create(log->config.disk, log->folder, log->path, number, bytes, s);
+        if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN || bytes / 2 < wanted)
+            break;
+    }
+    if (status_is_ok(&status)) {
+        take_prepared(log, s);
+        return true;
+    }
+    free(s);
+    if (!atomic_exchange_explicit(&log->disk_full, true, memory_order_relaxed)) {
+        LOG_WARNING("%s; writes are refused when the current segment is used up, until there is room",
+                    status.text);
+        if (log->config.on_progress)
+            log->config.on_progress(log->config.context);
+    }
+    return false;
+}
+
+static void *prepare_thread(void *context)
+{
+    struct log *log = context;
+    pthread_mutex_lock(&log->mutex);
+    while (!log->stop) {
+        if (log->want_segment) {
+            log->want_segment = false;
+            pthread_mutex_unlock(&log->mutex);
+            (void)log_prepare(log);
+            pthread_mutex_lock(&log->mutex);
+        } else if (atomic_load_explicit(&log->disk_full, memory_order_relaxed)) {
+            struct timespec until;
+            clock_gettime(CLOCK_MONOTONIC, &until);
+            until.tv_sec += LOG_RETRY_SECONDS;
+            pthread_cond_timedwait(&log->wake, &log->mutex, &until);
+            log->want_segment = true;
+        } else {
+            pthread_cond_wait(&log->wake, &log->mutex);
+        }
+    }
+    pthread_mutex_unlock(&log->mutex);
+    return NULL;
+}
+
+status_t log_prepare_start(struct log *log)
+{
+    pthread_mutex_init(&log->mutex, NULL);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&log->wake, &attributes);
+    pthread_condattr_destroy(&attributes);
+    if (!log->config.background)
+        return status_ok();
+    log->want_segment = true;
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are for other threads */
+    int r = pthread_create(&log->thread, NULL, prepare_thread, log);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r != 0)
+        return status_errno(r, "cannot start the log's background thread");
+    pthread_setname_np(log->thread, "log-prepare");
+    log->has_thread = true;
+    return status_ok();
+}
+
+void log_prepare_wake(struct log *log)
+{
+    if (!log->has_thread || atomic_load_explicit(&log->disk_full, memory_order_relaxed))
+        return; /* a full disk is asked once a second */
+    if (pthread_mutex_trylock(&log->mutex) != 0)
+        return; /* the thread is between two looks at the state, or another worker is here: it will be asked
+                   again */
+    log->want_segment = true;
+    pthread_cond_signal(&log->wake);
+    pthread_mutex_unlock(&log->mutex);
+}
+
+void log_prepare_stop(struct log *log)
+{
+    if (!log->has_thread)
+        return;
+    pthread_mutex_lock(&log->mutex);
+    log->stop = true;
+    pthread_cond_signal(&log->wake);
+    pthread_mutex_unlock(&log->mutex);
+    pthread_join(log->thread, NULL);
+    log->has_thread = false;
+}

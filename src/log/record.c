@@ -1,0 +1,75 @@
+#include "log/record.h"
+
+#include <xxhash.h>
+
+#include "base/check.h"
+
+static uint64_t mix(uint64_t content_hash, uint64_t lsn, uint64_t generation)
+{
+    uint64_t h = content_hash ^ (lsn * XXH_PRIME64_1) ^ (generation * XXH_PRIME64_2);
+    h ^= h >> 37; /* XXH3's avalanche */
+    h *= 0x165667919E3779F9ull;
+    h ^= h >> 32;
+    return h;
+}
+
+static size_t expire_bytes(enum record_type type)
+{
+    return type == RECORD_SET_EXPIRE || type == RECORD_EXPIRE ? 8 : 0;
+}
+
+uint64_t record_encode(char *dst, enum record_type type, struct slice key, struct slice value,
+                       uint64_t expire_ms)
+{
+    store_u32(dst + 8, (uint32_t)value.len);
+    store_u32(dst + 12, (uint32_t)key.len | (uint32_t)type << 24);
+    if (type == RECORD_TXN)
+        return XXH3_64bits(dst + 8, RECORD_HEADER_BYTES - 8);
+    char *p = dst + RECORD_HEADER_BYTES;
+    if (expire_bytes(type)) {
+        store_u64(p, expire_ms);
+        p += 8;
+    }
+    size_t total = record_bytes(type, key.len, value.len);
+    store_u64(dst + total - 8 > p ? dst + total - 8 : p,
+              0); /* the padding; what is not padding is written below */
+    memcpy(p, key.data, key.len);
+    if (value.len)
+        memcpy(p + key.len, value.data, value.len);
+    return XXH3_64bits(dst + 8, total - 8);
+}
+
+void record_seal(char *dst, uint64_t content_hash, uint64_t lsn, uint64_t generation)
+{
+    store_u64(dst, mix(content_hash, lsn, generation));
+}
+
+int64_t record_decode(const char *data, size_t available, uint64_t lsn, uint64_t generation,
+                      struct record *out)
+{
+    if (available < RECORD_HEADER_BYTES)
+        return available ? -1 : 0;
+    uint32_t value_len = load_u32(data + 8), word = load_u32(data + 12), key_len = word & 0xffffff;
+    enum record_type type = (enum record_type)(word >> 24);
+    *out = (struct record){.type = type, .lsn = lsn};
+    if (type == RECORD_NONE)
+        return load_u64(data) == 0 && value_len == 0 && word == 0 ? 0 : -1;
+    if (type > RECORD_TXN || (type != RECORD_TXN && key_len > RECORD_KEY_BYTES_MAX))
+        return -1;
+    size_t total = type == RECORD_TXN ? RECORD_HEADER_BYTES : record_bytes(type, key_len, value_len);
+    if (total > available || mix(XXH3_64bits(data + 8, total - 8), lsn, generation) != load_u64(data))
+        return -1;
+    if (type == RECORD_TXN) {
+        out->txn_count = key_len;
+        out->txn_bytes = value_len;
+        return (int64_t)total;
+    }
+    const char *p = data + RECORD_HEADER_BYTES;
+    if (expire_bytes(type)) {
+        out->expire_ms = load_u64(p);
+        p += 8;
+    }
+    out->key = slice_make(p, key_len);
+    out->value = slice_make(p + key_len, value_len);
+    return (int64_t)total;
+}

@@ -1,0 +1,375 @@
+/* Recovery and reading.
+ *
+ * The happy path: segments in order of their numbers; in each, batches one behind the other; each names the
+ * batch before it, so that the chain shows whether anything is missing. Where the chain ends is the end of
+ * the log.
+ *
+ * Then the question is whether the end is a torn tail (a write that was under way at a crash and was never
+ * acknowledged) or damage. Every batch says up to where the log was durable when it was written. If any valid
+ * batch behind the end says that something beyond the end was durable, then bytes are gone that were
+ * promised: the server refuses to start. Otherwise what lies behind the end was never acknowledged; it is cut
+ * off, durably, before anything new is written. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "log/internal.h"
+
+enum { READ_BYTES = 4 << 20 };
+
+struct reader {
+    struct disk *disk;
+    const char *path;
+    int folder;
+    uint64_t *numbers; /* of segments, ascending */
+    size_t count, capacity;
+    /* One segment's bytes, through a window. */
+    struct segment segment;
+    uint64_t file_bytes;
+    char *window;
+    size_t window_capacity, window_len;
+    uint64_t window_offset;
+    /* The chain. */
+    uint64_t previous_lsn; /* start of the last valid batch */
+    uint64_t end_lsn;      /* behind it */
+    size_t end_index;      /* which segment it is in */
+    uint64_t records;
+    uint64_t done_bytes, total_bytes;
+    /* Sinks. */
+    const struct log_config *config;
+    bool (*each)(void *context, const struct record *record);
+    void *context;
+    uint64_t from;
+    bool stopped;
+};
+
+static int collect_name(void *context, const char *name)
+{
+    struct reader *r = context;
+    uint64_t number;
+    if (!segment_parse_name(name, &number))
+        return 0;
+    if (r->count == r->capacity) {
+        r->capacity = r->capacity ? r->capacity * 2 : 64;
+        r->numbers = realloc(r->numbers, r->capacity * sizeof *r->numbers);
+        CHECK(r->numbers != NULL);
+    }
+    r->numbers[r->count++] = number;
+    return 0;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static status_t reader_init(struct reader *r)
+{
+    int e = r->disk->ops->list(r->disk, r->folder, collect_name, r);
+    if (e < 0)
+        return status_errno(-e, "cannot list %s", r->path);
+    if (r->count)
+        qsort(r->numbers, r->count, sizeof *r->numbers, compare_numbers);
+    r->window_capacity = READ_BYTES;
+    r->window = aligned_alloc(LOG_BLOCK_BYTES, r->window_capacity);
+    CHECK(r->window != NULL);
+    return status_ok();
+}
+
+static void reader_deinit(struct reader *r)
+{
+    free(r->numbers);
+    free(r->window);
+}
+
+/* Opens a segment. *empty: it was never used (its creation was cut short by a crash). */
+static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, number);
+    *empty = false;
+    int fd = r->disk->ops->open(r->disk, r->folder, name, false, true);
+    if (fd < 0)
+        return status_errno(-fd, "cannot open %s/%s", r->path, name);
+    status_t s = segment_read_header(r->disk, fd, r->path, number, &r->segment);
+    r->segment.fd = fd;
+    r->window_len = 0;
+    r->window_offset = 0;
+    int64_t size = r->disk->ops->size(r->disk, fd);
+    r->file_bytes = size > 0 ? (uint64_t)size : 0;
+    if (s.code == STATUS_CORRUPT) {
+        *empty = true; /* no header: nothing in it can be read; the chain will tell whether that matters */
+        return status_ok();
+    }
+    if (!status_is_ok(&s))
+        r->disk->ops->close(r->disk, fd);
+    return s;
+}
+
+static void segment_close(struct reader *r)
+{
+    r->disk->ops->close(r->disk, r->segment.fd);
+}
+
+/* Makes [offset, offset + len) available; NULL when the file is shorter. offset is a multiple of the block
+ * size. */
+static status_t window_at(struct reader *r, uint64_t offset, size_t len, const char **data)
+{
+    *data = NULL;
+    if (offset + len > r->file_bytes)
+        return status_ok();
+    if (offset < r->window_offset || offset + len > r->window_offset + r->window_len) {
+        size_t want = round_up(len, LOG_BLOCK_BYTES);
+        if (want > r->window_capacity) {
+            free(r->window);
+            r->window_capacity = want;
+            r->window = aligned_alloc(LOG_BLOCK_BYTES, want);
+            CHECK(r->window != NULL);
+        }
+        r->window_len = 0;
+        int64_t n = r->disk->ops->read(r->disk, r->segment.fd, r->window, r->window_capacity, offset);
+        if (n < 0)
+            return status_errno((int)-n, "cannot read log segment %" PRIu64 " in %s at offset %" PRIu64,
+                                r->segment.number, r->path, offset);
+        r->window_offset = offset;
+        r->window_len = (size_t)n;
+        if ((size_t)n < len)
+            return status_ok();
+    }
+    *data = r->window + (offset - r->window_offset);
+    return status_ok();
+}
+
+/* Checks the records of a batch; counts them. */
+static bool batch_is_valid(const struct reader *r, const struct batch_header *h, const char *data)
+{
+    uint64_t at = BATCH_HEADER_BYTES;
+    uint32_t count = 0, txn_rest = 0;
+    struct record record;
+    while (at < h->length) {
+        int64_t n = record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, &record);
+        if (n <= 0)
+            return false;
+        at += (uint64_t)n;
+        if (record.type == RECORD_TXN)
+            txn_rest = record.txn_count;
+        else
+            count++;
+        if (txn_rest && record.type != RECORD_TXN)
+            txn_rest--;
+    }
+    return count == h->record_count && txn_rest == 0;
+}
+
+static status_t deliver(struct reader *r, const struct batch_header *h, const char *data)
+{
+    uint64_t at = BATCH_HEADER_BYTES;
+    struct record record;
+    while (at < h->length && !r->stopped) {
+        at += (uint64_t)record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, &record);
+        if (record.type == RECORD_TXN)
+            continue;
+        r->records++;
+        if (r->each && record.lsn >= r->from)
+            r->stopped = !r->each(r->context, &record);
+        if (r->config && r->config->replay)
+            TRY(r->config->replay(r->config->context, &record));
+    }
+    return status_ok();
+}
+
+/* Reads the batch at an offset: *valid with its header, all of it in *data. */
+static status_t read_batch(struct reader *r, uint64_t offset, bool *valid, struct batch_header *h,
+                           const char **data)
+{
+    *valid = false;
+    TRY(window_at(r, offset, BATCH_HEADER_BYTES, data));
+    if (*data == NULL ||
+        !batch_header_read(*data, segment_lsn(r->segment.number, offset), r->segment.generation, h))
+        return status_ok();
+    if (h->length > r->file_bytes - offset)
+        return status_ok();
+    TRY(window_at(r, offset, h->length, data));
+    *valid = *data != NULL && batch_is_valid(r, h, *data);
+    return status_ok();
+}
+
+/* Follows the chain through the open segment. */
+static status_t follow(struct reader *r, size_t index)
+{
+    uint64_t offset = LOG_BLOCK_BYTES;
+    struct batch_header h;
+    const char *data;
+    bool valid;
+    while (!r->stopped) {
+        TRY(read_batch(r, offset, &valid, &h, &data));
+        if (!valid || h.previous_lsn != r->previous_lsn)
+            break;
+        TRY(deliver(r, &h, data));
+        r->previous_lsn = h.lsn;
+        offset += round_up(h.length, LOG_BLOCK_BYTES);
+        r->end_lsn = segment_lsn(r->segment.number, offset);
+        r->end_index = index;
+        if (r->config && r->config->replay_progress)
+            r->config->replay_progress(r->config->context, r->done_bytes + offset, r->total_bytes);
+    }
+    r->done_bytes += r->file_bytes;
+    return status_ok();
+}
+
+static status_t follow_all(struct reader *r)
+{
+    for (size_t i = 0; i < r->count && !r->stopped; i++) {
+        bool empty;
+        TRY(segment_open(r, r->numbers[i], &empty));
+        status_t s = empty ? status_ok() : follow(r, i);
+        segment_close(r);
+        TRY(s);
+    }
+    return status_ok();
+}
+
+/* Looks in the open segment, from an offset on, for a batch that says something beyond the end was durable.
+ */
+static status_t find_witness(struct reader *r, uint64_t offset, uint64_t *witness_lsn, uint64_t *durable_lsn)
+{
+    struct batch_header h;
+    const char *data;
+    for (; offset < r->file_bytes; offset += LOG_BLOCK_BYTES) {
+        TRY(window_at(r, offset, BATCH_HEADER_BYTES, &data));
+        if (data == NULL)
+            break;
+        if (batch_header_read(data, segment_lsn(r->segment.number, offset), r->segment.generation, &h) &&
+            h.durable_lsn > r->end_lsn) {
+            *witness_lsn = h.lsn;
+            *durable_lsn = h.durable_lsn;
+            break;
+        }
+    }
+    return status_ok();
+}
+
+/* Is what lies behind the chain's end a torn tail? STATUS_CORRUPT with the place if it is damage. */
+static status_t judge(struct reader *r)
+{
+    uint64_t witness = 0, durable = 0;
+    for (size_t i = r->previous_lsn ? r->end_index : 0; i < r->count && witness == 0; i++) {
+        bool empty;
+        TRY(segment_open(r, r->numbers[i], &empty));
+        uint64_t offset = r->previous_lsn && i == r->end_index ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES;
+        status_t s = empty ? status_ok() : find_witness(r, offset, &witness, &durable);
+        segment_close(r);
+        TRY(s);
+    }
+    if (witness == 0)
+        return status_ok();
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, r->end_lsn >> LOG_SEGMENT_SHIFT);
+    return status_error(STATUS_CORRUPT,
+                        "the log is damaged at offset %" PRIu64 " of %s/%s: bytes up to LSN %" PRIu64
+                        " were durable; restore the file from a copy (`kvasir log` shows what is readable)",
+                        lsn_offset(r->end_lsn), r->path, name, durable);
+}
+
+/* Cuts what lies behind the end: later segments go, the last one is truncated, and empty ones are removed. */
+static status_t cut(struct reader *r, struct replay_end *end)
+{
+    struct disk *disk = r->disk;
+    char name[SEGMENT_NAME_BYTES];
+    for (size_t i = 0; i < r->count; i++) {
+        segment_name(name, r->numbers[i]);
+        bool empty = !r->previous_lsn || i > r->end_index;
+        if (empty) {
+            int e = disk->ops->remove(disk, r->folder, name);
+            if (e < 0)
+                return status_errno(-e, "cannot remove the unused log segment %s/%s", r->path, name);
+            continue;
+        }
+        int fd = disk->ops->open(disk, r->folder, name, true, false);
+        if (fd < 0)
+            return status_errno(-fd, "cannot open %s/%s for writing", r->path, name);
+        int64_t size = disk->ops->size(disk, fd);
+        int e = 0;
+        if (i == r->end_index && size > (int64_t)lsn_offset(r->end_lsn)) {
+            end->cut_bytes = (uint64_t)size - lsn_offset(r->end_lsn);
+            size = (int64_t)lsn_offset(r->end_lsn);
+            e = disk->ops->truncate(disk, fd, (uint64_t)size);
+            if (e >= 0)
+                e = disk->ops->sync(disk, fd);
+        }
+        disk->ops->close(disk, fd);
+        if (e < 0)
+            return status_errno(-e, "cannot cut the log's tail in %s/%s", r->path, name);
+        end->segments++;
+        end->files_bytes += (uint64_t)size;
+    }
+    int e = disk->ops->folder_sync(disk, r->folder);
+    return e < 0 ? status_errno(-e, "cannot sync the folder %s", r->path) : status_ok();
+}
+
+static uint64_t total_size(struct reader *r)
+{
+    uint64_t total = 0;
+    for (size_t i = 0; i < r->count; i++) {
+        char name[SEGMENT_NAME_BYTES];
+        segment_name(name, r->numbers[i]);
+        int fd = r->disk->ops->open(r->disk, r->folder, name, false, false);
+        if (fd < 0)
+            continue;
+        int64_t size = r->disk->ops->size(r->disk, fd);
+        total += size > 0 ? (uint64_t)size : 0;
+        r->disk->ops->close(r->disk, fd);
+    }
+    return total;
+}
+
+status_t log_replay(const struct log_config *config, int folder, struct replay_end *end)
+{
+    struct reader r = {.disk = config->disk, .path = config->path, .folder = folder, .config = config};
+    *end = (struct replay_end){0};
+    status_t s = reader_init(&r);
+    r.total_bytes = total_size(&r);
+    /* Before the first batch nothing is durable but the beginning. */
+    r.end_lsn = segment_lsn(r.count ? r.numbers[0] : 1, LOG_BLOCK_BYTES);
+    if (status_is_ok(&s))
+        s = follow_all(&r);
+    if (status_is_ok(&s))
+        s = judge(&r);
+    if (status_is_ok(&s))
+        s = cut(&r, end);
+    end->lsn = r.end_lsn;
+    end->previous_lsn = r.previous_lsn;
+    end->last_number = r.count ? r.numbers[r.count - 1] : 0;
+    end->records = r.records;
+    reader_deinit(&r);
+    return s;
+}
+
+status_t log_read(struct disk *disk, const char *path, uint64_t from,
+                  bool (*each)(void *context, const struct record *record), void *context, char note[256])
+{
+    struct reader r = {.disk = disk, .path = path, .each = each, .context = context, .from = from};
+    r.folder = disk->ops->folder_open(disk, path, false);
+    if (r.folder < 0)
+        return status_errno(-r.folder, "cannot open the folder %s", path);
+    status_t s = reader_init(&r);
+    if (status_is_ok(&s) && r.count == 0)
+        s = status_error(STATUS_INVALID, "%s has no log: no file is named like log-0000000001.kv", path);
+    r.end_lsn = segment_lsn(r.count ? r.numbers[0] : 1, LOG_BLOCK_BYTES);
+    if (status_is_ok(&s))
+        s = follow_all(&r);
+    if (status_is_ok(&s) && !r.stopped)
+        s = judge(&r);
+    if (status_is_ok(&s))
+        snprintf(note, 256, "%" PRIu64 " records, the log ends at LSN %" PRIu64, r.records, r.end_lsn);
+    else
+        snprintf(note, 256, "%s", s.text);
+    disk->ops->close(disk, r.folder);
+    reader_deinit(&r);
+    return s;
+}

@@ -1,0 +1,148 @@
+#include "log/segment.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <xxhash.h>
+
+#include "base/bytes.h"
+#include "base/check.h"
+#include "sys/clock.h"
+
+enum { FILL_BYTES = 1 << 20 };
+
+/* The first block of a segment file. */
+struct segment_header {
+    char magic[8]; /* "kvasirlg" */
+    uint32_t version;
+    uint32_t header_bytes; /* LOG_BLOCK_BYTES */
+    uint64_t number;
+    uint64_t generation;
+    uint64_t bytes;
+    uint64_t created_ms;
+    uint64_t checksum; /* XXH3 of what is before it */
+};
+
+static const char segment_magic[8] = {'k', 'v', 'a', 's', 'i', 'r', 'l', 'g'};
+
+void segment_name(char name[SEGMENT_NAME_BYTES], uint64_t number)
+{
+    snprintf(name, SEGMENT_NAME_BYTES, "log-%010" PRIu64 ".kv", number);
+}
+
+bool segment_parse_name(const char *name, uint64_t *number)
+{
+    char again[SEGMENT_NAME_BYTES];
+    if (sscanf(name, "log-%10" SCNu64 ".kv", number) != 1)
+        return false;
+    segment_name(again, *number);
+    return strcmp(name, again) == 0;
+}
+
+static uint64_t header_checksum(const struct segment_header *h)
+{
+    return XXH3_64bits(h, offsetof(struct segment_header, checksum));
+}
+
+static int fill(struct disk *disk, int fd, char *buffer, uint64_t bytes, struct segment_header *header)
+{
+    memset(buffer, 0, FILL_BYTES);
+    for (uint64_t at = FILL_BYTES; at < bytes; at += FILL_BYTES) {
+        size_t n = bytes - at < FILL_BYTES ? (size_t)(bytes - at) : FILL_BYTES;
+        int64_t r = disk->ops->write(disk, fd, buffer, n, at);
+        if (r != (int64_t)n)
+            return r < 0 ? (int)r : -EIO;
+    }
+    memcpy(buffer, header, sizeof *header); /* the header last: a file without one was never used */
+    size_t n = bytes < FILL_BYTES ? (size_t)bytes : FILL_BYTES;
+    int64_t r = disk->ops->write(disk, fd, buffer, n, 0);
+    if (r != (int64_t)n)
+        return r < 0 ? (int)r : -EIO;
+    return disk->ops->sync(disk, fd);
+}
+
+status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t bytes,
+                        struct segment *out)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, number);
+    *out = (struct segment){.number = number, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
+    if (getrandom(&out->generation, sizeof out->generation, 0) != sizeof out->generation)
+        return status_errno(errno, "cannot get random bytes");
+    char *buffer = aligned_alloc(LOG_BLOCK_BYTES, FILL_BYTES);
+    if (buffer == NULL)
+        return status_error(STATUS_NO_MEMORY, "no memory to make %s/%s", path, name);
+    struct segment_header header = {
+        .version = SEGMENT_VERSION, .header_bytes = LOG_BLOCK_BYTES, .number = number};
+    memcpy(header.magic, segment_magic, sizeof header.magic);
+    header.generation = out->generation;
+    header.bytes = out->bytes;
+    header.created_ms = clock_unix_ms();
+    header.checksum = header_checksum(&header);
+    int r = out->fd = disk->ops->create(disk, folder, name, true);
+    if (r >= 0) {
+        r = disk->ops->allocate(disk, out->fd, out->bytes);
+        if (r >= 0)
+            r = fill(disk, out->fd, buffer, out->bytes, &header);
+        if (r >= 0)
+            r = disk->ops->folder_sync(disk, folder);
+        if (r < 0) {
+            disk->ops->close(disk, out->fd);
+            (void)disk->ops->remove(disk, folder, name);
+        }
+    }
+    free(buffer);
+    if (r < 0)
+        return status_errno(-r, "cannot make log segment %s/%s of %" PRIu64 " KiB", path, name,
+                            out->bytes >> 10);
+    return status_ok();
+}
+
+status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64_t number,
+                             struct segment *out)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, number);
+    *out = (struct segment){.number = number, .fd = fd};
+    char *block = aligned_alloc(LOG_BLOCK_BYTES, LOG_BLOCK_BYTES);
+    CHECK(block != NULL);
+    int64_t r = disk->ops->read(disk, fd, block, LOG_BLOCK_BYTES, 0);
+    struct segment_header h;
+    memcpy(&h, block, sizeof h);
+    free(block);
+    if (r < 0)
+        return status_errno((int)-r, "cannot read %s/%s", path, name);
+    if (r < (int64_t)sizeof h || memcmp(h.magic, segment_magic, sizeof h.magic) != 0)
+        return status_error(STATUS_CORRUPT, "%s/%s has no log header at offset 0", path, name);
+    if (h.version > SEGMENT_VERSION)
+        return status_error(STATUS_UNSUPPORTED,
+                            "%s/%s has format version %u, this program reads up to %d: use a newer kvasir",
+                            path, name, h.version, SEGMENT_VERSION);
+    if (h.checksum != header_checksum(&h) || h.number != number)
+        return status_error(STATUS_CORRUPT, "%s/%s has a damaged header at offset 0", path, name);
+    out->generation = h.generation;
+    out->bytes = h.bytes;
+    return status_ok();
+}
+
+static uint64_t batch_checksum(const struct batch_header *h, uint64_t generation)
+{
+    return XXH3_64bits_withSeed((const char *)h + 8, sizeof *h - 8, h->lsn ^ generation);
+}
+
+void batch_header_seal(struct batch_header *h, uint64_t generation)
+{
+    h->magic = BATCH_MAGIC;
+    h->reserved = 0;
+    h->checksum = batch_checksum(h, generation);
+}
+
+bool batch_header_read(const char *data, uint64_t lsn, uint64_t generation, struct batch_header *out)
+{
+    memcpy(out, data, sizeof *out);
+    return out->magic == BATCH_MAGIC && out->lsn == lsn && out->length >= sizeof *out &&
+           out->checksum == batch_checksum(out, generation);
+}

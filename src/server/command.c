@@ -1,0 +1,248 @@
+/* The table of commands, finding one by name, and what handlers share. */
+#include "server/command.h"
+
+#include <strings.h>
+
+#include "base/check.h"
+#include "base/parse.h"
+#include "server/commands.h"
+
+enum {
+    READONLY = COMMAND_READONLY,
+    WRITE = COMMAND_WRITE,
+    FAST = COMMAND_FAST,
+    ADMIN = COMMAND_ADMIN,
+    CONNECTION = COMMAND_CONNECTION
+};
+
+#define ROW(name, handler, arity, first, last, step, flags, group, summary, since)                           \
+    {                                                                                                        \
+        name, command_##handler, arity, first, last, step, flags, 0, group, summary, since                   \
+    }
+
+static struct command rows[] = {
+    ROW("get", get, 2, 1, 1, 1, READONLY | FAST, "string", "Returns the string value of a key.", "1.0.0"),
+    ROW("set", set, -3, 1, 1, 1, WRITE, "string", "Sets the string value of a key, ignoring its type.",
+        "1.0.0"),
+    ROW("setnx", setnx, 3, 1, 1, 1, WRITE | FAST, "string", "Sets a key only when it doesn't exist.",
+        "1.0.0"),
+    ROW("setex", setex, 4, 1, 1, 1, WRITE, "string", "Sets a value and an expiry in seconds.", "2.0.0"),
+    ROW("psetex", psetex, 4, 1, 1, 1, WRITE, "string", "Sets a value and an expiry in milliseconds.",
+        "2.6.0"),
+    ROW("getset", getset, 3, 1, 1, 1, WRITE | FAST, "string",
+        "Returns the old value after setting a new one.", "1.0.0"),
+    ROW("getdel", getdel, 2, 1, 1, 1, WRITE | FAST, "string", "Returns the value of a key after deleting it.",
+        "6.2.0"),
+    ROW("getex", getex, -2, 1, 1, 1, WRITE | FAST, "string", "Returns the value after setting its expiry.",
+        "6.2.0"),
+    ROW("mget", mget, -2, 1, -1, 1, READONLY | FAST, "string", "Atomically returns several values.", "1.0.0"),
+    ROW("mset", mset, -3, 1, -1, 2, WRITE, "string", "Atomically sets several keys.", "1.0.1"),
+    ROW("msetnx", msetnx, -3, 1, -1, 2, WRITE, "string", "Sets several keys only if none exists.", "1.0.1"),
+    ROW("append", append, 3, 1, 1, 1, WRITE | FAST, "string", "Appends to the value of a key.", "2.0.0"),
+    ROW("strlen", strlen, 2, 1, 1, 1, READONLY | FAST, "string", "Returns the length of a value.", "2.2.0"),
+    ROW("getrange", getrange, 4, 1, 1, 1, READONLY, "string", "Returns a part of the value.", "2.4.0"),
+    ROW("substr", getrange, 4, 1, 1, 1, READONLY, "string", "Returns a part of the value.", "1.0.0"),
+    ROW("setrange", setrange, 4, 1, 1, 1, WRITE, "string", "Overwrites a part of the value.", "2.2.0"),
+    ROW("incr", incr, 2, 1, 1, 1, WRITE | FAST, "string", "Increments an integer by one.", "1.0.0"),
+    ROW("decr", decr, 2, 1, 1, 1, WRITE | FAST, "string", "Decrements an integer by one.", "1.0.0"),
+    ROW("incrby", incrby, 3, 1, 1, 1, WRITE | FAST, "string", "Increments an integer by a number.", "1.0.0"),
+    ROW("decrby", decrby, 3, 1, 1, 1, WRITE | FAST, "string", "Decrements an integer by a number.", "1.0.0"),
+    ROW("incrbyfloat", incrbyfloat, 3, 1, 1, 1, WRITE | FAST, "string", "Increments a float by a number.",
+        "2.6.0"),
+    ROW("del", del, -2, 1, -1, 1, WRITE, "generic", "Deletes keys.", "1.0.0"),
+    ROW("unlink", del, -2, 1, -1, 1, WRITE | FAST, "generic", "Deletes keys.", "4.0.0"),
+    ROW("exists", exists, -2, 1, -1, 1, READONLY | FAST, "generic", "Counts which of the keys exist.",
+        "1.0.0"),
+    ROW("touch", touch, -2, 1, -1, 1, READONLY | FAST, "generic", "Counts which of the keys exist.", "3.2.1"),
+    ROW("type", type, 2, 1, 1, 1, READONLY | FAST, "generic", "Returns the type of a value.", "1.0.0"),
+    ROW("keys", keys, 2, 0, 0, 0, READONLY, "generic", "Returns all key names that match a pattern.",
+        "1.0.0"),
+    ROW("scan", scan, -2, 0, 0, 0, READONLY, "generic", "Iterates over the key names.", "2.8.0"),
+    ROW("randomkey", randomkey, 1, 0, 0, 0, READONLY, "generic", "Returns a random key name.", "1.0.0"),
+    ROW("expire", expire, -3, 1, 1, 1, WRITE | FAST, "generic", "Sets the expiry in seconds.", "1.0.0"),
+    ROW("pexpire", pexpire, -3, 1, 1, 1, WRITE | FAST, "generic", "Sets the expiry in milliseconds.",
+        "2.6.0"),
+    ROW("expireat", expireat, -3, 1, 1, 1, WRITE | FAST, "generic", "Sets the expiry to a Unix time.",
+        "1.2.0"),
+    ROW("pexpireat", pexpireat, -3, 1, 1, 1, WRITE | FAST, "generic", "Sets the expiry to a Unix time in ms.",
+        "2.6.0"),
+    ROW("ttl", ttl, 2, 1, 1, 1, READONLY | FAST, "generic", "Returns the remaining life in seconds.",
+        "1.0.0"),
+    ROW("pttl", pttl, 2, 1, 1, 1, READONLY | FAST, "generic", "Returns the remaining life in ms.", "2.6.0"),
+    ROW("expiretime", expiretime, 2, 1, 1, 1, READONLY | FAST, "generic",
+        "Returns the expiry as a Unix time.", "7.0.0"),
+    ROW("pexpiretime", pexpiretime, 2, 1, 1, 1, READONLY | FAST, "generic", "Returns the expiry in Unix ms.",
+        "7.0.0"),
+    ROW("persist", persist, 2, 1, 1, 1, WRITE | FAST, "generic", "Removes the expiry of a key.", "2.2.0"),
+    ROW("kids", kids, -2, 0, 0, 0, READONLY, "tree", "Lists the direct children of a path.", "0.1.0"),
+    ROW("range", range, -3, 0, 0, 0, READONLY, "tree", "Lists keys and values of a range in order.", "0.1.0"),
+    ROW("deltree", deltree, 2, 1, 1, 1, WRITE, "tree", "Deletes a key and all below it.", "0.1.0"),
+    ROW("dbsize", dbsize, 1, 0, 0, 0, READONLY | FAST, "server", "Returns the number of keys.", "1.0.0"),
+    ROW("flushall", flush, -1, 0, 0, 0, WRITE, "server", "Removes all keys.", "1.0.0"),
+    ROW("flushdb", flush, -1, 0, 0, 0, WRITE, "server", "Removes all keys.", "1.0.0"),
+    ROW("ping", ping, -1, 0, 0, 0, FAST | CONNECTION, "connection",
+        "Returns the server's liveliness response.", "1.0.0"),
+    ROW("echo", echo, 2, 0, 0, 0, FAST | CONNECTION, "connection", "Returns the given string.", "1.0.0"),
+    ROW("quit", quit, -1, 0, 0, 0, FAST | CONNECTION, "connection", "Closes the connection.", "1.0.0"),
+    ROW("reset", reset, 1, 0, 0, 0, FAST | CONNECTION, "connection", "Resets the connection.", "6.2.0"),
+    ROW("hello", hello, -1, 0, 0, 0, FAST | CONNECTION, "connection", "Handshakes with the server.", "6.0.0"),
+    ROW("auth", auth, -2, 0, 0, 0, FAST | CONNECTION, "connection", "Authenticates the connection.", "1.0.0"),
+    ROW("select", select, 2, 0, 0, 0, FAST | CONNECTION, "connection", "Changes the selected database.",
+        "1.0.0"),
+    ROW("client", client, -2, 0, 0, 0, CONNECTION, "connection",
+        "A container for client connection commands.", "2.4.0"),
+    ROW("command", command, -1, 0, 0, 0, CONNECTION, "server", "Returns information about all commands.",
+        "2.8.13"),
+    ROW("config", config, -2, 0, 0, 0, ADMIN, "server", "A container for server configuration commands.",
+        "2.0.0"),
+    ROW("info", info, -1, 0, 0, 0, 0, "server", "Returns information about the server.", "1.0.0"),
+    ROW("lastsave", lastsave, 1, 0, 0, 0, FAST, "server", "Returns the time of the last save.", "1.0.0"),
+    ROW("shutdown", shutdown, -1, 0, 0, 0, ADMIN, "server", "Stops the server.", "1.0.0"),
+    ROW("time", time, 1, 0, 0, 0, FAST, "server", "Returns the server time.", "2.6.0"),
+};
+
+enum { ROWS = sizeof rows / sizeof rows[0], SLOTS = 512, NAME_BYTES_MAX = 16 };
+
+const unsigned command_count = ROWS;
+const struct command *const *command_table;
+static const struct command *table[ROWS];
+static const struct command *slots[SLOTS];
+
+/* Up to 16 letters in lower case, as two words; false: no command is that long. */
+static inline bool fold(struct slice name, uint64_t words[2])
+{
+    if (name.len == 0 || name.len > NAME_BYTES_MAX)
+        return false;
+    words[0] = words[1] = 0;
+    memcpy(words, name.data, name.len);
+    words[0] |= 0x2020202020202020ull;
+    words[1] |= 0x2020202020202020ull;
+    return true;
+}
+
+static inline unsigned slot_of(const uint64_t words[2])
+{
+    return (unsigned)((words[0] * 0x9e3779b97f4a7c15ull ^ words[1] * 0xc2b2ae3d27d4eb4full) >> 55) % SLOTS;
+}
+
+/* Before main, single-threaded: the tables are constant afterwards. */
+__attribute__((constructor)) static void command_init(void)
+{
+    for (unsigned i = 0; i < ROWS; i++) {
+        uint64_t words[2];
+        rows[i].index = (uint16_t)i;
+        table[i] = &rows[i];
+        CHECK(fold(slice_make(rows[i].name, strlen(rows[i].name)), words));
+        unsigned slot = slot_of(words);
+        while (slots[slot])
+            slot = (slot + 1) % SLOTS;
+        slots[slot] = &rows[i];
+    }
+    command_table = table;
+}
+
+const struct command *command_find(struct slice name)
+{
+    uint64_t words[2];
+    if (!fold(name, words))
+        return NULL;
+    for (unsigned slot = slot_of(words); slots[slot]; slot = (slot + 1) % SLOTS) {
+        const struct command *c = slots[slot];
+        if (strlen(c->name) == name.len && strncasecmp(c->name, name.data, name.len) == 0)
+            return c;
+    }
+    return NULL;
+}
+
+/* ---- shared ---- */
+
+enum command_result command_store_failed(struct command_call *call, enum store_result r)
+{
+    switch (r) {
+    case STORE_BUSY:
+        return COMMAND_AGAIN;
+    case STORE_NO_SPACE:
+        reply_error(call->reply,
+                    "ERR disk full: no room for another log segment; free space in the data folder's file "
+                    "system and writes resume");
+        return COMMAND_DONE;
+    case STORE_NO_MEMORY:
+        reply_error(call->reply, "OOM command not allowed when used memory > 'maxmemory'.");
+        return COMMAND_DONE;
+    default:
+        reply_error(call->reply, "IOERR the log could not be written; the server is stopping");
+        return COMMAND_DONE;
+    }
+}
+
+bool command_key_ok(struct command_call *call, struct slice key)
+{
+    if (LIKELY(key.len <= STORE_KEY_BYTES_MAX))
+        return true;
+    reply_error(call->reply, "ERR key is longer than %d bytes", STORE_KEY_BYTES_MAX);
+    return false;
+}
+
+const struct store_key *command_key(struct command_call *call, int arg, struct store_key *own)
+{
+    if (LIKELY(call->key_count == 1 && call->command->first_key == arg))
+        return call->keys;
+    store_key_prepare(call->sw, own, call->argv[arg]);
+    return own;
+}
+
+bool command_word_is(struct slice arg, const char *word)
+{
+    return strlen(word) == arg.len && strncasecmp(arg.data, word, arg.len) == 0;
+}
+
+bool command_integer(struct command_call *call, struct slice arg, int64_t *value)
+{
+    if (parse_i64(arg, value))
+        return true;
+    reply_error(call->reply, "ERR value is not an integer or out of range");
+    return false;
+}
+
+enum command_result command_syntax_error(struct command_call *call)
+{
+    reply_error(call->reply, "ERR syntax error");
+    return COMMAND_DONE;
+}
+
+enum command_result command_write(struct command_call *call, struct store_entry *entries, unsigned n,
+                                  uint64_t bytes_hint, command_stage stage, void *context)
+{
+    enum { TRIES = 3 };
+    enum store_result r = STORE_BUSY;
+    for (unsigned i = 0; i < n; i++) {
+        if (!command_key_ok(call, entries[i].key.name))
+            return COMMAND_DONE;
+    }
+    struct reply_position start = reply_position(call->reply);
+    for (unsigned tries = 0; r == STORE_BUSY && tries < TRIES; tries++) {
+        r = store_write_begin(call->sw, entries, n, bytes_hint);
+        if (r != STORE_OK)
+            break;
+        if (!stage(call, entries, context)) {
+            store_write_abort(call->sw);
+            return COMMAND_DONE;
+        }
+        r = store_write_commit(call->sw);
+        if (LIKELY(r == STORE_OK))
+            return COMMAND_DONE;
+        reply_rollback(call->reply, start);
+    }
+    return command_store_failed(call, r);
+}
+
+enum command_result command_write_one(struct command_call *call, uint64_t bytes_hint, command_stage stage,
+                                      void *context)
+{
+    struct store_entry entry;
+    struct store_key own;
+    if (!command_key_ok(call, call->argv[1]))
+        return COMMAND_DONE;
+    entry.key = *command_key(call, 1, &own);
+    return command_write(call, &entry, 1, bytes_hint, stage, context);
+}

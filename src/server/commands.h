@@ -1,0 +1,62 @@
+/* commands: all handlers, and what they share. See command.h for what a handler gets and owes. */
+#ifndef KVASIR_SERVER_COMMANDS_H
+#define KVASIR_SERVER_COMMANDS_H
+
+#include "server/command.h"
+
+/* ---- shared ---- */
+
+/* Longest value, bytes (the option --max-value). */
+uint64_t server_value_bytes_max(const struct server *server);
+/* The server's table of SCAN positions. */
+struct scan_cursors *server_scan_cursors(struct server *server);
+/* A buffer of the worker, of at least that size, until the next call or the end of the command. */
+void *command_scratch(struct command_call *call, size_t bytes);
+
+/* Answers what a store result means; STORE_BUSY is COMMAND_AGAIN. */
+enum command_result command_store_failed(struct command_call *call, enum store_result r);
+/* Writes the error and returns false when the key is too long. */
+bool command_key_ok(struct command_call *call, struct slice key);
+/* Argument `arg` as a prepared key: the worker's if it made it, else *own. */
+const struct store_key *command_key(struct command_call *call, int arg, struct store_key *own);
+/* Case-insensitive comparison with a lower-case word. */
+bool command_word_is(struct slice arg, const char *word);
+/* Parses an integer argument or answers Redis's error. */
+bool command_integer(struct command_call *call, struct slice arg, int64_t *value);
+/* Replies "ERR syntax error". */
+enum command_result command_syntax_error(struct command_call *call);
+
+/* A write: looks at the locked entries, stages what shall be, writes the reply. False: nothing shall be
+ * written (an error reply). */
+typedef bool (*command_stage)(struct command_call *call, struct store_entry *entries, void *context);
+/* Locks, stages, commits, tries again when the store needed a larger log buffer. entries[i].key is set by the
+ * caller. */
+enum command_result command_write(struct command_call *call, struct store_entry *entries, unsigned n,
+                                  uint64_t bytes_hint, command_stage stage, void *context);
+/* The same for the command's one key (argument 1). */
+enum command_result command_write_one(struct command_call *call, uint64_t bytes_hint, command_stage stage,
+                                      void *context);
+/* Writes the value of a found key as a bulk; COMMAND_AGAIN if it kept changing. */
+enum command_result command_reply_view(struct command_call *call, const struct store_key *key);
+
+/* Parsed expiry: turns a number in seconds or ms, relative or absolute, into absolute ms; answers the error
+ * if it makes no sense. */
+bool command_expire_ms(struct command_call *call, struct slice arg, bool seconds, bool absolute,
+                       bool positive, uint64_t *expire_ms);
+
+/* ---- handlers ---- */
+
+#define COMMAND_HANDLERS(X)                                                                                  \
+    X(append)                                                                                                \
+    X(auth) X(client) X(command) X(config) X(dbsize) X(decr) X(decrby) X(del) X(deltree) X(echo) X(exists)   \
+        X(expire) X(expireat) X(expiretime) X(flush) X(get) X(getdel) X(getex) X(getrange) X(getset)         \
+            X(hello) X(incr) X(incrby) X(incrbyfloat) X(info) X(keys) X(kids) X(lastsave) X(mget) X(mset)    \
+                X(msetnx) X(persist) X(pexpire) X(pexpireat) X(pexpiretime) X(ping) X(psetex) X(pttl)        \
+                    X(quit) X(randomkey) X(range) X(reset) X(scan) X(select) X(set) X(setex) X(setnx)        \
+                        X(setrange) X(shutdown) X(strlen) X(time) X(touch) X(ttl) X(type)
+
+#define X(name) enum command_result command_##name(struct command_call *call);
+COMMAND_HANDLERS(X)
+#undef X
+
+#endif

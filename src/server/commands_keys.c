@@ -1,0 +1,232 @@
+/* Keys as such: deleting, counting, listing. */
+#include "base/parse.h"
+#include "server/commands.h"
+#include "server/glob.h"
+#include "server/node_list.h"
+#include "server/scan_cursor.h"
+#include "sys/clock.h"
+
+enum { SCAN_COUNT_DEFAULT = 10 };
+
+static bool stage_del(struct command_call *call, struct store_entry *entries, void *context)
+{
+    (void)context;
+    unsigned n = (unsigned)call->argc - 1;
+    int64_t count = 0;
+    for (unsigned i = 0; i < n; i++) {
+        count += store_entry_live(entries, i);
+        store_stage_delete(entries, i);
+    }
+    reply_integer(call->reply, count);
+    return true;
+}
+
+enum command_result command_del(struct command_call *call)
+{
+    unsigned n = (unsigned)call->argc - 1;
+    if (n == 1)
+        return command_write_one(call, 0, stage_del, NULL);
+    struct store_entry *entries = command_scratch(call, n * sizeof *entries);
+    for (unsigned i = 0; i < n; i++)
+        store_key_prepare(call->sw, &entries[i].key, call->argv[1 + i]);
+    return command_write(call, entries, n, (uint64_t)n * 32, stage_del, NULL);
+}
+
+enum command_result command_exists(struct command_call *call)
+{
+    unsigned n = (unsigned)call->argc - 1;
+    struct store_key *keys = command_scratch(call, n * sizeof *keys);
+    for (unsigned i = 0; i < n; i++)
+        store_key_prepare(call->sw, &keys[i], call->argv[1 + i]);
+    for (unsigned attempt = 0;; attempt++) {
+        int64_t count = 0;
+        bool busy = false;
+        if (store_snapshot_begin(call->sw, keys, n, attempt) == STORE_BUSY)
+            return COMMAND_AGAIN;
+        for (unsigned i = 0; i < n; i++) {
+            struct store_view view;
+            enum store_result r = store_find(call->sw, &keys[i], &view);
+            count += r == STORE_OK;
+            busy |= r == STORE_BUSY;
+        }
+        bool same = store_snapshot_end(call->sw);
+        if (busy)
+            return COMMAND_AGAIN;
+        if (same) {
+            reply_integer(call->reply, count);
+            return COMMAND_DONE;
+        }
+    }
+}
+
+enum command_result command_touch(struct command_call *call)
+{
+    return command_exists(call);
+}
+
+enum command_result command_type(struct command_call *call)
+{
+    struct store_key own;
+    struct store_view view;
+    enum store_result r = store_find(call->sw, command_key(call, 1, &own), &view);
+    if (r == STORE_BUSY)
+        return COMMAND_AGAIN;
+    reply_status(call->reply, r == STORE_OK ? "string" : "none");
+    return COMMAND_DONE;
+}
+
+enum command_result command_dbsize(struct command_call *call)
+{
+    reply_integer(call->reply, (int64_t)store_count(call->sw));
+    return COMMAND_DONE;
+}
+
+enum command_result command_flush(struct command_call *call)
+{
+    bool known = call->argc == 2 &&
+                 (command_word_is(call->argv[1], "async") || command_word_is(call->argv[1], "sync"));
+    if (call->argc > 1 && !known)
+        return command_syntax_error(call);
+    enum store_result r = store_delete_tree(call->sw, slice_make("", 0), NULL);
+    if (r != STORE_OK)
+        return command_store_failed(call, r);
+    reply_ok(call->reply);
+    return COMMAND_DONE;
+}
+
+enum command_result command_randomkey(struct command_call *call)
+{
+    const struct node *node = store_random(call->sw, clock_monotonic_us() * 0x9e3779b97f4a7c15ull);
+    if (node)
+        reply_bulk(call->reply, store_node_key(node));
+    else
+        reply_null(call->reply);
+    return COMMAND_DONE;
+}
+
+/* ---- KEYS ---- */
+
+static void collect_matching(struct command_call *call, struct slice pattern, struct node_list *list)
+{
+    struct store_cursor cursor;
+    const struct node *node;
+    struct slice prefix = glob_prefix(pattern, command_scratch(call, pattern.len + 1));
+    list->count = 0;
+    store_cursor_seek(&cursor, call->sw, prefix, false);
+    while ((node = store_cursor_next(&cursor)) && slice_starts_with(store_node_key(node), prefix)) {
+        if (glob_matches(pattern, store_node_key(node)))
+            node_list_add(list, node);
+    }
+}
+
+enum command_result command_keys(struct command_call *call)
+{
+    struct node_list list = {0};
+    for (unsigned attempt = 0;; attempt++) {
+        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
+            node_list_deinit(&list);
+            return COMMAND_AGAIN;
+        }
+        collect_matching(call, call->argv[1], &list);
+        if (store_snapshot_end(call->sw))
+            break;
+    }
+    reply_array(call->reply, list.count);
+    for (size_t i = 0; i < list.count; i++)
+        reply_bulk(call->reply, store_node_key(node_list_at(&list, i)));
+    node_list_deinit(&list);
+    return COMMAND_DONE;
+}
+
+/* ---- SCAN ---- */
+
+struct scan_options {
+    struct slice pattern; /* data NULL: all */
+    int64_t count;
+    bool nothing; /* TYPE of something else than strings */
+};
+
+static bool parse_scan_options(struct command_call *call, struct scan_options *o)
+{
+    *o = (struct scan_options){.count = SCAN_COUNT_DEFAULT};
+    for (int i = 2; i < call->argc; i += 2) {
+        bool has_value = i + 1 < call->argc;
+        if (has_value && command_word_is(call->argv[i], "count")) {
+            if (!command_integer(call, call->argv[i + 1], &o->count))
+                return false;
+            if (o->count < 1) {
+                command_syntax_error(call);
+                return false;
+            }
+        } else if (has_value && command_word_is(call->argv[i], "match")) {
+            o->pattern = call->argv[i + 1];
+        } else if (has_value && command_word_is(call->argv[i], "type")) {
+            o->nothing = !command_word_is(call->argv[i + 1], "string");
+        } else {
+            command_syntax_error(call);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Key to go on at (scratch memory); false: an error was answered. */
+static bool scan_start(struct command_call *call, const struct scan_options *o, char *buffer,
+                       struct slice *from, struct slice *prefix)
+{
+    uint64_t number;
+    if (!parse_u64(call->argv[1], &number)) {
+        reply_error(call->reply, "ERR invalid cursor");
+        return false;
+    }
+    *prefix = o->pattern.data ? glob_prefix(o->pattern, buffer) : slice_make(buffer, 0);
+    *from = *prefix;
+    if (number == 0)
+        return true;
+    char *key = buffer + o->pattern.len;
+    size_t len;
+    if (!scan_cursors_get(server_scan_cursors(call->server), number, key, &len)) {
+        reply_error(call->reply, "ERR invalid cursor");
+        return false;
+    }
+    *from = slice_make(key, len);
+    return true;
+}
+
+enum command_result command_scan(struct command_call *call)
+{
+    struct scan_options o;
+    struct slice from, prefix;
+    if (!parse_scan_options(call, &o))
+        return COMMAND_DONE;
+    size_t room = o.pattern.len + STORE_KEY_BYTES_MAX + 8;
+    size_t offset = (room + 7) & ~(size_t)7;
+    uint64_t most = store_count(call->sw) + 1;
+    size_t capacity = (uint64_t)o.count < most ? (size_t)o.count : (size_t)most;
+    char *scratch = command_scratch(call, offset + capacity * sizeof(void *));
+    const struct node **found = (const struct node **)(void *)(scratch + offset);
+    if (!scan_start(call, &o, scratch, &from, &prefix))
+        return COMMAND_DONE;
+    struct store_cursor cursor;
+    const struct node *node = NULL;
+    size_t count = 0;
+    store_cursor_seek(&cursor, call->sw, from, false);
+    for (size_t looked = 0; (node = store_cursor_next(&cursor)); looked++) {
+        struct slice key = store_node_key(node);
+        if (!slice_starts_with(key, prefix)) {
+            node = NULL;
+            break;
+        }
+        if (looked == capacity)
+            break; /* this one is where the next call goes on */
+        if (!o.nothing && (!o.pattern.data || glob_matches(o.pattern, key)))
+            found[count++] = node;
+    }
+    uint64_t next = node ? scan_cursors_put(server_scan_cursors(call->server), store_node_key(node)) : 0;
+    reply_array(call->reply, 2);
+    reply_bulk_integer(call->reply, (int64_t)next);
+    reply_array(call->reply, count);
+    for (size_t i = 0; i < count; i++)
+        reply_bulk(call->reply, store_node_key(found[i]));
+    return COMMAND_DONE;
+}

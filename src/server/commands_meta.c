@@ -1,0 +1,134 @@
+/* PING, ECHO, TIME, and COMMAND, which tells about the others. */
+#include <sys/time.h>
+
+#include "server/commands.h"
+
+enum command_result command_ping(struct command_call *call)
+{
+    if (call->argc > 2)
+        reply_error(call->reply, "ERR wrong number of arguments for 'ping' command");
+    else if (call->argc == 2)
+        reply_bulk(call->reply, call->argv[1]);
+    else
+        reply_status(call->reply, "PONG");
+    return COMMAND_DONE;
+}
+
+enum command_result command_echo(struct command_call *call)
+{
+    reply_bulk(call->reply, call->argv[1]);
+    return COMMAND_DONE;
+}
+
+enum command_result command_time(struct command_call *call)
+{
+    struct timeval now;
+    gettimeofday(&now, NULL);
+    reply_array(call->reply, 2);
+    reply_bulk_integer(call->reply, now.tv_sec);
+    reply_bulk_integer(call->reply, now.tv_usec);
+    return COMMAND_DONE;
+}
+
+static void reply_flags(struct reply *r, uint32_t flags)
+{
+    static const struct {
+        uint32_t flag;
+        const char *name;
+    } names[] = {{COMMAND_READONLY, "readonly"},
+                 {COMMAND_WRITE, "write"},
+                 {COMMAND_FAST, "fast"},
+                 {COMMAND_ADMIN, "admin"}};
+    unsigned count = 0;
+    for (unsigned i = 0; i < 4; i++)
+        count += (flags & names[i].flag) != 0;
+    reply_set(r, count);
+    for (unsigned i = 0; i < 4; i++) {
+        if (flags & names[i].flag)
+            reply_status(r, names[i].name);
+    }
+}
+
+static void reply_info(struct reply *r, const struct command *c)
+{
+    reply_array(r, 10);
+    reply_bulk_text(r, c->name);
+    reply_integer(r, c->arity);
+    reply_flags(r, c->flags);
+    reply_integer(r, c->first_key);
+    reply_integer(r, c->last_key);
+    reply_integer(r, c->key_step);
+    for (unsigned i = 0; i < 4; i++) /* ACL categories, tips, key specifications, subcommands */
+        reply_array(r, 0);
+}
+
+static void reply_docs(struct reply *r, const struct command *c)
+{
+    reply_bulk_text(r, c->name);
+    reply_map(r, 3);
+    reply_bulk_text(r, "summary");
+    reply_bulk_text(r, c->summary);
+    reply_bulk_text(r, "since");
+    reply_bulk_text(r, c->since);
+    reply_bulk_text(r, "group");
+    reply_bulk_text(r, c->group);
+}
+
+static void command_docs(struct command_call *call)
+{
+    uint64_t count = 0;
+    if (call->argc == 2) {
+        reply_map(call->reply, command_count);
+        for (unsigned i = 0; i < command_count; i++)
+            reply_docs(call->reply, command_table[i]);
+        return;
+    }
+    for (int i = 2; i < call->argc; i++)
+        count += command_find(call->argv[i]) != NULL;
+    reply_map(call->reply, count);
+    for (int i = 2; i < call->argc; i++) {
+        const struct command *c = command_find(call->argv[i]);
+        if (c)
+            reply_docs(call->reply, c);
+    }
+}
+
+static void command_infos(struct command_call *call, int first)
+{
+    if (call->argc <= first) {
+        reply_array(call->reply, command_count);
+        for (unsigned i = 0; i < command_count; i++)
+            reply_info(call->reply, command_table[i]);
+        return;
+    }
+    reply_array(call->reply, (uint64_t)(call->argc - first));
+    for (int i = first; i < call->argc; i++) {
+        const struct command *c = command_find(call->argv[i]);
+        if (c)
+            reply_info(call->reply, c);
+        else
+            reply_null_array(call->reply);
+    }
+}
+
+enum command_result command_command(struct command_call *call)
+{
+    if (call->argc == 1) {
+        command_infos(call, 1);
+    } else if (command_word_is(call->argv[1], "count") && call->argc == 2) {
+        reply_integer(call->reply, command_count);
+    } else if (command_word_is(call->argv[1], "info")) {
+        command_infos(call, 2);
+    } else if (command_word_is(call->argv[1], "docs")) {
+        command_docs(call);
+    } else if (command_word_is(call->argv[1], "list") && call->argc == 2) {
+        reply_array(call->reply, command_count);
+        for (unsigned i = 0; i < command_count; i++)
+            reply_bulk_text(call->reply, command_table[i]->name);
+    } else {
+        reply_error(call->reply,
+                    "ERR unknown subcommand or wrong number of arguments for '%.*s'. Try COMMAND HELP.",
+                    (int)(call->argv[1].len < 64 ? call->argv[1].len : 64), call->argv[1].data);
+    }
+    return COMMAND_DONE;
+}

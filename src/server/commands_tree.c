@@ -1,0 +1,314 @@
+/* The ordered, nested commands: RANGE, KIDS, DELTREE. */
+#include "base/parse.h"
+#include "server/commands.h"
+#include "server/node_list.h"
+
+static bool limit_option(struct command_call *call, struct slice arg, uint64_t *limit)
+{
+    int64_t n;
+    if (!command_integer(call, arg, &n))
+        return false;
+    if (n < 0) {
+        reply_error(call->reply, "ERR LIMIT can't be negative");
+        return false;
+    }
+    *limit = (uint64_t)n;
+    return true;
+}
+
+/* Writes a node's value. STORE_ABSENT: it was deleted meanwhile; STORE_BUSY: it keeps changing. */
+static enum store_result reply_node_value(struct command_call *call, const struct node *node)
+{
+    enum { TRIES = 8 };
+    struct store_view view;
+    for (unsigned tries = 0; tries < TRIES; tries++) {
+        enum store_result r = store_node_view(call->sw, node, &view);
+        if (r != STORE_OK)
+            return r;
+        struct reply_position start = reply_position(call->reply);
+        char *p = reply_bulk_begin(call->reply, view.len);
+        if (store_view_copy(&view, p, 0, view.len)) {
+            reply_bulk_end(call->reply, view.len);
+            return STORE_OK;
+        }
+        reply_rollback(call->reply, start);
+    }
+    return STORE_BUSY;
+}
+
+/* ---- RANGE ---- */
+
+struct range_options {
+    struct slice from, to; /* data NULL: that end is open */
+    uint64_t limit;
+    bool reverse, keys_only;
+};
+
+static bool parse_range(struct command_call *call, struct range_options *o)
+{
+    struct slice from = call->argv[1], to = call->argv[2];
+    *o = (struct range_options){.from = from, .to = to, .limit = UINT64_MAX};
+    if (slice_equal(from, SLICE_LITERAL("-")))
+        o->from = slice_make("", 0);
+    if (slice_equal(to, SLICE_LITERAL("+")))
+        o->to = slice_make(NULL, 0);
+    for (int i = 3; i < call->argc; i++) {
+        if (command_word_is(call->argv[i], "rev")) {
+            o->reverse = true;
+        } else if (command_word_is(call->argv[i], "keys")) {
+            o->keys_only = true;
+        } else if (command_word_is(call->argv[i], "limit") && i + 1 < call->argc) {
+            if (!limit_option(call, call->argv[++i], &o->limit))
+                return false;
+        } else {
+            command_syntax_error(call);
+            return false;
+        }
+    }
+    return true;
+}
+
+static void collect_range(struct command_call *call, const struct range_options *o, struct node_list *list)
+{
+    struct store_cursor cursor;
+    const struct node *node;
+    list->count = 0;
+    store_cursor_seek(&cursor, call->sw, o->reverse ? o->to : o->from, o->reverse);
+    while (list->count < o->limit && (node = store_cursor_next(&cursor))) {
+        struct slice key = store_node_key(node);
+        if (o->reverse ? slice_compare(key, o->from) < 0 : o->to.data && slice_compare(key, o->to) >= 0)
+            break;
+        node_list_add(list, node);
+    }
+}
+
+static enum store_result write_range(struct command_call *call, const struct range_options *o,
+                                     const struct node_list *list)
+{
+    reply_array(call->reply, list->count * (o->keys_only ? 1 : 2));
+    for (size_t i = 0; i < list->count; i++) {
+        const struct node *node = node_list_at(list, i);
+        reply_bulk(call->reply, store_node_key(node));
+        enum store_result r = o->keys_only ? STORE_OK : reply_node_value(call, node);
+        if (r != STORE_OK)
+            return r;
+    }
+    return STORE_OK;
+}
+
+enum command_result command_range(struct command_call *call)
+{
+    struct range_options o;
+    struct node_list list = {0};
+    enum command_result result = COMMAND_DONE;
+    if (!parse_range(call, &o))
+        return COMMAND_DONE;
+    struct reply_position start = reply_position(call->reply);
+    for (unsigned attempt = 0;; attempt++) {
+        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
+            result = COMMAND_AGAIN;
+            break;
+        }
+        collect_range(call, &o, &list);
+        enum store_result r = write_range(call, &o, &list);
+        bool same = store_snapshot_end(call->sw);
+        if (same && r == STORE_OK)
+            break;
+        reply_rollback(call->reply, start);
+        if (same) { /* a node was busy although nothing else changed: its writer is in the middle */
+            result = COMMAND_AGAIN;
+            break;
+        }
+    }
+    node_list_deinit(&list);
+    return result;
+}
+
+/* ---- KIDS ---- */
+
+struct kids {
+    struct command_call *call;
+    struct slice prefix; /* of all children's keys: "" or ending in '/' */
+    struct slice from;
+    uint64_t limit;
+    bool values;
+    char *key; /* prefix, a name, and a byte or two: built here; malloc */
+    size_t key_capacity;
+    struct slice last; /* newest name, in an index key */
+    bool has_last;
+    struct kid *items; /* malloc */
+    size_t count, capacity;
+};
+
+/* One child: its name lies in a key of the index; node is the child's own, or NULL. */
+struct kid {
+    struct slice name;
+    const struct node *node;
+};
+
+static struct slice kids_key(struct kids *k, struct slice name, const char *suffix, size_t suffix_len)
+{
+    size_t len = k->prefix.len + name.len + suffix_len;
+    if (len > k->key_capacity) {
+        k->key_capacity = len * 2;
+        k->key = realloc(k->key, k->key_capacity);
+        CHECK(k->key != NULL);
+    }
+    memcpy(k->key, k->prefix.data, k->prefix.len);
+    memcpy(k->key + k->prefix.len, name.data, name.len);
+    memcpy(k->key + k->prefix.len + name.len, suffix, suffix_len);
+    return slice_make(k->key, len);
+}
+
+static void kids_add(struct kids *k, struct slice name, const struct node *node)
+{
+    if (k->count == k->capacity) {
+        k->capacity = k->capacity ? k->capacity * 2 : 256;
+        k->items = realloc(k->items, k->capacity * sizeof *k->items);
+        CHECK(k->items != NULL);
+    }
+    k->items[k->count++] = (struct kid){name, node};
+    k->last = name;
+    k->has_last = true;
+}
+
+/* Keys are in byte order, names must be too, and '/' is not the smallest byte: the keys below "bash/" come
+ * after those below "bash-doc/", but "bash" is the smaller name. So before a new name is added, each of its
+ * beginnings that is followed by a byte below '/' is looked for as a path. `known`: so many first bytes it
+ * shares with the name before, for which that was done. */
+static void kids_add_shorter(struct kids *k, struct slice name, size_t known)
+{
+    struct store_cursor cursor;
+    for (size_t len = 0; len < name.len && k->count < k->limit; len++) {
+        struct slice shorter = slice_make(name.data, len);
+        if ((unsigned char)name.data[len] >= '/' || (len < known && k->has_last) ||
+            (k->has_last && slice_compare(shorter, k->last) <= 0) || slice_compare(shorter, k->from) < 0)
+            continue;
+        struct slice below = kids_key(k, shorter, "/", 1);
+        store_cursor_seek(&cursor, k->call->sw, below, false);
+        const struct node *node = store_cursor_next(&cursor);
+        if (node && slice_starts_with(store_node_key(node), below))
+            kids_add(k, slice_make(store_node_key(node).data + k->prefix.len, len), NULL);
+    }
+}
+
+static size_t common_len(struct slice a, struct slice b)
+{
+    size_t n = a.len < b.len ? a.len : b.len, i = 0;
+    while (i < n && a.data[i] == b.data[i])
+        i++;
+    return i;
+}
+
+static void collect_kids(struct kids *k)
+{
+    struct store_cursor cursor;
+    const struct node *node;
+    struct slice previous = slice_make("", 0);
+    k->count = 0;
+    k->has_last = false;
+    store_cursor_seek(&cursor, k->call->sw, kids_key(k, k->from, "", 0), false);
+    while (k->count < k->limit && (node = store_cursor_next(&cursor))) {
+        struct slice key = store_node_key(node);
+        if (!slice_starts_with(key, k->prefix))
+            break;
+        struct slice rest = slice_make(key.data + k->prefix.len, key.len - k->prefix.len);
+        const char *slash = memchr(rest.data, '/', rest.len);
+        struct slice name = slice_make(rest.data, slash ? (size_t)(slash - rest.data) : rest.len);
+        if (!k->has_last || slice_compare(name, k->last) > 0) {
+            kids_add_shorter(k, name, common_len(name, previous));
+            if (k->count < k->limit)
+                kids_add(k, name, slash ? NULL : node);
+            previous = name;
+        }
+        if (slash) /* jump over the rest of the subtree: '0' is the byte behind '/' */
+            store_cursor_seek(&cursor, k->call->sw, kids_key(k, name, "0", 1), false);
+    }
+}
+
+static enum store_result write_kids(struct kids *k)
+{
+    reply_array(k->call->reply, k->count * (k->values ? 2 : 1));
+    for (size_t i = 0; i < k->count; i++) {
+        reply_bulk(k->call->reply, k->items[i].name);
+        if (!k->values)
+            continue;
+        if (k->items[i].node == NULL) {
+            reply_null(k->call->reply);
+            continue;
+        }
+        enum store_result r = reply_node_value(k->call, k->items[i].node);
+        if (r != STORE_OK)
+            return r;
+    }
+    return STORE_OK;
+}
+
+static bool parse_kids(struct command_call *call, struct kids *k)
+{
+    *k = (struct kids){.call = call, .limit = UINT64_MAX, .from = slice_make("", 0)};
+    for (int i = 2; i < call->argc; i++) {
+        if (command_word_is(call->argv[i], "values")) {
+            k->values = true;
+        } else if (command_word_is(call->argv[i], "from") && i + 1 < call->argc) {
+            k->from = call->argv[++i];
+        } else if (command_word_is(call->argv[i], "limit") && i + 1 < call->argc) {
+            if (!limit_option(call, call->argv[++i], &k->limit))
+                return false;
+        } else {
+            command_syntax_error(call);
+            return false;
+        }
+    }
+    if (!command_key_ok(call, call->argv[1]) || !command_key_ok(call, k->from))
+        return false;
+    struct slice path = call->argv[1];
+    bool complete = path.len == 0 || path.data[path.len - 1] == '/';
+    char *prefix = command_scratch(call, path.len + 1);
+    memcpy(prefix, path.data, path.len);
+    prefix[path.len] = '/';
+    k->prefix = slice_make(prefix, path.len + !complete);
+    return true;
+}
+
+enum command_result command_kids(struct command_call *call)
+{
+    struct kids k;
+    enum command_result result = COMMAND_DONE;
+    if (!parse_kids(call, &k))
+        return COMMAND_DONE;
+    struct reply_position start = reply_position(call->reply);
+    for (unsigned attempt = 0;; attempt++) {
+        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
+            result = COMMAND_AGAIN;
+            break;
+        }
+        collect_kids(&k);
+        enum store_result r = write_kids(&k);
+        bool same = store_snapshot_end(call->sw);
+        if (same && r == STORE_OK)
+            break;
+        reply_rollback(call->reply, start);
+        if (same) {
+            result = COMMAND_AGAIN;
+            break;
+        }
+    }
+    free(k.key);
+    free(k.items);
+    return result;
+}
+
+/* ---- DELTREE ---- */
+
+enum command_result command_deltree(struct command_call *call)
+{
+    uint64_t count;
+    if (!command_key_ok(call, call->argv[1]))
+        return COMMAND_DONE;
+    enum store_result r = store_delete_tree(call->sw, call->argv[1], &count);
+    if (r != STORE_OK)
+        return command_store_failed(call, r);
+    reply_integer(call->reply, (int64_t)count);
+    return COMMAND_DONE;
+}

@@ -1,0 +1,197 @@
+#include "server/conn.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "server/server.h"
+#include "server/worker.h"
+#include "sys/clock.h"
+#include "sys/net.h"
+
+enum {
+    INPUT_BYTES_LEAST = 512,
+};
+
+struct conn *conn_create(struct worker *worker, int fd, bool counted)
+{
+    struct conn *conn = calloc(1, sizeof *conn);
+    if (conn == NULL) {
+        net_close(fd);
+        return NULL;
+    }
+    reply_init(&conn->reply, worker->pool);
+    conn->worker = worker;
+    conn->flags = counted ? CONN_COUNTED : 0;
+    conn->created_us = clock_monotonic_us();
+    conn->last_command = UINT16_MAX;
+    conn->resp = 2;
+    atomic_store_explicit(&conn->active_us, conn->created_us, memory_order_relaxed);
+    net_describe(fd, conn->address, conn->local_address, CONN_ADDRESS_BYTES, &conn->is_unix);
+    conn_list_add(&worker->all, &conn->all);
+    server_register(worker->server, conn);
+    conn->stream.owner = conn;
+    loop_stream_start(worker->loop, &conn->stream, fd);
+    return conn;
+}
+
+void conn_destroy(struct conn *conn)
+{
+    server_unregister(conn->worker->server, conn);
+    conn_list_remove(&conn->dirty);
+    conn_list_remove(&conn->held);
+    conn_list_remove(&conn->retry);
+    conn_list_remove(&conn->all);
+    reply_deinit(&conn->reply);
+    resp_request_reset(&conn->request);
+    free(conn->input);
+    free(conn);
+}
+
+void conn_close(struct conn *conn)
+{
+    if (conn->flags & CONN_CLOSED)
+        return;
+    conn->flags |= CONN_CLOSED;
+    conn_list_remove(&conn->held);
+    conn_list_remove(&conn->retry);
+    loop_stream_close(conn->worker->loop, &conn->stream);
+}
+
+void conn_close_after_reply(struct conn *conn)
+{
+    conn->flags |= CONN_CLOSING;
+    conn_list_remove(&conn->retry);
+    conn_list_add(&conn->worker->dirty, &conn->dirty);
+}
+
+/* ---- input ---- */
+
+static void input_free(struct conn *conn)
+{
+    free(conn->input);
+    conn->input = NULL;
+    conn->input_capacity = 0;
+}
+
+/* Room for len more bytes. Grows by half at least, so that copying stays linear, but not beyond what the
+ * command in progress has announced. */
+static void input_grow(struct conn *conn, size_t len)
+{
+    size_t needed = conn->input_len + len;
+    if (needed <= conn->input_capacity)
+        return;
+    uint64_t announced = resp_request_announced(&conn->request);
+    size_t capacity = conn->input_capacity * 2;
+    if (announced > needed && capacity > announced + LOOP_BUFFER_BYTES)
+        capacity = announced + LOOP_BUFFER_BYTES;
+    if (capacity < needed)
+        capacity = needed;
+    if (capacity < INPUT_BYTES_LEAST)
+        capacity = INPUT_BYTES_LEAST;
+    conn->input = realloc(conn->input, capacity);
+    CHECK(conn->input);
+    conn->input_capacity = capacity;
+}
+
+void conn_input_append(struct conn *conn, const char *data, size_t len)
+{
+    if (conn->input_position) {
+        conn->input_len -= conn->input_position;
+        memmove(conn->input, conn->input + conn->input_position, conn->input_len);
+        conn->input_position = 0;
+    }
+    input_grow(conn, len);
+    memcpy(conn->input + conn->input_len, data, len);
+    conn->input_len += len;
+    atomic_store_explicit(&conn->input_bytes, (uint32_t)conn->input_len, memory_order_relaxed);
+}
+
+void conn_input_consume(struct conn *conn, size_t position)
+{
+    conn->input_position = position;
+    if (position < conn->input_len)
+        return;
+    conn->input_position = conn->input_len = 0;
+    atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);
+    input_free(conn);
+}
+
+/* ---- output ---- */
+
+static void read_switch(struct conn *conn, bool on)
+{
+    bool is_on = !(conn->flags & CONN_READ_OFF);
+    if (on == is_on || conn->flags & (CONN_EOF | CONN_CLOSED))
+        return;
+    conn->flags ^= CONN_READ_OFF;
+    loop_stream_read(conn->worker->loop, &conn->stream, on);
+}
+
+/* Reading goes on exactly while there is room for what it brings. */
+static void pace_reading(struct conn *conn)
+{
+    size_t waiting = conn->input_len - conn->input_position;
+    bool stopped = conn->flags & CONN_STOPPED || conn->retry.next;
+    bool crowded = stopped && waiting > CONN_INPUT_BYTES_PAUSE;
+    read_switch(conn, !crowded && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
+}
+
+static void close_when_done(struct conn *conn)
+{
+    if (conn->flags & CONN_SENDING || reply_pending_bytes(&conn->reply))
+        return;
+    bool more_to_run = conn->retry.next != NULL || conn->flags & (CONN_PARKED | CONN_FULL);
+    if (conn->flags & CONN_CLOSING || (conn->flags & CONN_EOF && !more_to_run))
+        conn_close(conn);
+}
+
+void conn_flush(struct conn *conn, uint64_t commit_lsn)
+{
+    struct worker *worker = conn->worker;
+    if (conn->flags & CONN_CLOSED)
+        return;
+    if (conn->hold_lsn) {
+        reply_hold(&conn->reply, conn->hold_from, conn->hold_lsn);
+        conn->hold_lsn = 0;
+    }
+    if (!(conn->flags & CONN_SENDING)) {
+        int count = reply_sendable(&conn->reply, commit_lsn, conn->pieces, LOOP_PIECES_MAX);
+        if (count) {
+            conn->flags |= CONN_SENDING;
+            loop_stream_send(worker->loop, &conn->stream, conn->pieces, count);
+        }
+    }
+    if (reply_is_held(&conn->reply))
+        conn_list_add(&worker->held, &conn->held);
+    else
+        conn_list_remove(&conn->held);
+    STAT_SET(conn->active_us, worker->now_us);
+    atomic_store_explicit(&conn->output_bytes, reply_pending_bytes(&conn->reply), memory_order_relaxed);
+    pace_reading(conn);
+    close_when_done(conn);
+}
+
+void conn_sent(struct conn *conn, int result)
+{
+    conn->flags &= ~(uint32_t)CONN_SENDING;
+    if (conn->flags & CONN_CLOSED)
+        return;
+    if (result < 0) {
+        conn_close(conn);
+        return;
+    }
+    struct worker *worker = conn->worker;
+    STAT_ADD(worker->stats.output_bytes, (uint64_t)result);
+    reply_sent(&conn->reply, (size_t)result);
+    if (conn->flags & CONN_FULL && reply_pending_bytes(&conn->reply) < CONN_OUTPUT_BYTES_MAX / 2) {
+        conn->flags &= ~(uint32_t)CONN_FULL;
+        if (conn_has_input(conn) && !(conn->flags & CONN_CLOSING))
+            conn_list_add(&worker->retry, &conn->retry);
+    }
+    if (reply_pending_bytes(&conn->reply) || conn->flags & (CONN_EOF | CONN_CLOSING | CONN_READ_OFF))
+        conn_list_add(&worker->dirty, &conn->dirty);
+    else
+        STAT_SET(conn->output_bytes, 0);
+}

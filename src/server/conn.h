@@ -1,0 +1,146 @@
+/* conn: one client connection: its stream, its unfinished input, its output, its place in the worker's lists.
+ *
+ * Thread safety: a connection belongs to one worker. Other workers may only look at the fields marked
+ * "registry", under server->registry_lock, and at the relaxed atomics. The registry keeps a connection's
+ * memory alive while it is listed: conn_destroy takes it out first.
+ *
+ * An idle connection owns no buffer: input memory exists while an unfinished command waits, output chunks
+ * while something is unsent. */
+#ifndef KVASIR_SERVER_CONN_H
+#define KVASIR_SERVER_CONN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "proto/resp.h"
+#include "server/reply.h"
+#include "sys/loop.h"
+
+struct worker;
+struct source;
+
+enum {
+    CONN_OUTPUT_BYTES_MAX = 1 << 20, /* unsent output beyond this stops a connection's commands and reading */
+    CONN_INPUT_BYTES_PAUSE = 1 << 20, /* waiting input of a stopped connection beyond this stops reading */
+    CONN_TURN_COMMANDS_MAX = 4096,    /* commands of one connection in one turn */
+    CONN_NAME_BYTES = 128,
+    CONN_ADDRESS_BYTES = 128,
+};
+
+enum conn_flag {
+    CONN_CLOSING = 1,      /* closes when its output has been sent; no more commands */
+    CONN_CLOSED = 2,       /* given up; waits for LOOP_CLOSED */
+    CONN_PARKED = 4,       /* its next command must wait (COMMAND_AGAIN) */
+    CONN_FULL = 8,         /* too much unsent output */
+    CONN_SENDING = 16,     /* one send is outstanding */
+    CONN_READ_OFF = 32,    /* reading is stopped */
+    CONN_EOF = 64,         /* the peer sends no more */
+    CONN_REPLY_OFF = 128,  /* CLIENT REPLY OFF */
+    CONN_REPLY_SKIP = 256, /* CLIENT REPLY SKIP: the next command's reply */
+    CONN_COUNTED = 512,    /* counts against --max-clients */
+    CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
+};
+
+struct conn_link {
+    struct conn_link *next, *previous; /* NULL: in no list */
+};
+
+struct conn {
+    /* what every command touches */
+    struct reply reply;
+    struct worker *worker;
+    uint32_t flags; /* enum conn_flag */
+    uint32_t turn;  /* the worker's turn in which turn_commands was counted */
+    uint32_t turn_commands;
+    uint64_t hold_from; /* this turn's held output: first offset and newest LSN; 0: none */
+    uint64_t hold_lsn;
+    struct source *source;                    /* its input in the current group */
+    struct conn_link dirty, held, retry, all; /* the worker's lists */
+
+    /* input that could not be used up yet */
+    char *input;
+    size_t input_position; /* bytes of input already executed */
+    size_t input_len;
+    size_t input_capacity;
+    struct resp_request request; /* progress in the unfinished command at input_position */
+
+    struct loop_stream stream;
+    struct iovec pieces[LOOP_PIECES_MAX]; /* of the outstanding send */
+
+    /* for CLIENT LIST. Written by the owner; strings under registry_lock, numbers relaxed. */
+    struct conn *registry_next, *registry_previous; /* registry */
+    uint64_t id;
+    uint64_t created_us;        /* monotonic */
+    _Atomic uint64_t active_us; /* last seen busy, monotonic */
+    _Atomic uint64_t output_bytes;
+    _Atomic uint32_t input_bytes;
+    _Atomic uint16_t last_command; /* index in the table */
+    _Atomic uint8_t resp;
+    bool is_unix;
+    char name[CONN_NAME_BYTES];    /* registry */
+    char library[CONN_NAME_BYTES]; /* registry */
+    char library_version[32];      /* registry */
+    char address[CONN_ADDRESS_BYTES];
+    char local_address[CONN_ADDRESS_BYTES];
+};
+
+#define CONN_OF(link, member) ((struct conn *)(void *)((char *)(link)-offsetof(struct conn, member)))
+
+/* Circular lists with a head of the same type. */
+static inline void conn_list_init(struct conn_link *list)
+{
+    list->next = list->previous = list;
+}
+
+static inline bool conn_list_empty(const struct conn_link *list)
+{
+    return list->next == list;
+}
+
+static inline void conn_list_add(struct conn_link *list, struct conn_link *link)
+{
+    if (link->next)
+        return; /* is in it */
+    link->previous = list->previous;
+    link->next = list;
+    list->previous->next = link;
+    list->previous = link;
+}
+
+static inline void conn_list_remove(struct conn_link *link)
+{
+    if (link->next == NULL)
+        return;
+    link->next->previous = link->previous;
+    link->previous->next = link->next;
+    link->next = link->previous = NULL;
+}
+
+/* Takes a connected socket into the worker's loop. NULL (socket closed) when out of memory. counted: against
+ * max-clients. */
+struct conn *conn_create(struct worker *worker, int fd, bool counted);
+/* After LOOP_CLOSED, or when the loop is gone. */
+void conn_destroy(struct conn *conn);
+
+/* Gives the connection up now; unsent output is lost. */
+void conn_close(struct conn *conn);
+/* Closes it once its output has been sent. */
+void conn_close_after_reply(struct conn *conn);
+
+/* Appends to the input. Nothing in the current group may point into it. */
+void conn_input_append(struct conn *conn, const char *data, size_t len);
+/* Everything before position was used up. */
+void conn_input_consume(struct conn *conn, size_t position);
+
+/* Sends what may leave, if no send is outstanding; files the connection as held or closes it as fits. */
+void conn_flush(struct conn *conn, uint64_t commit_lsn);
+/* LOOP_SENT. */
+void conn_sent(struct conn *conn, int result);
+
+static inline bool conn_has_input(const struct conn *conn)
+{
+    return conn->input_position < conn->input_len;
+}
+
+#endif

@@ -1,0 +1,430 @@
+/* The happy path: group_feed gets a receive buffer, parse_source turns it into items (views, nothing copied),
+ * and when the group is full or the turn's events are used up, group_execute runs them.
+ *
+ * What can interrupt a source: its last command is unfinished (the tail is copied into the connection's
+ * input); a command must wait or the connection's output is full (source->at is set back to that command,
+ * what follows is skipped, and the rest is kept in the connection's input, to be parsed again later). A
+ * connection has at most one source in a group, so its commands stay in order. */
+#include "server/group.h"
+
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "server/conn.h"
+#include "server/server.h"
+#include "server/worker.h"
+
+enum {
+    ARGV_CAPACITY_LEAST = 1024,
+    ARGV_CAPACITY_KEEP = 65536,
+    FAST_ARGC_MAX = 512,
+    STATE_BYTES_LEAST = 4096, /* a shorter unfinished command is simply parsed again */
+};
+
+void group_init(struct group *group, struct worker *worker)
+{
+    memset(group, 0, sizeof *group);
+    group->worker = worker;
+    group->argv_capacity = ARGV_CAPACITY_LEAST;
+    group->argv = malloc(group->argv_capacity * sizeof *group->argv);
+    group->inline_bytes = malloc(RESP_INLINE_BYTES_MAX);
+    CHECK(group->argv && group->inline_bytes);
+}
+
+void group_deinit(struct group *group)
+{
+    free(group->argv);
+    free(group->inline_bytes);
+}
+
+/* ---- running ---- */
+
+static void set_back(struct group_item *item)
+{
+    if (item->start < item->source->at) {
+        item->source->at = item->start;
+        resp_request_reset(&item->conn->request);
+    }
+}
+
+static void reply_unknown(struct reply *r, const struct slice *argv, uint32_t argc)
+{
+    char args[256];
+    size_t n = 0;
+    for (uint32_t i = 1; i < argc && n < 128; i++) {
+        int len = (int)(argv[i].len < 128 - n ? argv[i].len : 128 - n);
+        n += (size_t)snprintf(args + n, sizeof args - n, "'%.*s' ", len, argv[i].data);
+    }
+    args[n] = '\0';
+    reply_error(r, "ERR unknown command '%.*s', with args beginning with: %s",
+                (int)(argv[0].len < 128 ? argv[0].len : 128), argv[0].data, args);
+}
+
+static bool arity_fits(const struct command *command, uint32_t argc)
+{
+    return command->arity >= 0 ? argc == (uint32_t)command->arity : argc >= (uint32_t)-command->arity;
+}
+
+static enum command_result refuse(struct reply *r, const struct group_item *item, const struct slice *argv)
+{
+    if (item->command == NULL)
+        reply_unknown(r, argv, item->argc);
+    else if (!arity_fits(item->command, item->argc))
+        reply_error(r, "ERR wrong number of arguments for '%s' command", item->command->name);
+    else
+        reply_error(r, "ERR key is longer than %d bytes", STORE_KEY_BYTES_MAX);
+    return COMMAND_DONE;
+}
+
+static void count_call(struct worker *worker, const struct group_item *item, const struct reply *r,
+                       uint64_t len)
+{
+    struct worker_stats *stats = &worker->stats;
+    const struct command *command = item->command;
+    STAT_ADD(stats->calls[command->index], 1);
+    STAT_SET(item->conn->last_command, command->index);
+    if (item->has_key && command->flags & COMMAND_READONLY) {
+        /* A reply of null is a miss, anything else a hit: as good as counting in each handler. */
+        bool miss =
+            (len == 5 && load_u16(r->cursor - 5) == ('$' | '-' << 8)) || (len == 3 && r->cursor[-3] == '_');
+        if (miss)
+            STAT_ADD(stats->misses, 1);
+        else
+            STAT_ADD(stats->hits, 1);
+    }
+}
+
+/* The reply is there: notes what it depends on. */
+static void after_reply(struct conn *conn, struct reply_position before, uint64_t from, uint64_t commit_lsn,
+                        bool skipping)
+{
+    struct worker *worker = conn->worker;
+    uint64_t depends_lsn = worker->sw->depends_lsn;
+    if (UNLIKELY(conn->flags & CONN_REPLY_OFF || skipping)) {
+        reply_rollback(&conn->reply, before);
+        conn->flags &= ~(uint32_t)(skipping ? CONN_REPLY_SKIP : 0);
+    } else if (depends_lsn >= commit_lsn) {
+        if (conn->hold_lsn == 0)
+            conn->hold_from = from;
+        if (depends_lsn > conn->hold_lsn)
+            conn->hold_lsn = depends_lsn;
+    }
+    conn_list_add(&worker->dirty, &conn->dirty);
+}
+
+static void run_item(struct group *group, struct group_item *item, uint64_t commit_lsn)
+{
+    struct worker *worker = group->worker;
+    struct conn *conn = item->conn;
+    struct reply *r = &conn->reply;
+    if (UNLIKELY(conn->flags & CONN_STOPPED)) {
+        set_back(item);
+        return;
+    }
+    uint64_t from = reply_end_offset(r);
+    if (UNLIKELY(from - r->head_offset > CONN_OUTPUT_BYTES_MAX)) {
+        conn->flags |= CONN_FULL;
+        set_back(item);
+        return;
+    }
+    struct slice *argv = group->argv + item->argv;
+    struct reply_position before = reply_position(r);
+    bool skipping = conn->flags & CONN_REPLY_SKIP;
+    enum command_result result;
+    uint64_t errors = r->error_count;
+    worker->sw->depends_lsn = 0;
+    if (UNLIKELY(item->command == NULL || !arity_fits(item->command, item->argc) ||
+                 (item->has_key && item->key.name.len > STORE_KEY_BYTES_MAX))) {
+        result = refuse(r, item, argv);
+    } else {
+        struct command_call call = {
+            .command = item->command,
+            .worker = worker,
+            .conn = conn,
+            .server = worker->server,
+            .sw = worker->sw,
+            .reply = r,
+            .argv = argv,
+            .argc = (int)item->argc,
+            .keys = &item->key,
+            .key_count = item->has_key,
+        };
+        result = item->command->handler(&call);
+        if (UNLIKELY(result == COMMAND_AGAIN)) {
+            conn->flags |= CONN_PARKED;
+            set_back(item);
+            return;
+        }
+        count_call(worker, item, r, reply_end_offset(r) - from);
+    }
+    if (UNLIKELY(r->error_count != errors))
+        STAT_ADD(worker->stats.errors, 1);
+    after_reply(conn, before, from, commit_lsn, skipping);
+    if (UNLIKELY(result == COMMAND_CLOSE))
+        conn_close_after_reply(conn);
+}
+
+/* Asks for the nodes of all keys, and for the places of keys that are about to be written. */
+static void prefetch(struct group *group)
+{
+    struct store_worker *sw = group->worker->sw;
+    const struct store_key *writes[GROUP_COMMANDS_MAX];
+    unsigned write_count = 0;
+    for (uint32_t i = 0; i < group->item_count; i++) {
+        struct group_item *item = &group->items[i];
+        if (!item->has_key)
+            continue;
+        store_key_prefetch(sw, &item->key);
+        if (item->command->flags & COMMAND_WRITE)
+            writes[write_count++] = &item->key;
+    }
+    if (write_count >= 2)
+        store_keys_prefetch_order(sw, writes, write_count);
+}
+
+/* What remains of a source goes into the connection's input; a receive buffer goes back to the loop. */
+static void source_finish(struct group *group, struct source *source)
+{
+    struct conn *conn = source->conn;
+    struct worker *worker = group->worker;
+    bool drop = conn->flags & (CONN_CLOSING | CONN_CLOSED);
+    const char *at = drop ? source->end : source->at;
+    if (source->buffer_id == GROUP_NO_BUFFER) {
+        conn_input_consume(conn, (size_t)(at - conn->input));
+    } else {
+        if (at < source->end)
+            conn_input_append(conn, at, (size_t)(source->end - at));
+        loop_buffer_release(worker->loop, source->buffer_id);
+    }
+    conn->source = NULL;
+    if (conn->flags & CONN_PARKED && !drop)
+        conn_list_add(&worker->retry, &conn->retry);
+    if (conn->flags & CONN_STOPPED)
+        conn_list_add(&worker->dirty, &conn->dirty);
+}
+
+/* Runs the items. Sources are finished, but for `open`, which moves to the first place if it can go on:
+ * returns it, else NULL. */
+static struct source *execute(struct group *group, struct source *open)
+{
+    struct worker *worker = group->worker;
+    uint32_t n = group->item_count;
+    if (n) {
+        uint64_t commit_lsn = store_commit_lsn(worker->sw->store);
+        prefetch(group);
+        for (uint32_t i = 0; i < n; i++)
+            run_item(group, &group->items[i], commit_lsn);
+        STAT_ADD(worker->stats.operations, n);
+    }
+    group->item_count = 0;
+    group->argv_used = 0;
+    for (uint32_t i = 0; i < group->source_count; i++) {
+        struct source *source = &group->sources[i];
+        if (source != open || source->conn->flags & CONN_STOPPED)
+            source_finish(group, source);
+    }
+    group->source_count = 0;
+    if (open == NULL || open->conn->flags & CONN_STOPPED)
+        return NULL;
+    if (open != &group->sources[0])
+        group->sources[0] = *open;
+    group->source_count = 1;
+    open = &group->sources[0];
+    open->conn->source = open;
+    return open;
+}
+
+void group_execute(struct group *group)
+{
+    execute(group, NULL);
+    if (group->argv_capacity > ARGV_CAPACITY_KEEP) {
+        group->argv_capacity = ARGV_CAPACITY_LEAST;
+        group->argv = realloc(group->argv, group->argv_capacity * sizeof *group->argv);
+        CHECK(group->argv);
+    }
+}
+
+/* ---- parsing ---- */
+
+static struct slice *argv_room(struct group *group, uint32_t count)
+{
+    if (group->argv_capacity - group->argv_used < count) {
+        uint32_t capacity = group->argv_capacity * 2;
+        group->argv_capacity = capacity > group->argv_used + count ? capacity : group->argv_used + count;
+        group->argv = realloc(group->argv, group->argv_capacity * sizeof *group->argv);
+        CHECK(group->argv);
+    }
+    return group->argv + group->argv_used;
+}
+
+static inline void add_item(struct group *group, struct source *source, const char *start, uint32_t argc)
+{
+    struct group_item *item = &group->items[group->item_count++];
+    const struct slice *argv = group->argv + group->argv_used;
+    const struct command *command = command_find(argv[0]);
+    item->conn = source->conn;
+    item->source = source;
+    item->command = command;
+    item->start = start;
+    item->argv = group->argv_used;
+    item->argc = argc;
+    item->has_key = false;
+    if (LIKELY(command && command->first_key == 1 && command->last_key == 1 && argc > 1)) {
+        item->has_key = true;
+        item->key.name = argv[1];
+        if (LIKELY(argv[1].len <= STORE_KEY_BYTES_MAX))
+            store_key_prepare(group->worker->sw, &item->key, argv[1]);
+        else
+            item->key.hash = 0;
+    }
+    group->argv_used += argc;
+    source->conn->turn_commands++;
+}
+
+static void protocol_error(struct conn *conn, const char *text)
+{
+    reply_error(&conn->reply, "ERR %s", text);
+    STAT_ADD(conn->worker->stats.errors, 1);
+    conn_close_after_reply(conn);
+}
+
+/* The arguments of the request, which count from base, become the next item. */
+static void add_request(struct group *group, struct source *source, const char *base)
+{
+    struct resp_request *request = &source->conn->request;
+    struct slice *argv = argv_room(group, request->argc);
+    for (uint32_t i = 0; i < request->argc; i++)
+        argv[i] = slice_make(base + request->spans[i].offset, request->spans[i].len);
+    add_item(group, source, source->at, request->argc);
+}
+
+/* One command the careful way. NULL: the source has come to its end. */
+static struct source *parse_slow(struct group *group, struct source *source)
+{
+    struct conn *conn = source->conn;
+    struct resp_request *request = &conn->request;
+    char error[RESP_ERROR_TEXT_BYTES];
+    size_t used = 0;
+    bool big = false;
+    enum resp_result result = resp_request_parse(request, source->at, (size_t)(source->end - source->at),
+                                                 server_limits(group->worker->server), &used, error);
+    switch (result) {
+    case RESP_MORE:
+    default:
+        return NULL;
+    case RESP_ERROR:
+        source = execute(group, source);
+        if (source)
+            protocol_error(conn, error);
+        return NULL;
+    case RESP_INLINE:
+        if (!resp_split_inline(request, source->at, used - 1, group->inline_bytes)) {
+            source = execute(group, source);
+            if (source)
+                protocol_error(conn, "Protocol error: unbalanced quotes in request");
+            return NULL;
+        }
+        big = request->argc > 0; /* inline_bytes holds one */
+        if (big)
+            add_request(group, source, group->inline_bytes);
+        break;
+    case RESP_COMMAND:
+        big = request->argc > FAST_ARGC_MAX;
+        add_request(group, source, source->at);
+        break;
+    case RESP_NOTHING:
+        break;
+    }
+    resp_request_reset(request);
+    source->at += used;
+    return big ? execute(group, source) : source;
+}
+
+static bool request_in_progress(const struct resp_request *request)
+{
+    return request->position || request->scanned;
+}
+
+static void parse_source(struct group *group, struct source *source)
+{
+    struct conn *conn = source->conn;
+    const struct resp_limits *limits = server_limits(group->worker->server);
+    while (source->at < source->end) {
+        if (group->item_count == GROUP_COMMANDS_MAX) {
+            source = execute(group, source);
+            if (source == NULL)
+                return;
+        }
+        if (UNLIKELY(conn->turn_commands >= CONN_TURN_COMMANDS_MAX)) {
+            conn_list_add(&group->worker->retry, &conn->retry);
+            return;
+        }
+        enum resp_result result = RESP_UNUSUAL;
+        if (LIKELY(!request_in_progress(&conn->request))) {
+            const char *next;
+            unsigned argc;
+            struct slice *argv = argv_room(group, FAST_ARGC_MAX);
+            result = resp_parse_complete(source->at, source->end, limits, argv, FAST_ARGC_MAX, &argc, &next);
+            if (LIKELY(result == RESP_COMMAND)) {
+                add_item(group, source, source->at, argc);
+                source->at = next;
+                continue;
+            }
+        }
+        if (result == RESP_MORE && source->end - source->at < STATE_BYTES_LEAST)
+            return;
+        source = parse_slow(group, source);
+        if (source == NULL)
+            return;
+    }
+}
+
+static void start_source(struct group *group, struct conn *conn, const char *data, size_t len,
+                         uint32_t buffer_id)
+{
+    if (group->source_count == GROUP_SOURCES_MAX)
+        group_execute(group);
+    if (conn->turn != group->worker->turn) {
+        conn->turn = group->worker->turn;
+        conn->turn_commands = 0;
+    }
+    struct source *source = &group->sources[group->source_count++];
+    *source = (struct source){conn, data, data + len, buffer_id};
+    conn->source = source;
+    parse_source(group, source);
+}
+
+void group_resume(struct group *group, struct conn *conn)
+{
+    if (conn->source)
+        group_execute(group);
+    if (conn->flags & CONN_STOPPED || !conn_has_input(conn))
+        return;
+    start_source(group, conn, conn->input + conn->input_position, conn->input_len - conn->input_position,
+                 GROUP_NO_BUFFER);
+}
+
+void group_feed(struct group *group, struct conn *conn, const char *data, size_t len, uint32_t buffer_id)
+{
+    struct loop *loop = group->worker->loop;
+    STAT_ADD(group->worker->stats.input_bytes, len);
+    if (conn->source)
+        group_execute(group);
+    if (conn->flags & (CONN_CLOSING | CONN_CLOSED)) {
+        loop_buffer_release(loop, buffer_id);
+        return;
+    }
+    if (LIKELY(!conn_has_input(conn) && !(conn->flags & CONN_STOPPED))) {
+        start_source(group, conn, data, len, buffer_id);
+        return;
+    }
+    conn_input_append(conn, data, len);
+    loop_buffer_release(loop, buffer_id);
+    if (conn->flags & CONN_STOPPED)
+        conn_list_add(&group->worker->dirty, &conn->dirty); /* conn_flush paces the reading */
+    else
+        group_resume(group, conn);
+}

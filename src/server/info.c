@@ -1,0 +1,326 @@
+#include "server/info.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "server/server.h"
+#include "server/subcommand.h"
+#include "server/worker.h"
+#include "sys/clock.h"
+
+/* ---- sums over the workers ---- */
+
+enum base {
+    BASE_ACCEPTED,
+    BASE_OPERATIONS,
+    BASE_HITS,
+    BASE_MISSES,
+    BASE_ERRORS,
+    BASE_INPUT,
+    BASE_OUTPUT,
+    BASE_REFUSED
+};
+
+struct totals {
+    uint64_t counters[8]; /* by enum base */
+    uint64_t held, parked, connections;
+    uint64_t turns, turns_busy, system_calls;
+    uint64_t pool_bytes;
+};
+
+static void add_up(struct server *server, struct totals *t)
+{
+    memset(t, 0, sizeof *t);
+    for (unsigned i = 0; i < server->worker_count; i++) {
+        struct worker *w = server->workers[i];
+        t->counters[BASE_ACCEPTED] += STAT_GET(w->stats.accepted);
+        t->counters[BASE_OPERATIONS] += STAT_GET(w->stats.operations);
+        t->counters[BASE_HITS] += STAT_GET(w->stats.hits);
+        t->counters[BASE_MISSES] += STAT_GET(w->stats.misses);
+        t->counters[BASE_ERRORS] += STAT_GET(w->stats.errors);
+        t->counters[BASE_INPUT] += STAT_GET(w->stats.input_bytes);
+        t->counters[BASE_OUTPUT] += STAT_GET(w->stats.output_bytes);
+        t->counters[BASE_REFUSED] += STAT_GET(w->stats.refused);
+        t->held += STAT_GET(w->stats.held);
+        t->parked += STAT_GET(w->stats.parked);
+        t->connections += STAT_GET(w->connections);
+        t->turns_busy += STAT_GET(w->stats.turns_busy);
+        t->turns += __atomic_load_n(&w->loop->stats.turns, __ATOMIC_RELAXED);
+        t->system_calls += __atomic_load_n(&w->loop->stats.system_calls, __ATOMIC_RELAXED);
+        t->pool_bytes += reply_pool_bytes(w->pool);
+    }
+}
+
+static void subtract_base(struct server *server, struct totals *t)
+{
+    pthread_mutex_lock(&server->registry_lock);
+    for (unsigned i = 0; i < 8; i++)
+        t->counters[i] -= server->stats_base[i];
+    pthread_mutex_unlock(&server->registry_lock);
+}
+
+void info_reset(struct server *server)
+{
+    struct totals t;
+    add_up(server, &t);
+    pthread_mutex_lock(&server->registry_lock);
+    memcpy(server->stats_base, t.counters, sizeof t.counters);
+    pthread_mutex_unlock(&server->registry_lock);
+}
+
+static uint64_t rss_bytes(void)
+{
+    unsigned long long size = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "re");
+    if (file == NULL)
+        return 0;
+    if (fscanf(file, "%llu %llu", &size, &resident) != 2)
+        resident = 0;
+    fclose(file);
+    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static uint64_t used_bytes(const struct store_stats *s, const struct totals *t)
+{
+    return s->memory_index_bytes + s->memory_value_bytes + t->pool_bytes;
+}
+
+/* What each section prints from. */
+struct info {
+    FILE *out;
+    struct server *server;
+    struct totals totals;
+    struct store_stats store;
+    uint64_t now_us;
+};
+
+#define LINE_U64(info, name, value) fprintf((info)->out, "%s:%" PRIu64 "\r\n", name, (uint64_t)(value))
+
+static const char *backend_name(const struct server *server)
+{
+    return server->workers[0]->loop->backend == LOOP_URING ? "io_uring" : "epoll";
+}
+
+/* ---- sections ---- */
+
+static void print_server(struct info *i)
+{
+    struct server *server = i->server;
+    struct utsname system;
+    uint64_t uptime_s = (i->now_us - server->started_us) / 1000000;
+    uname(&system);
+    fprintf(
+        i->out,
+        "redis_version:%s\r\nredis_mode:standalone\r\nkvasir_version:%s\r\nos:%s %s %s\r\narch_bits:64\r\n"
+        "multiplexing_api:%s\r\ngcc_version:%d.%d.%d\r\nprocess_id:%d\r\nrun_id:%s\r\ntcp_port:%d\r\n",
+        SERVER_REDIS_VERSION, KVASIR_VERSION, system.sysname, system.release, system.machine,
+        backend_name(server), __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__, (int)getpid(), server->run_id,
+        server->port);
+    LINE_U64(i, "server_time_usec", clock_unix_ms() * 1000);
+    LINE_U64(i, "uptime_in_seconds", uptime_s);
+    LINE_U64(i, "uptime_in_days", uptime_s / 86400);
+    LINE_U64(i, "io_threads_active", server->worker_count > 1);
+    fprintf(i->out, "config_file:%s\r\n", server->config.config_path ? server->config.config_path : "");
+}
+
+static void print_clients(struct info *i)
+{
+    LINE_U64(i, "connected_clients", i->totals.connections);
+    LINE_U64(i, "maxclients", STAT_GET(i->server->clients_max));
+    LINE_U64(i, "blocked_clients", 0);
+}
+
+static void print_human(struct info *i, const char *name, uint64_t bytes)
+{
+    static const char units[] = "BKMGT";
+    double v = (double)bytes;
+    unsigned unit = 0;
+    while (v >= 1024 && unit < 4) {
+        v /= 1024;
+        unit++;
+    }
+    LINE_U64(i, name, bytes);
+    fprintf(i->out, unit ? "%s_human:%.2f%c\r\n" : "%s_human:%.0f%c\r\n", name, v, units[unit]);
+}
+
+static void print_memory(struct info *i)
+{
+    print_human(i, "used_memory", used_bytes(&i->store, &i->totals));
+    print_human(i, "used_memory_rss", rss_bytes());
+    LINE_U64(i, "used_memory_dataset", i->store.memory_index_bytes + i->store.memory_value_bytes);
+    print_human(i, "maxmemory", STAT_GET(i->server->memory_bytes_max));
+    fprintf(i->out, "maxmemory_policy:noeviction\r\nmem_allocator:%s\r\n",
+#ifdef KVASIR_JEMALLOC
+            "jemalloc"
+#else
+            "malloc"
+#endif
+    );
+}
+
+static void print_persistence(struct info *i)
+{
+    struct log *log = store_log(i->server->store);
+    bool failed = log && log_failed(log);
+    fprintf(i->out,
+            "loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\nrdb_last_bgsave_"
+            "status:ok\r\n"
+            "aof_enabled:%d\r\naof_rewrite_in_progress:0\r\naof_last_write_status:%s\r\n",
+            log != NULL, failed ? "err" : "ok");
+    LINE_U64(i, "rdb_last_save_time", log ? clock_unix_ms() / 1000 : i->server->started_unix_s);
+}
+
+static void print_stats(struct info *i)
+{
+    const uint64_t *c = i->totals.counters;
+    LINE_U64(i, "total_connections_received", c[BASE_ACCEPTED]);
+    LINE_U64(i, "total_commands_processed", c[BASE_OPERATIONS]);
+    LINE_U64(i, "instantaneous_ops_per_sec", STAT_GET(i->server->operations_second));
+    LINE_U64(i, "total_net_input_bytes", c[BASE_INPUT]);
+    LINE_U64(i, "total_net_output_bytes", c[BASE_OUTPUT]);
+    LINE_U64(i, "rejected_connections", c[BASE_REFUSED]);
+    LINE_U64(i, "expired_keys", i->store.keys_expired);
+    LINE_U64(i, "evicted_keys", 0);
+    LINE_U64(i, "keyspace_hits", c[BASE_HITS]);
+    LINE_U64(i, "keyspace_misses", c[BASE_MISSES]);
+    LINE_U64(i, "total_error_replies", c[BASE_ERRORS]);
+}
+
+static void print_replication(struct info *i)
+{
+    fprintf(i->out, "role:master\r\nconnected_slaves:0\r\nmaster_replid:%s\r\nmaster_repl_offset:0\r\n",
+            i->server->run_id);
+}
+
+static void print_cpu(struct info *i)
+{
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    fprintf(i->out, "used_cpu_sys:%ld.%06ld\r\nused_cpu_user:%ld.%06ld\r\n", (long)use.ru_stime.tv_sec,
+            (long)use.ru_stime.tv_usec, (long)use.ru_utime.tv_sec, (long)use.ru_utime.tv_usec);
+}
+
+static void print_commandstats(struct info *i)
+{
+    for (unsigned c = 0; c < command_count; c++) {
+        uint64_t calls = 0;
+        for (unsigned w = 0; w < i->server->worker_count; w++)
+            calls += STAT_GET(i->server->workers[w]->stats.calls[c]);
+        if (calls)
+            fprintf(i->out, "cmdstat_%s:calls=%" PRIu64 "\r\n", command_table[c]->name, calls);
+    }
+}
+
+static void print_keyspace(struct info *i)
+{
+    if (i->store.keys)
+        fprintf(i->out, "db0:keys=%" PRIu64 ",expires=%" PRIu64 ",avg_ttl=0\r\n", i->store.keys,
+                i->store.keys_expiring);
+}
+
+static void print_log(struct info *i, struct log *log)
+{
+    struct log_stats *s = malloc(sizeof *s); /* its histogram is too large for the stack */
+    CHECK(s);
+    log_stats_get(log, s);
+    LINE_U64(i, "flushes", s->flushes);
+    LINE_U64(i, "records_flushed", s->records);
+    fprintf(i->out, "records_per_flush:%.2f\r\n", s->flushes ? (double)s->records / (double)s->flushes : 0.0);
+    LINE_U64(i, "flush_us_p50", histogram_quantile(&s->flush_us, 0.5));
+    LINE_U64(i, "flush_us_p99", histogram_quantile(&s->flush_us, 0.99));
+    LINE_U64(i, "flush_us_p999", histogram_quantile(&s->flush_us, 0.999));
+    LINE_U64(i, "flush_us_max", histogram_quantile(&s->flush_us, 1.0));
+    LINE_U64(i, "commit_lsn", log_commit_lsn(log));
+    LINE_U64(i, "tail_lsn", log_tail_lsn(log));
+    LINE_U64(i, "log_bytes", s->files_bytes);
+    LINE_U64(i, "log_bytes_written", s->bytes_written);
+    LINE_U64(i, "log_segments", s->segments);
+    LINE_U64(i, "log_replayed_records", s->replayed_records);
+    LINE_U64(i, "disk_full", log_disk_full(log));
+    free(s);
+}
+
+static void print_kvasir(struct info *i)
+{
+    static const char *const durability[] = {"fsync", "interval", "none"};
+    const struct totals *t = &i->totals;
+    uint64_t operations = t->counters[BASE_OPERATIONS];
+    fprintf(i->out, "durability:%s\r\nio_backend:%s\r\n", durability[i->server->config.durability],
+            backend_name(i->server));
+    LINE_U64(i, "threads", i->server->worker_count);
+    if (store_log(i->server->store))
+        print_log(i, store_log(i->server->store));
+    LINE_U64(i, "held_replies", t->held);
+    LINE_U64(i, "parked_commands", t->parked);
+    LINE_U64(i, "loop_turns", t->turns);
+    LINE_U64(i, "operations", operations);
+    fprintf(i->out, "operations_per_turn:%.2f\r\n",
+            t->turns_busy ? (double)operations / (double)t->turns_busy : 0.0);
+    LINE_U64(i, "system_calls", t->system_calls);
+    fprintf(i->out, "system_calls_per_operation:%.4f\r\n",
+            operations ? (double)t->system_calls / (double)operations : 0.0);
+    LINE_U64(i, "tombstones", i->store.tombstones);
+    LINE_U64(i, "load_us", i->store.load_us);
+    LINE_U64(i, "memory_index_bytes", i->store.memory_index_bytes);
+    LINE_U64(i, "memory_value_bytes", i->store.memory_value_bytes);
+    LINE_U64(i, "memory_buffer_bytes", t->pool_bytes);
+}
+
+static const struct section {
+    const char *name;
+    const char *title;
+    void (*print)(struct info *info);
+    bool by_default;
+} sections[] = {
+    {"server", "Server", print_server, true},
+    {"clients", "Clients", print_clients, true},
+    {"memory", "Memory", print_memory, true},
+    {"persistence", "Persistence", print_persistence, true},
+    {"stats", "Stats", print_stats, true},
+    {"replication", "Replication", print_replication, true},
+    {"cpu", "CPU", print_cpu, true},
+    {"commandstats", "Commandstats", print_commandstats, false},
+    {"keyspace", "Keyspace", print_keyspace, true},
+    {"kvasir", "Kvasir", print_kvasir, true},
+};
+
+static bool is_wanted(const struct command_call *call, const struct section *section)
+{
+    if (call->argc == 1)
+        return section->by_default;
+    for (int i = 1; i < call->argc; i++) {
+        struct slice name = call->argv[i];
+        if (subcommand_is(name, section->name) || subcommand_is(name, "all") ||
+            subcommand_is(name, "everything") || (section->by_default && subcommand_is(name, "default")))
+            return true;
+    }
+    return false;
+}
+
+char *info_text(const struct command_call *call, size_t *size)
+{
+    struct info info = {.server = call->server, .now_us = clock_monotonic_us()};
+    char *text = NULL;
+    bool first = true;
+    info.out = open_memstream(&text, size);
+    CHECK(info.out);
+    add_up(call->server, &info.totals);
+    subtract_base(call->server, &info.totals);
+    store_stats_get(call->server->store, &info.store);
+    for (unsigned s = 0; s < sizeof sections / sizeof sections[0]; s++) {
+        if (!is_wanted(call, &sections[s]))
+            continue;
+        fprintf(info.out, "%s# %s\r\n", first ? "" : "\r\n", sections[s].title);
+        sections[s].print(&info);
+        first = false;
+    }
+    fclose(info.out);
+    CHECK(text);
+    return text;
+}

@@ -1,0 +1,553 @@
+/* One turn, in order: what waited from the last turn, events, the group's rest, log writes, replies,
+ * background work. Log writes are queued before replies, so that the disk starts on them with the same kernel
+ * entry. */
+#include "server/worker.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+#include "server/server.h"
+#include "sys/clock.h"
+#include "sys/net.h"
+
+enum {
+    PARKED_RETRY_US = 200, /* a busy key gives no notice when it is free */
+    STOPPING_LOOK_US = 10000,
+    STOP_US_MAX = 1000000, /* how long the last replies may take to leave */
+    CLOSE_US_MAX = 200000,
+    SAMPLE_US = 1000000,
+    BACKGROUND_STEPS_BUSY = 16,
+    BACKGROUND_STEPS_IDLE = 256,
+    SCRATCH_BYTES_KEEP = 1 << 20,
+};
+
+/* ---- making and taking down ---- */
+
+status_t worker_create(struct server *server, unsigned index, struct worker **out, char *why)
+{
+    struct worker *worker = aligned_alloc(64, (sizeof *worker + 63) / 64 * 64);
+    CHECK(worker);
+    memset(worker, 0, sizeof *worker);
+    worker->server = server;
+    worker->index = index;
+    status_t s = loop_create((enum loop_backend)server->config.io, &worker->loop, why);
+    if (!status_is_ok(&s)) {
+        free(worker);
+        return s;
+    }
+    worker->sw = store_worker_get(server->store, index);
+    worker->pool = reply_pool_create();
+    worker->flush_due_us = UINT64_MAX;
+    conn_list_init(&worker->dirty);
+    conn_list_init(&worker->held);
+    conn_list_init(&worker->retry);
+    conn_list_init(&worker->all);
+    pthread_mutex_init(&worker->mail_lock, NULL);
+    group_init(&worker->group, worker);
+    *out = worker;
+    return s;
+}
+
+void worker_destroy(struct worker *worker)
+{
+    loop_destroy(worker->loop);
+    while (!conn_list_empty(&worker->all))
+        conn_destroy(CONN_OF(worker->all.next, all));
+    for (unsigned i = 0; i < worker->mail_count; i++)
+        if (worker->mail[i].kind == MAIL_SOCKET)
+            net_close(worker->mail[i].fd);
+    group_deinit(&worker->group);
+    reply_pool_destroy(worker->pool);
+    pthread_mutex_destroy(&worker->mail_lock);
+    free(worker->mail);
+    free(worker->scratch);
+    free(worker);
+}
+
+void *worker_scratch(struct worker *worker, size_t bytes)
+{
+    if (bytes > worker->scratch_bytes ||
+        (worker->scratch_bytes > SCRATCH_BYTES_KEEP && bytes <= SCRATCH_BYTES_KEEP)) {
+        free(worker->scratch);
+        worker->scratch_bytes = bytes < 65536 ? 65536 : bytes;
+        worker->scratch = malloc(worker->scratch_bytes);
+        CHECK(worker->scratch);
+    }
+    return worker->scratch;
+}
+
+/* ---- connections ---- */
+
+void worker_post(struct worker *worker, struct mail mail)
+{
+    pthread_mutex_lock(&worker->mail_lock);
+    if (worker->mail_count == worker->mail_capacity) {
+        worker->mail_capacity = worker->mail_capacity ? worker->mail_capacity * 2 : 16;
+        worker->mail = realloc(worker->mail, worker->mail_capacity * sizeof *worker->mail);
+        CHECK(worker->mail);
+    }
+    worker->mail[worker->mail_count++] = mail;
+    pthread_mutex_unlock(&worker->mail_lock);
+    loop_wake(worker->loop);
+}
+
+static void kill_connection(struct worker *worker, uint64_t id)
+{
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
+        struct conn *conn = CONN_OF(link, all);
+        if (conn->id == id) {
+            conn_close(conn);
+            return;
+        }
+    }
+}
+
+/* The socket is counted already. */
+static void take_client(struct worker *worker, int fd)
+{
+    if (conn_create(worker, fd, true) == NULL)
+        server_count_client(worker->server, worker, -1);
+}
+
+static void read_mail(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->mail_lock);
+    struct mail *mail = worker->mail;
+    unsigned count = worker->mail_count;
+    worker->mail = NULL;
+    worker->mail_count = worker->mail_capacity = 0;
+    pthread_mutex_unlock(&worker->mail_lock);
+    for (unsigned i = 0; i < count; i++) {
+        if (mail[i].kind == MAIL_KILL)
+            kill_connection(worker, mail[i].id);
+        else if (worker->stop_deadline_us)
+            net_close(mail[i].fd);
+        else
+            take_client(worker, mail[i].fd);
+    }
+    free(mail);
+}
+
+static void refuse_client(struct worker *worker, int fd)
+{
+    struct conn *conn = conn_create(worker, fd, false);
+    STAT_ADD(worker->stats.refused, 1);
+    if (conn == NULL)
+        return;
+    reply_error(&conn->reply, "ERR max number of clients reached");
+    conn_close_after_reply(conn);
+}
+
+/* A new socket goes to the worker with the fewest connections. */
+static void on_accepted(struct worker *worker, int fd)
+{
+    struct server *server = worker->server;
+    if (fd < 0) {
+        LOG_WARNING("cannot accept a connection: %s", strerror(-fd));
+        return;
+    }
+    if (worker->stop_deadline_us) {
+        net_close(fd);
+        return;
+    }
+    STAT_ADD(worker->stats.accepted, 1);
+    net_tune(fd);
+    if (atomic_load_explicit(&server->clients, memory_order_relaxed) >=
+        atomic_load_explicit(&server->clients_max, memory_order_relaxed)) {
+        refuse_client(worker, fd);
+        return;
+    }
+    struct worker *best = worker;
+    for (unsigned i = 0; i < server->worker_count; i++)
+        if (atomic_load_explicit(&server->workers[i]->connections, memory_order_relaxed) <
+            atomic_load_explicit(&best->connections, memory_order_relaxed))
+            best = server->workers[i];
+    server_count_client(server, best, 1);
+    if (best == worker)
+        take_client(worker, fd);
+    else
+        worker_post(best, (struct mail){.kind = MAIL_SOCKET, .fd = fd});
+}
+
+static void on_eof(struct conn *conn, int result)
+{
+    if (conn->flags & CONN_CLOSED)
+        return;
+    conn->flags |= CONN_EOF;
+    if (result < 0)
+        conn_close(conn);
+    else
+        conn_list_add(&conn->worker->dirty, &conn->dirty);
+}
+
+/* ---- the log ---- */
+
+static void on_flushed(struct worker *worker, struct flush_op *flush, int64_t result)
+{
+    flush->busy = false;
+    worker->flushes_in_flight--;
+    /* It looks at the commit point later this turn anyway: no wake-up of itself. */
+    atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
+    log_flush_done(store_log(worker->server->store), &flush->flush, result, clock_monotonic_us());
+}
+
+/* Counts down the injected fault. True for the flush that shall fail. */
+static bool fault_due(struct server *server)
+{
+    uint64_t left = atomic_load_explicit(&server->fault_flush, memory_order_relaxed);
+    while (left && !atomic_compare_exchange_weak_explicit(&server->fault_flush, &left, left - 1,
+                                                          memory_order_relaxed, memory_order_relaxed))
+        ;
+    return left == 1;
+}
+
+static void start_flush(struct worker *worker, struct flush_op *flush)
+{
+    flush->busy = true;
+    worker->flushes_in_flight++;
+    if (fault_due(worker->server)) {
+        on_flushed(worker, flush, -EIO);
+        return;
+    }
+    flush->op.owner = flush;
+    flush->op.fd = flush->flush.fd;
+    flush->op.write = true;
+    flush->op.durable = true;
+    flush->op.buffer = (void *)(uintptr_t)flush->flush.buffer; /* only read */
+    flush->op.len = flush->flush.len;
+    flush->op.offset = flush->flush.offset;
+    loop_file(worker->loop, &flush->op);
+}
+
+static struct flush_op *free_flush(struct worker *worker)
+{
+    for (unsigned i = 0; i < LOG_FLUSHES_MAX; i++)
+        if (!worker->flushes[i].busy)
+            return &worker->flushes[i];
+    return NULL;
+}
+
+static void flush_log(struct worker *worker)
+{
+    struct log *log = store_log(worker->server->store);
+    struct flush_op *flush;
+    if (log == NULL)
+        return;
+    while ((flush = free_flush(worker)) != NULL &&
+           log_flush_take(log, worker->now_us, worker->stop_deadline_us != 0, &flush->flush,
+                          &worker->flush_due_us))
+        start_flush(worker, flush);
+}
+
+/* The log is dead: whoever waits for it is told, then everybody is sent away. */
+static void tell_failure(struct worker *worker)
+{
+    const char *text = log_failed(store_log(worker->server->store));
+    if (worker->failure_told)
+        return;
+    worker->failure_told = true;
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
+        struct conn *conn = CONN_OF(link, all);
+        bool waits = conn->hold_lsn || reply_is_held(&conn->reply) || conn->flags & CONN_PARKED;
+        if (conn->hold_lsn)
+            reply_hold(&conn->reply, conn->hold_from, conn->hold_lsn);
+        conn->hold_lsn = 0;
+        reply_drop_held(&conn->reply);
+        if (waits)
+            reply_error(&conn->reply, "IOERR the log could not be written: %s", text ? text : "unknown");
+        if (!(conn->flags & CONN_CLOSED))
+            conn_close_after_reply(conn);
+    }
+}
+
+static void look_at_log(struct worker *worker)
+{
+    struct server *server = worker->server;
+    struct log *log = store_log(server->store);
+    if (log == NULL || log_failed(log) == NULL)
+        return;
+    if (server_phase(server) != SERVER_FAILED) {
+        LOG_ERROR("the log has failed: %s", log_failed(log));
+        server_request_stop(server, SERVER_FAILED);
+    }
+    tell_failure(worker);
+}
+
+/* ---- a turn ---- */
+
+static void handle_event(struct worker *worker, const struct loop_event *event)
+{
+    switch (event->type) {
+    case LOOP_DATA:
+        if (worker->stop_deadline_us) { /* no new commands */
+            loop_buffer_release(worker->loop, event->buffer_id);
+            break;
+        }
+        group_feed(&worker->group, event->owner, event->data, (size_t)event->result, event->buffer_id);
+        break;
+    case LOOP_SENT:
+        conn_sent(event->owner, event->result);
+        break;
+    case LOOP_FILE_DONE:
+        on_flushed(worker, event->owner, event->result);
+        break;
+    case LOOP_ACCEPTED:
+        on_accepted(worker, event->result);
+        break;
+    case LOOP_EOF:
+        on_eof(event->owner, event->result);
+        break;
+    case LOOP_CLOSED:
+        conn_destroy(event->owner);
+        break;
+    case LOOP_WOKEN:
+        read_mail(worker);
+        break;
+    }
+}
+
+/* Connections with input that could not run to its end last turn. */
+static void retry_connections(struct worker *worker)
+{
+    struct conn_link *last = worker->retry.previous;
+    if (conn_list_empty(&worker->retry))
+        return;
+    for (bool more = true; more;) {
+        struct conn_link *link = worker->retry.next;
+        struct conn *conn = CONN_OF(link, retry);
+        more = link != last; /* those that come back this turn stand behind it */
+        conn_list_remove(link);
+        conn->flags &= ~(uint32_t)CONN_PARKED;
+        if (!conn_has_input(conn))
+            conn_list_add(&worker->dirty, &conn->dirty);
+        group_resume(&worker->group, conn);
+        if (conn_list_empty(&worker->retry))
+            break;
+    }
+}
+
+static void flush_dirty(struct worker *worker)
+{
+    uint64_t commit_lsn = store_commit_lsn(worker->server->store);
+    while (!conn_list_empty(&worker->dirty)) {
+        struct conn *conn = CONN_OF(worker->dirty.next, dirty);
+        conn_list_remove(&conn->dirty);
+        conn_flush(conn, commit_lsn);
+    }
+}
+
+static void release_held(struct worker *worker)
+{
+    uint64_t commit_lsn = store_commit_lsn(worker->server->store);
+    if (commit_lsn == worker->commit_seen)
+        return;
+    worker->commit_seen = commit_lsn;
+    for (struct conn_link *link = worker->held.next, *next; link != &worker->held; link = next) {
+        next = link->next;
+        conn_flush(CONN_OF(link, held), commit_lsn);
+    }
+}
+
+static void count_lists(struct worker *worker)
+{
+    uint64_t held = 0, parked = 0;
+    for (struct conn_link *link = worker->held.next; link != &worker->held; link = link->next)
+        held++;
+    for (struct conn_link *link = worker->retry.next; link != &worker->retry; link = link->next)
+        parked += (CONN_OF(link, retry)->flags & CONN_PARKED) != 0;
+    STAT_SET(worker->stats.held, held);
+    STAT_SET(worker->stats.parked, parked);
+}
+
+static void sample(struct worker *worker)
+{
+    struct server *server = worker->server;
+    uint64_t operations = 0;
+    if (worker->index != 0 || worker->now_us - server->sampled_us < SAMPLE_US)
+        return;
+    for (unsigned i = 0; i < server->worker_count; i++)
+        operations += STAT_GET(server->workers[i]->stats.operations);
+    uint64_t us = worker->now_us - server->sampled_us;
+    if (server->sampled_us)
+        STAT_SET(server->operations_second, (operations - server->sampled_operations) * 1000000 / us);
+    server->sampled_us = worker->now_us;
+    server->sampled_operations = operations;
+}
+
+/* ---- sleeping ---- */
+
+static void lower(int64_t *timeout_us, int64_t to)
+{
+    if (*timeout_us < 0 || to < *timeout_us)
+        *timeout_us = to < 0 ? 0 : to;
+}
+
+static bool has_runnable(const struct worker *worker)
+{
+    for (struct conn_link *link = worker->retry.next; link != &worker->retry; link = link->next)
+        if (!(CONN_OF(link, retry)->flags & CONN_PARKED))
+            return true;
+    return false;
+}
+
+/* How long the loop may wait at most; < 0: for ever. */
+static int64_t wait_us(struct worker *worker, bool background_more, uint64_t background_due_ms)
+{
+    int64_t timeout_us = worker->index == 0 ? SAMPLE_US : -1;
+    if (background_more || !conn_list_empty(&worker->dirty) || has_runnable(worker))
+        return 0;
+    if (!conn_list_empty(&worker->retry))
+        lower(&timeout_us, PARKED_RETRY_US);
+    if (worker->stop_deadline_us)
+        lower(&timeout_us, STOPPING_LOOK_US);
+    if (worker->flush_due_us != UINT64_MAX)
+        lower(&timeout_us, (int64_t)(worker->flush_due_us - worker->now_us));
+    if (background_due_ms && background_due_ms != UINT64_MAX) {
+        int64_t ms = (int64_t)(background_due_ms - worker->sw->now_ms);
+        lower(&timeout_us, ms < 1000000 ? ms * 1000 : 1000000000);
+    }
+    return timeout_us;
+}
+
+/* Announces that this worker waits for progress, and looks once more. False: the commit point has moved
+ * since, go on. */
+static bool may_sleep(struct worker *worker)
+{
+    bool waits =
+        !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) || worker->stop_deadline_us;
+    atomic_store_explicit(&worker->waiting, waits, memory_order_relaxed);
+    if (!waits)
+        return true;
+    /* Orders the flag before the look; pairs with the fence in server_progress. */
+    atomic_thread_fence(memory_order_seq_cst);
+    return store_commit_lsn(worker->server->store) == worker->commit_seen;
+}
+
+/* ---- the end ---- */
+
+static bool begin_stop(struct worker *worker)
+{
+    struct server *server = worker->server;
+    if (worker->stop_deadline_us || server_phase(server) == SERVER_RUNNING)
+        return worker->stop_deadline_us != 0;
+    worker->stop_deadline_us = worker->now_us + STOP_US_MAX;
+    if (worker->index == 0) {
+        if (server->listen_fd >= 0)
+            loop_unlisten(worker->loop, server->listen_fd);
+        if (server->unix_fd >= 0)
+            loop_unlisten(worker->loop, server->unix_fd);
+    }
+    return true;
+}
+
+/* Everything that was begun is finished: replies sent, log on disk. Replies have a limit of time, the log has
+ * none (but for a dead one). */
+static bool all_done(struct worker *worker)
+{
+    struct log *log = store_log(worker->server->store);
+    bool late = worker->now_us >= worker->stop_deadline_us;
+    if (worker->flushes_in_flight)
+        return false;
+    if (log && !log_failed(log) && log_has_unflushed(log))
+        return false;
+    if (late)
+        return true;
+    if (!conn_list_empty(&worker->retry) || !conn_list_empty(&worker->held))
+        return false;
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
+        struct conn *conn = CONN_OF(link, all);
+        if (!(conn->flags & CONN_CLOSED) && (conn->flags & CONN_SENDING || reply_pending_bytes(&conn->reply)))
+            return false;
+    }
+    return true;
+}
+
+static void worker_turn(struct worker *worker, int count, bool *background_more, uint64_t *due_ms)
+{
+    worker->now_us = clock_monotonic_us();
+    worker->turn++;
+    uint64_t operations = STAT_GET(worker->stats.operations);
+    store_turn_begin(worker->sw);
+    retry_connections(worker);
+    for (int i = 0; i < count; i++)
+        handle_event(worker, &worker->events[i]);
+    group_execute(&worker->group);
+    if (STAT_GET(worker->stats.operations) != operations)
+        STAT_ADD(worker->stats.turns_busy, 1);
+    flush_log(worker);
+    look_at_log(worker);
+    flush_dirty(worker);
+    release_held(worker);
+    *due_ms = 0;
+    *background_more =
+        store_background(worker->sw, count ? BACKGROUND_STEPS_BUSY : BACKGROUND_STEPS_IDLE, due_ms);
+    store_turn_end(worker->sw);
+    count_lists(worker);
+    sample(worker);
+}
+
+/* Gives every connection up and waits, not for long, until the kernel has let go of them. */
+static void close_connections(struct worker *worker)
+{
+    uint64_t deadline_us = clock_monotonic_us() + CLOSE_US_MAX;
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next)
+        conn_close(CONN_OF(link, all));
+    while (!conn_list_empty(&worker->all) && clock_monotonic_us() < deadline_us) {
+        int count = loop_wait(worker->loop, worker->events, WORKER_EVENTS_MAX, STOPPING_LOOK_US);
+        for (int i = 0; i < count; i++)
+            handle_event(worker, &worker->events[i]);
+    }
+}
+
+static void *worker_run(void *context)
+{
+    struct worker *worker = context;
+    struct server *server = worker->server;
+    int64_t timeout_us = 0;
+    if (worker->index == 0) {
+        status_t s = status_ok();
+        if (server->listen_fd >= 0)
+            s = loop_listen(worker->loop, server->listen_fd, server);
+        if (status_is_ok(&s) && server->unix_fd >= 0)
+            s = loop_listen(worker->loop, server->unix_fd, server);
+        if (!status_is_ok(&s)) {
+            LOG_ERROR("cannot listen: %s", s.text);
+            server_request_stop(server, SERVER_STOPPING);
+        }
+    }
+    for (;;) {
+        bool background_more;
+        uint64_t due_ms;
+        int count = loop_wait(worker->loop, worker->events, WORKER_EVENTS_MAX, timeout_us);
+        worker_turn(worker, count, &background_more, &due_ms);
+        if (begin_stop(worker) && all_done(worker))
+            break;
+        timeout_us = wait_us(worker, background_more, due_ms);
+        if (timeout_us != 0 && !may_sleep(worker))
+            timeout_us = 0;
+    }
+    close_connections(worker);
+    server_worker_done(server);
+    return NULL;
+}
+
+status_t worker_start(struct worker *worker)
+{
+    char name[16];
+    int error = pthread_create(&worker->thread, NULL, worker_run, worker);
+    if (error)
+        return status_errno(error, "cannot start worker thread %u", worker->index);
+    worker->thread_started = true;
+    snprintf(name, sizeof name, "worker-%u", worker->index);
+    pthread_setname_np(worker->thread, name);
+    return status_ok();
+}
+
+void worker_join(struct worker *worker)
+{
+    pthread_join(worker->thread, NULL);
+}

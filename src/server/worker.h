@@ -1,0 +1,107 @@
+/* worker: one thread with an event loop, its connections, and its share of flushing the log.
+ *
+ * A turn: wait; take everything that has arrived through the group; queue log writes; queue replies whose
+ * state is durable. Replies that are not yet durable stay in their connection, which is in the held list
+ * until the commit point has passed.
+ *
+ * Waking. Another worker may advance the commit point. Before it sleeps, a worker that holds replies or has
+ * parked commands sets `waiting` and then looks at the commit point once more; whoever advances it looks at
+ * `waiting` afterwards (server_progress). Both are sequentially consistent, so one of the two sees the other.
+ *
+ * Thread safety: all of it belongs to the worker's thread, except what is marked. */
+#ifndef KVASIR_SERVER_WORKER_H
+#define KVASIR_SERVER_WORKER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "log/log.h"
+#include "server/conn.h"
+#include "server/group.h"
+#include "store/store.h"
+#include "sys/loop.h"
+
+enum {
+    WORKER_EVENTS_MAX = 512,
+    WORKER_COMMANDS_MAX = 160, /* at least command_count: checked at start */
+};
+
+/* Written by the worker with relaxed stores, read by INFO anywhere. */
+struct worker_stats {
+    _Atomic uint64_t turns_busy; /* turns in which commands ran */
+    _Atomic uint64_t operations;
+    _Atomic uint64_t errors;
+    _Atomic uint64_t hits, misses;
+    _Atomic uint64_t input_bytes, output_bytes;
+    _Atomic uint64_t accepted, refused;
+    _Atomic uint64_t held;   /* connections with held replies now */
+    _Atomic uint64_t parked; /* connections with a command that waits now */
+    _Atomic uint64_t calls[WORKER_COMMANDS_MAX];
+};
+
+#define STAT_GET(field)    atomic_load_explicit(&(field), memory_order_relaxed)
+#define STAT_SET(field, v) atomic_store_explicit(&(field), (v), memory_order_relaxed)
+#define STAT_ADD(field, v) STAT_SET(field, STAT_GET(field) + (v)) /* one writer */
+
+struct flush_op {
+    struct loop_file_op op;
+    struct log_flush flush;
+    bool busy;
+};
+
+struct mail { /* what other threads ask of a worker */
+    enum { MAIL_SOCKET, MAIL_KILL } kind;
+    int fd;      /* MAIL_SOCKET: the worker owns it now */
+    uint64_t id; /* MAIL_KILL: of the connection, which may be gone */
+};
+
+struct worker {
+    struct server *server;
+    struct store_worker *sw;
+    struct loop *loop;
+    struct reply_pool *pool;
+    unsigned index;
+    uint32_t turn;
+    uint64_t now_us;      /* monotonic, taken at the start of a turn */
+    uint64_t commit_seen; /* commit point at the last look through the held list */
+    struct group group;
+    struct conn_link dirty; /* have output to look at, this turn */
+    struct conn_link held;  /* have held replies */
+    struct conn_link retry; /* have input to go on with next turn */
+    struct conn_link all;
+    struct flush_op flushes[LOG_FLUSHES_MAX];
+    unsigned flushes_in_flight;
+    uint64_t flush_due_us; /* UINT64_MAX: nothing is pending */
+    bool failure_told;
+    uint64_t stop_deadline_us; /* 0: not stopping */
+    void *scratch;
+    size_t scratch_bytes;
+    pthread_t thread;
+    bool thread_started;
+    struct loop_event events[WORKER_EVENTS_MAX];
+
+    /* any thread */
+    _Alignas(64) _Atomic bool waiting; /* see above */
+    _Atomic uint32_t connections;      /* relaxed: for choosing a worker and statistics */
+    pthread_mutex_t mail_lock;
+    struct mail *mail; /* under mail_lock */
+    unsigned mail_count, mail_capacity;
+
+    _Alignas(64) struct worker_stats stats;
+};
+
+STATUS_MUST_USE status_t worker_create(struct server *server, unsigned index, struct worker **out, char *why);
+void worker_destroy(struct worker *worker);
+
+STATUS_MUST_USE status_t worker_start(struct worker *worker);
+void worker_join(struct worker *worker);
+
+/* Any thread. */
+void worker_post(struct worker *worker, struct mail mail);
+
+/* Memory that lives until the next call or the end of the command. */
+void *worker_scratch(struct worker *worker, size_t bytes);
+
+#endif

@@ -1,0 +1,304 @@
+/* Reading: find a node, take its state under the sequence lock, decide whether it is live, and note what the
+ * answer depends on. */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+
+enum {
+    BUSY_SPINS_MAX = 2000,
+    OPTIMISTIC_ATTEMPTS = 4,
+    PREFETCH_ORDER_MAX = 32,
+};
+
+void store_key_prepare(struct store_worker *sw, struct store_key *key, struct slice name)
+{
+    key->name = name;
+    key->hash = hash_table_hash(&sw->store->hash, name);
+    hash_table_prefetch(&sw->store->hash, key->hash);
+}
+
+void store_key_prefetch(struct store_worker *sw, const struct store_key *key)
+{
+    const struct node *node = hash_table_candidate(&sw->store->hash, key->hash);
+    if (node)
+        store_node_prefetch(node);
+}
+
+void store_node_prefetch(const struct node *node)
+{
+    __builtin_prefetch(node);
+    __builtin_prefetch((const char *)node + 64);
+}
+
+void store_keys_prefetch_order(struct store_worker *sw, const struct store_key *const *keys, unsigned n)
+{
+    struct store_worker_private *p = sw->private;
+    struct slice names[PREFETCH_ORDER_MAX];
+    uint32_t leaves[PREFETCH_ORDER_MAX];
+    uint64_t hashes[PREFETCH_ORDER_MAX];
+    while (n) {
+        unsigned count = 0;
+        for (; n && count < PREFETCH_ORDER_MAX; n--, keys++) {
+            if (hash_table_candidate(&sw->store->hash, (*keys)->hash))
+                continue;
+            names[count] = (*keys)->name;
+            hashes[count++] = (*keys)->hash;
+        }
+        ordered_prefetch(&sw->store->ordered, names, leaves, count);
+        for (unsigned i = 0; i < count; i++)
+            p->hints[hashes[i] % STORE_HINTS] = (struct hint){hashes[i], p->turn, leaves[i]};
+    }
+}
+
+bool range_covers(const struct store_range *range, struct slice key)
+{
+    if (range->path_len == 0)
+        return true;
+    return key.len >= range->path_len && memcmp(key.data, range->path, range->path_len) == 0 &&
+           (key.len == range->path_len || key.data[range->path_len] == '/');
+}
+
+const struct store_range *store_covering_range(const struct store *store, struct slice key, uint64_t lsn)
+{
+    struct store *s = (struct store *)(uintptr_t)store;
+    const struct store_range *newest = NULL;
+    for (unsigned i = 0; i < STORE_RANGES_MAX; i++) {
+        /* Acquire: pairs with store_delete_tree's release. */
+        const struct store_range *r = atomic_load_explicit(&s->ranges[i], memory_order_acquire);
+        if (r && r->lsn > lsn && (!newest || r->lsn > newest->lsn) && range_covers(r, key))
+            newest = r;
+    }
+    return newest;
+}
+
+static inline bool has_ranges(const struct store *store)
+{
+    return UNLIKELY(
+        atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_acquire) != 0);
+}
+
+/* Takes the node's state. STORE_OK: *view and expiry are one consistent state of a live node (expired or
+ * not). */
+static enum store_result node_state(struct store_worker *sw, const struct node *const_node,
+                                    struct store_view *view)
+{
+    struct node *node = (struct node *)(uintptr_t)const_node;
+    for (unsigned tries = 0; tries < BUSY_SPINS_MAX; tries++) {
+        /* Acquire: pairs with node_publish. */
+        uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_acquire);
+        if (UNLIKELY(sequence & 1)) {
+            spin_pause();
+            continue;
+        }
+        uint32_t meta = node_meta(node);
+        view->len = atomic_load_explicit(&node->value_len, memory_order_relaxed);
+        view->node = node;
+        view->expire_ms = 0;
+        view->sequence = sequence;
+        const char *payload = node_area(node, node_key_len(meta));
+        _Atomic uint64_t *word = (_Atomic uint64_t *)(void *)(uintptr_t)payload;
+        if (meta & NODE_EXTERNAL)
+            payload = (const char *)(uintptr_t)(atomic_load_explicit(word, memory_order_relaxed) + 8);
+        /* The words above before the sequence again; pairs with node_begin's fence. */
+        atomic_thread_fence(memory_order_acquire);
+        if (!sw->store->alone && atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
+            continue;
+        if (meta & NODE_EXTERNAL || sw->store->alone)
+            view->sequence |=
+                1; /* an external block does not change any more, nor does anything when we are alone */
+        if (meta & NODE_EXPIRES) {
+            view->expire_ms =
+                atomic_load_explicit((_Atomic uint64_t *)(void *)(uintptr_t)payload, memory_order_relaxed);
+            payload += 8;
+            atomic_thread_fence(memory_order_acquire);
+            if (!(view->sequence & 1) &&
+                atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
+                continue;
+        }
+        view->data = payload;
+        store_depends(sw, sequence >> 1);
+        if (meta & NODE_TOMBSTONE)
+            return STORE_ABSENT;
+        if (has_ranges(sw->store)) {
+            const struct store_range *range = store_covering_range(sw->store, node_key(node), sequence >> 1);
+            if (range) {
+                store_depends(sw, range->lsn);
+                return STORE_ABSENT;
+            }
+        }
+        return STORE_OK;
+    }
+    return STORE_BUSY;
+}
+
+static inline bool is_expired(const struct store_worker *sw, const struct store_view *view)
+{
+    return UNLIKELY(view->expire_ms != 0) && view->expire_ms <= sw->now_ms;
+}
+
+enum store_result store_find(struct store_worker *sw, const struct store_key *key, struct store_view *view)
+{
+    const struct node *node = hash_table_find(&sw->store->hash, key->hash, key->name);
+    if (node == NULL)
+        return STORE_ABSENT;
+    enum store_result r = node_state(sw, node, view);
+    if (r == STORE_OK && is_expired(sw, view)) {
+        /* That it is gone must be in the log before anybody is told: the clock may be set back. */
+        if (!sw->private->snapshot_locked && store_expire_key(sw, key) == STORE_BUSY)
+            return STORE_BUSY;
+        return STORE_ABSENT;
+    }
+    return r;
+}
+
+enum store_result store_node_view(struct store_worker *sw, const struct node *node, struct store_view *view)
+{
+    enum store_result r = node_state(sw, node, view);
+    return r == STORE_OK && is_expired(sw, view) ? STORE_ABSENT : r;
+}
+
+struct slice store_node_key(const struct node *node)
+{
+    return node_key(node);
+}
+
+bool store_view_copy(const struct store_view *view, char *dst, uint32_t offset, uint32_t len)
+{
+    DCHECK((uint64_t)offset + len <= view->len);
+    if (view->sequence & 1) {
+        memcpy(dst, view->data + offset, len);
+        return true;
+    }
+    /* Words, relaxed: a writer may be at it; the sequence tells. The area is a whole number of words. */
+    _Atomic uint64_t *from = (_Atomic uint64_t *)(void *)(uintptr_t)(view->data + offset / 8 * 8);
+    uint32_t skip = offset % 8;
+    while (len) {
+        uint64_t word = atomic_load_explicit(from++, memory_order_relaxed);
+        uint32_t n = 8 - skip < len ? 8 - skip : len;
+        memcpy(dst, (char *)&word + skip, n);
+        dst += n;
+        len -= n;
+        skip = 0;
+    }
+    atomic_thread_fence(memory_order_acquire);
+    return atomic_load_explicit(&((struct node *)(uintptr_t)view->node)->sequence, memory_order_relaxed) ==
+           view->sequence;
+}
+
+/* ---- several keys at one instant ---- */
+
+static bool take_sequences(struct store *store, struct store_worker_private *p)
+{
+    bool all = p->snapshot_keys == NULL;
+    unsigned n = all ? KEYLOCK_STRIPES : p->snapshot_count;
+    p->sequences = store_grow(p->sequences, &p->sequences_capacity, n, sizeof *p->sequences);
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t stripe = all ? i : keylock_stripe(p->snapshot_keys[i].hash);
+        p->sequences[i] = keylock_sequence(&store->locks, stripe);
+        for (unsigned spins = 0; p->sequences[i] & 1; spins++) {
+            if (spins == BUSY_SPINS_MAX)
+                return false;
+            spin_pause();
+            p->sequences[i] = keylock_sequence(&store->locks, stripe);
+        }
+    }
+    return true;
+}
+
+enum store_result store_snapshot_begin(struct store_worker *sw, const struct store_key *keys, unsigned n,
+                                       unsigned attempt)
+{
+    struct store_worker_private *p = sw->private;
+    p->snapshot_keys = keys;
+    p->snapshot_count = n;
+    p->snapshot_locked = false;
+    if (keys == NULL && sw->store->log)
+        store_depends(sw, log_tail_lsn(sw->store->log) - 1);
+    if (sw->store->alone)
+        return STORE_OK;
+    if (attempt < OPTIMISTIC_ATTEMPTS)
+        return take_sequences(sw->store, p) ? STORE_OK : STORE_BUSY;
+    /* So many others write that it must be locked. All stripes: simple, and rare. */
+    if (!store_lock_all(sw->store))
+        return STORE_BUSY;
+    p->snapshot_locked = true;
+    return STORE_OK;
+}
+
+bool store_snapshot_end(struct store_worker *sw)
+{
+    struct store_worker_private *p = sw->private;
+    if (sw->store->alone)
+        return true;
+    if (p->snapshot_locked) {
+        p->snapshot_locked = false;
+        store_unlock_all(sw->store);
+        return true;
+    }
+    bool all = p->snapshot_keys == NULL;
+    unsigned n = all ? KEYLOCK_STRIPES : p->snapshot_count;
+    atomic_thread_fence(memory_order_acquire); /* the reads before the sequences again */
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t stripe = all ? i : keylock_stripe(p->snapshot_keys[i].hash);
+        if (atomic_load_explicit(&sw->store->locks.sequence[stripe], memory_order_relaxed) != p->sequences[i])
+            return false;
+    }
+    return true;
+}
+
+uint64_t store_count(struct store_worker *sw)
+{
+    uint64_t keys = atomic_load_explicit(&sw->store->keys, memory_order_acquire);
+    if (sw->store->log)
+        store_depends(sw, log_tail_lsn(sw->store->log) - 1);
+    return keys;
+}
+
+uint64_t store_count_expiring(struct store *store)
+{
+    return atomic_load_explicit(&store->expiring, memory_order_relaxed);
+}
+
+/* ---- ordered access ---- */
+
+_Static_assert(sizeof(struct ordered_cursor) <= sizeof(((struct store_cursor *)0)->internal),
+               "the cursor's room");
+
+void store_cursor_seek(struct store_cursor *cursor, struct store_worker *sw, struct slice from, bool reverse)
+{
+    cursor->sw = sw;
+    ordered_seek((struct ordered_cursor *)(void *)cursor->internal, &sw->store->ordered, from, reverse);
+}
+
+const struct node *store_cursor_next(struct store_cursor *cursor)
+{
+    struct store_view view;
+    const struct node *node;
+    while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal))) {
+        enum store_result r = store_node_view(cursor->sw, node, &view);
+        if (r == STORE_OK)
+            return node;
+        if (r == STORE_BUSY) /* its writer was preempted: whoever asks for one instant will be told so at the
+                                end */
+            return node;
+    }
+    return NULL;
+}
+
+const struct node *store_random(struct store_worker *sw, uint64_t random)
+{
+    enum { TRIES = 64 };
+    struct store_view view;
+    for (unsigned i = 0; i < TRIES; i++) {
+        const struct node *node = hash_table_random(&sw->store->hash, random);
+        if (node == NULL)
+            return NULL;
+        if (store_node_view(sw, node, &view) == STORE_OK)
+            return node;
+        random = random * 6364136223846793005ull + 1442695040888963407ull;
+    }
+    struct store_cursor cursor;
+    store_cursor_seek(&cursor, sw, slice_make("", 0), false);
+    return store_cursor_next(&cursor);
+}

@@ -1,0 +1,327 @@
+/* One store: putting the parts together, recovery, turns, numbers. */
+#include "store/store.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+#include "sys/clock.h"
+
+enum { REPLAY_TURN_RECORDS = 1024 };
+
+void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes)
+{
+    if (n <= *capacity && array)
+        return array;
+    size_t wider = *capacity ? *capacity * 2 : 64;
+    while (wider < n)
+        wider *= 2;
+    array = realloc(array, wider * element_bytes);
+    CHECK(array != NULL);
+    *capacity = wider;
+    return array;
+}
+
+/* ---- recovery ---- */
+
+static void replay_set(struct store_worker *sw, const struct record *r, struct node *node, uint64_t hash)
+{
+    struct store *store = sw->store;
+    struct store_worker_private *p = sw->private;
+    if (node) {
+        uint64_t had = node_meta(node) & NODE_EXPIRES ? 1 : 0;
+        node_begin(node);
+        payload_set(store, p, node, r->value, r->expire_ms);
+        node_publish(node, r->lsn);
+        atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
+        return;
+    }
+    node = payload_node_create(store, p, r->key, r->value, r->expire_ms, r->lsn);
+    node_publish(node, r->lsn);
+    uint32_t ref = arena_ref(&store->arena, node);
+    ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, 0);
+    hash_table_insert(&store->hash, &p->arena, &p->epoch, hash, ref);
+    atomic_fetch_add_explicit(&store->keys, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&store->expiring, r->expire_ms != 0, memory_order_relaxed);
+}
+
+static void replay_delete(struct store_worker *sw, struct node *node, uint64_t hash)
+{
+    struct store *store = sw->store;
+    if (node_meta(node) & NODE_EXPIRES)
+        atomic_fetch_sub_explicit(&store->expiring, 1, memory_order_relaxed);
+    payload_clear(store, sw->private, node);
+    store_unlink(store, sw->private, node, hash);
+    atomic_fetch_sub_explicit(&store->keys, 1, memory_order_relaxed);
+}
+
+static void replay_expire(struct store_worker *sw, const struct record *r, struct node *node)
+{
+    struct payload old = payload_get(node);
+    char *copy = malloc(old.len + 1);
+    CHECK(copy != NULL);
+    memcpy(copy, old.value, old.len);
+    struct record set = *r;
+    set.value = slice_make(copy, old.len);
+    replay_set(sw, &set, node, 0);
+    free(copy);
+}
+
+static void replay_tree(struct store_worker *sw, const struct record *r)
+{
+    struct store *store = sw->store;
+    struct store_range *range = malloc(sizeof *range + r->key.len);
+    CHECK(range != NULL);
+    range->lsn = r->lsn;
+    range->path_len = r->key.len;
+    memcpy(range->path, r->key.data, r->key.len);
+    struct node *node = hash_table_find(&store->hash, hash_table_hash(&store->hash, r->key), r->key);
+    if (node && r->key.len)
+        replay_delete(sw, node, hash_table_hash(&store->hash, r->key));
+    struct ordered_cursor cursor;
+    char *below = malloc(r->key.len + 1);
+    CHECK(below != NULL);
+    memcpy(below, r->key.data, r->key.len);
+    below[r->key.len] = '/';
+    ordered_seek(&cursor, &store->ordered, slice_make(below, r->key.len ? r->key.len + 1 : 0), false);
+    while ((node = ordered_next(&cursor)) && range_covers(range, node_key(node)))
+        replay_delete(sw, node, hash_table_hash(&store->hash, node_key(node)));
+    free(below);
+    free(range);
+}
+
+static status_t store_replay(void *context, const struct record *r)
+{
+    struct replay *replay = context;
+    struct store *store = replay->store;
+    struct store_worker *sw = &store->workers[0];
+    if (replay->records++ % REPLAY_TURN_RECORDS == 0) {
+        epoch_exit(&sw->private->epoch);
+        epoch_enter(&sw->private->epoch);
+    }
+    if (r->type == RECORD_DELTREE) {
+        replay_tree(sw, r);
+        return status_ok();
+    }
+    uint64_t hash = hash_table_hash(&store->hash, r->key);
+    struct node *node = hash_table_find(&store->hash, hash, r->key);
+    if (node && atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1 >= r->lsn)
+        return status_ok(); /* versions decide, not positions */
+    if (r->type == RECORD_SET || r->type == RECORD_SET_EXPIRE)
+        replay_set(sw, r, node, hash);
+    else if (r->type == RECORD_DELETE && node)
+        replay_delete(sw, node, hash);
+    else if (r->type == RECORD_EXPIRE && node)
+        replay_expire(sw, r, node);
+    return status_ok();
+}
+
+static void store_replay_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct store *store = ((struct replay *)context)->store;
+    if (store->config.load_progress)
+        store->config.load_progress(store->config.context, done_bytes, total_bytes);
+}
+
+/* ---- life ---- */
+
+static status_t init_index(struct store *store)
+{
+    uint64_t seed;
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+        return status_errno(errno, "cannot get a random seed for hashing");
+    TRY(arena_init(&store->arena));
+    epoch_init(&store->epoch, store->config.workers);
+    for (unsigned i = 0; i < store->config.workers; i++) {
+        struct store_worker_private *p = store->workers[i].private;
+        arena_cache_init(&p->arena, &store->arena);
+        epoch_participant_init(&p->epoch, &store->epoch, i, &p->arena);
+    }
+    TRY(ordered_init(&store->ordered, &store->arena, &store->workers[0].private->arena));
+    return hash_table_init(&store->hash, &store->arena, &store->locks, seed);
+}
+
+static void store_log_progress(void *context)
+{
+    struct store *store = ((struct replay *)context)->store;
+    if (store->config.on_progress)
+        store->config.on_progress(store->config.context);
+}
+
+static status_t open_log(struct store *store)
+{
+    const struct store_config *c = &store->config;
+    if (c->durability == STORE_NONE)
+        return status_ok();
+    struct log_config config = {
+        .disk = c->disk,
+        .path = c->path,
+        .segment_bytes_max = c->log_segment_bytes_max,
+        .background = true,
+        .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
+        .replay = store_replay,
+        .replay_progress = store_replay_progress,
+        .on_progress = store_log_progress,
+        .context = store->replay,
+    };
+    struct store_worker *sw = &store->workers[0];
+    uint64_t start_us = clock_monotonic_us();
+    epoch_enter(&sw->private->epoch);
+    status_t s = log_open(&config, &store->log);
+    epoch_exit(&sw->private->epoch);
+    store->load_us = clock_monotonic_us() - start_us;
+    return s;
+}
+
+status_t store_open(const struct store_config *config, struct store **out)
+{
+    if (config->workers == 0 || config->workers > STORE_WORKERS_MAX)
+        return status_error(STATUS_INVALID, "a store has 1 to %d workers, not %u", STORE_WORKERS_MAX,
+                            config->workers);
+    struct store *store = calloc(1, sizeof *store);
+    CHECK(store != NULL);
+    store->config = *config;
+    store->alone = config->workers == 1;
+    atomic_init(&store->memory_bytes_max, config->memory_bytes_max);
+    atomic_init(&store->next_lsn, 8);
+    store->workers = calloc(config->workers, sizeof *store->workers);
+    store->replay = calloc(1, sizeof *store->replay);
+    store->sweep_position = malloc(1);
+    CHECK(store->workers && store->replay && store->sweep_position);
+    store->replay->store = store;
+    for (unsigned i = 0; i < config->workers; i++) {
+        store->workers[i].store = store;
+        store->workers[i].private = calloc(1, sizeof *store->workers[i].private);
+        CHECK(store->workers[i].private != NULL);
+        store->workers[i].private->index = i;
+    }
+    status_t s = init_index(store);
+    if (status_is_ok(&s))
+        s = open_log(store);
+    if (!status_is_ok(&s)) {
+        store_close(store);
+        return s;
+    }
+    *out = store;
+    return status_ok();
+}
+
+static void worker_deinit(struct store_worker_private *p)
+{
+    for (unsigned i = 0; i < p->job_count; i++) {
+        free(p->jobs[i].range);
+        free(p->jobs[i].position);
+    }
+    if (p->large)
+        log_large_destroy(p->large);
+    free(p->stripes);
+    free(p->hashes);
+    free(p->sequences);
+    free(p->tombstones);
+    free(p->scratch);
+}
+
+/* Large values live outside the arena. */
+static void free_large_values(struct store *store)
+{
+    struct ordered_cursor cursor;
+    struct node *node;
+    ordered_seek(&cursor, &store->ordered, slice_make("", 0), false);
+    while ((node = ordered_next(&cursor))) {
+        if (node_meta(node) & NODE_EXTERNAL)
+            payload_clear(store, store->workers[0].private, node);
+    }
+}
+
+void store_close(struct store *store)
+{
+    if (store->log)
+        log_close(store->log);
+    if (store->arena.base && atomic_load_explicit(&store->value_bytes, memory_order_relaxed) > 0)
+        free_large_values(store);
+    for (unsigned i = 0; i < store->config.workers; i++) {
+        if (store->arena.base)
+            epoch_participant_deinit(&store->workers[i].private->epoch);
+        worker_deinit(store->workers[i].private);
+        free(store->workers[i].private);
+    }
+    if (atomic_load_explicit(&store->hash.current, memory_order_relaxed))
+        hash_table_deinit(&store->hash);
+    if (store->arena.base)
+        arena_deinit(&store->arena);
+    free(store->sweep_position);
+    free(store->workers);
+    free(store->replay);
+    free(store);
+}
+
+struct store_worker *store_worker_get(struct store *store, unsigned index)
+{
+    CHECK(index < store->config.workers);
+    return &store->workers[index];
+}
+
+/* ---- turns ---- */
+
+/* The store's clock: the newest time that any worker has seen, so that a clock set back revives nothing. */
+static uint64_t clock_forward(struct store *store)
+{
+    uint64_t now = clock_unix_ms(), newest = atomic_load_explicit(&store->clock_ms, memory_order_relaxed);
+    while (now > newest) {
+        if (atomic_compare_exchange_weak_explicit(&store->clock_ms, &newest, now, memory_order_relaxed,
+                                                  memory_order_relaxed))
+            return now;
+    }
+    return newest;
+}
+
+void store_turn_begin(struct store_worker *sw)
+{
+    epoch_enter(&sw->private->epoch);
+    sw->private->turn++;
+    sw->now_ms = clock_forward(sw->store);
+}
+
+void store_turn_end(struct store_worker *sw)
+{
+    epoch_exit(&sw->private->epoch);
+}
+
+/* ---- durability and numbers ---- */
+
+uint64_t store_commit_lsn(const struct store *store)
+{
+    return store->config.durability == STORE_FSYNC ? log_commit_lsn(store->log) : UINT64_MAX;
+}
+
+uint64_t store_durable_lsn(const struct store *store)
+{
+    return store->log ? log_commit_lsn(store->log) : UINT64_MAX;
+}
+
+struct log *store_log(struct store *store)
+{
+    return store->log;
+}
+
+void store_stats_get(struct store *store, struct store_stats *out)
+{
+    *out = (struct store_stats){
+        .keys = atomic_load_explicit(&store->keys, memory_order_relaxed),
+        .keys_expiring = atomic_load_explicit(&store->expiring, memory_order_relaxed),
+        .keys_expired = atomic_load_explicit(&store->expired, memory_order_relaxed),
+        .tombstones = atomic_load_explicit(&store->tombstones, memory_order_relaxed),
+        .memory_index_bytes = atomic_load_explicit(&store->arena.used_bytes, memory_order_relaxed) +
+                              atomic_load_explicit(&store->hash.mapped_bytes, memory_order_relaxed),
+        .memory_value_bytes = (uint64_t)atomic_load_explicit(&store->value_bytes, memory_order_relaxed),
+        .memory_max_bytes = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed),
+        .load_us = store->load_us,
+    };
+}
+
+void store_memory_max_set(struct store *store, uint64_t bytes)
+{
+    atomic_store_explicit(&store->memory_bytes_max, bytes, memory_order_relaxed);
+}

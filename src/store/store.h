@@ -1,0 +1,233 @@
+/* store: the engine: durable, linearizable operations on ordered keys, from index + log. One instance = one
+ * folder.
+ *
+ * Threads. A store has a fixed number of workers; each worker thread uses its own struct store_worker and
+ * nobody else's. Between store_turn_begin and store_turn_end (one turn of the worker's event loop) what was
+ * found stays readable: views, cursors and old values point into the index and live until store_turn_end, not
+ * longer.
+ *
+ * Nothing blocks. An operation that cannot go on now (a key's lock is held by another worker, the log's
+ * buffers are full) answers STORE_BUSY, has changed nothing, and is tried again in a later turn.
+ *
+ * Durability. Writes are applied at once. Every call below raises store_worker.depends_lsn to the newest LSN
+ * that its answer depends on, including answers of absence. The reply may leave the server only when
+ * store_commit_lsn() > depends_lsn. The caller resets depends_lsn to 0 before a command. */
+#ifndef KVASIR_STORE_STORE_H
+#define KVASIR_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/status.h"
+#include "log/log.h"
+#include "sys/disk.h"
+
+enum store_durability { STORE_FSYNC, STORE_INTERVAL, STORE_NONE };
+
+struct store_config {
+    struct disk *disk;
+    const char *path;
+    enum store_durability durability;
+    uint64_t memory_bytes_max; /* 0: no cap */
+    unsigned workers;
+    uint64_t log_segment_bytes_max; /* 0: the log's default */
+    /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
+    void (*on_progress)(void *context);
+    void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+    void *context;
+};
+
+enum {
+    STORE_KEY_BYTES_MAX = RECORD_KEY_BYTES_MAX,
+    STORE_WORKERS_MAX = 64,
+};
+
+enum store_result {
+    STORE_OK,
+    STORE_ABSENT,
+    STORE_BUSY,      /* nothing happened; try again next turn */
+    STORE_NO_SPACE,  /* disk full: refused before anything was changed */
+    STORE_NO_MEMORY, /* memory cap reached: same */
+    STORE_DEAD,      /* the log has failed; the process is about to end */
+};
+
+struct store;
+struct node; /* index/node.h */
+
+/* One worker's side of a store. Public fields first. */
+struct store_worker {
+    struct store *store;
+    uint64_t depends_lsn; /* see above */
+    uint64_t now_ms;      /* the store's clock (Unix ms, never goes back), taken at store_turn_begin */
+    struct store_worker_private *private;
+};
+
+STATUS_MUST_USE status_t store_open(const struct store_config *config, struct store **out);
+/* No worker may be inside a turn. With durability fsync or interval everything must have been flushed before.
+ */
+void store_close(struct store *store);
+struct store_worker *store_worker_get(struct store *store, unsigned index);
+
+/* A turn is an epoch's read section. end: no view or cursor of the turn may be used any more; call it before
+ * sleeping. */
+void store_turn_begin(struct store_worker *sw);
+void store_turn_end(struct store_worker *sw);
+
+/* Deferred work: unlinks durable tombstones, expires keys, frees what no reader can see. Inside a turn, with
+ * a budget of about `steps` keys. True if more is waiting now. *due_ms (may be NULL): store clock time when
+ * to call again at the latest (next expiry). */
+bool store_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
+
+/* ---- keys: hashing and prefetching in groups ---- */
+
+struct store_key {
+    struct slice name; /* caller's memory */
+    uint64_t hash;
+};
+
+/* Step 1: hashes the name and prefetches the hash bucket. */
+void store_key_prepare(struct store_worker *sw, struct store_key *key, struct slice name);
+/* Step 2, some dozen keys later: looks into the bucket and prefetches the node. Optional. */
+void store_key_prefetch(struct store_worker *sw, const struct store_key *key);
+/* For n keys about to be written that may be new: walks the ordered index for all of them in step, so that
+ * the misses overlap. Optional. */
+void store_keys_prefetch_order(struct store_worker *sw, const struct store_key *const *keys, unsigned n);
+
+/* ---- reading one key ---- */
+
+struct store_view {
+    const char *data;   /* do not read directly: store_view_copy */
+    uint32_t len;       /* bytes of the value */
+    uint64_t expire_ms; /* 0: none */
+    const struct node *node;
+    uint64_t sequence;
+};
+
+/* STORE_OK with a view, STORE_ABSENT, or STORE_BUSY. */
+enum store_result store_find(struct store_worker *sw, const struct store_key *key, struct store_view *view);
+
+/* Copies bytes [offset, offset + len) of the value. False if the value was overwritten meanwhile by another
+ * worker: start again with store_find (a few times, then answer busy). */
+bool store_view_copy(const struct store_view *view, char *dst, uint32_t offset, uint32_t len);
+
+/* ---- reading several keys, or all, at one instant ---- */
+
+/* Brackets reads that must be atomic together:
+ *     for (attempt = 0; ; attempt++) {
+ *         if (store_snapshot_begin(sw, keys, n, attempt) == STORE_BUSY) -> park, try in a later turn
+ *         ...store_find / cursors...
+ *         if (store_snapshot_end(sw)) break;      // true: all reads happened at one instant
+ *         ...undo the reply...
+ *     }
+ * n == 0 with keys NULL: everything (ranges, counts). Never loops long: from the fourth attempt on it locks.
+ */
+enum store_result store_snapshot_begin(struct store_worker *sw, const struct store_key *keys, unsigned n,
+                                       unsigned attempt);
+bool store_snapshot_end(struct store_worker *sw);
+
+/* Number of live keys (expired ones that nobody noticed yet included). */
+uint64_t store_count(struct store_worker *sw);
+/* Number of keys with an expiry (approximate; statistics). */
+uint64_t store_count_expiring(struct store *store);
+
+/* ---- ordered access ---- */
+
+struct store_cursor {
+    struct store_worker *sw;
+    uint64_t internal[4];
+};
+
+/* Positions before the first live key >= from (forward), or before the last live key < from (reverse;
+ * from.data == NULL: the very end). store_cursor_next then yields keys in order, one a call; NULL at the end.
+ * Tombstones and expired keys are skipped. Keys put or removed by others while the cursor walks may or may
+ * not be seen, unless inside a snapshot. */
+void store_cursor_seek(struct store_cursor *cursor, struct store_worker *sw, struct slice from, bool reverse);
+const struct node *store_cursor_next(struct store_cursor *cursor);
+/* Prefetches a node that was collected from a cursor. */
+void store_node_prefetch(const struct node *node);
+struct slice store_node_key(const struct node *node); /* valid until store_turn_end */
+/* View of a node from a cursor. STORE_ABSENT if it was deleted meanwhile. */
+enum store_result store_node_view(struct store_worker *sw, const struct node *node, struct store_view *view);
+/* A live key at random; NULL when there is none. */
+const struct node *store_random(struct store_worker *sw, uint64_t random);
+
+/* ---- writing ---- */
+
+/* A write locks its keys, looks at what is there, stages what shall be, and commits: one log record, one
+ * instant, also in a crash. store_write_begin -> store_entry_live / value / expire_ms -> store_stage_* ->
+ * store_write_commit (or _abort) Everything between begin and commit must be short: other workers may be
+ * waiting for the locks. */
+struct store_entry {
+    struct store_key key; /* set by the caller (store_key_prepare) */
+    /* The rest is the store's. */
+    struct node *node;
+    struct slice value; /* old value; valid until the commit */
+    uint64_t expire_ms; /* old expiry */
+    struct slice
+        new_value; /* caller's memory until the commit; may not be the old value's (use store_stage_expire) */
+    uint64_t new_expire_ms;
+    uint64_t lsn;     /* of its record, at the commit */
+    uint32_t primary; /* index of the first entry with the same key */
+    uint32_t stripe;
+    uint8_t live;    /* existed at begin */
+    uint8_t expired; /* existed, but its time has come */
+    uint8_t staged;  /* enum store_staged */
+};
+
+enum store_staged { STAGED_NOTHING, STAGED_SET, STAGED_DELETE, STAGED_EXPIRE };
+
+/* Locks the n keys and fills entries. STORE_OK or STORE_BUSY (nothing locked). The array is the caller's
+ * until commit or abort. bytes_hint: about how many value bytes will be written (large values get their
+ * memory before the lock). Entries may repeat a key: what is staged for a later one is seen through, and
+ * replaces, what was staged for the first. */
+enum store_result store_write_begin(struct store_worker *sw, struct store_entry *entries, unsigned n,
+                                    uint64_t bytes_hint);
+
+/* State of entry i as staged so far: */
+bool store_entry_live(const struct store_entry *entries, unsigned i);
+struct slice store_entry_value(const struct store_entry *entries, unsigned i);
+uint64_t store_entry_expire_ms(const struct store_entry *entries, unsigned i);
+
+/* expire_ms 0: none. A time at or before now makes it a delete. */
+void store_stage_set(struct store_worker *sw, struct store_entry *entries, unsigned i, struct slice value,
+                     uint64_t expire_ms);
+void store_stage_delete(struct store_entry *entries, unsigned i);
+/* Changes only the expiry (0: takes it away) of a live entry with nothing staged. */
+void store_stage_expire(struct store_worker *sw, struct store_entry *entries, unsigned i, uint64_t expire_ms);
+
+/* Logs and applies what was staged and unlocks. With nothing staged it only unlocks (and STORE_OK: what was
+ * seen counts as read). On any other result nothing was changed; STORE_BUSY: begin again in a later turn (or
+ * now, at most twice: a larger log buffer may have been made meanwhile). */
+enum store_result store_write_commit(struct store_worker *sw);
+void store_write_abort(struct store_worker *sw);
+
+/* Deletes the key `path` and all keys below `path/`; an empty path is everything. One log record, one
+ * instant. *count: keys removed; NULL: not wanted (cheaper for everything). */
+enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count);
+
+/* ---- durability ---- */
+
+/* Replies with depends_lsn below this may go. UINT64_MAX when the durability mode doesn't hold replies. Any
+ * thread. */
+uint64_t store_commit_lsn(const struct store *store);
+/* The log, for flushing by the workers; NULL with STORE_NONE. */
+struct log *store_log(struct store *store);
+
+/* ---- numbers ---- */
+
+struct store_stats {
+    uint64_t keys;
+    uint64_t keys_expiring;
+    uint64_t keys_expired;       /* removed because their time had come, ever */
+    uint64_t tombstones;         /* waiting for their delete to be durable */
+    uint64_t memory_index_bytes; /* nodes with small values, hash table, ordered index, all with slack */
+    uint64_t memory_value_bytes; /* large values */
+    uint64_t memory_max_bytes;   /* the cap */
+    uint64_t load_us;            /* duration of recovery */
+};
+void store_stats_get(struct store *store, struct store_stats *out);
+/* For CONFIG SET maxmemory. */
+void store_memory_max_set(struct store *store, uint64_t bytes);
+
+#endif

@@ -1,0 +1,633 @@
+/* Writing. The happy path of a commit, all under the keys' locks: reserve log space (nothing has been changed
+ * yet, so a refusal costs nothing), copy the records, publish them to the log, mark the nodes busy, change
+ * them, publish them. A reader that sees the new state also sees its LSN, and its reply waits until that is
+ * durable.
+ *
+ * Several keys become visible together: all nodes are busy before the first is published, so who reads one of
+ * them new cannot then read another one old. */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+
+/* ---- locks ---- */
+
+bool store_lock_all(struct store *store)
+{
+    for (uint32_t i = 0; i < KEYLOCK_STRIPES; i++) {
+        if (keylock_acquire(&store->locks, i))
+            continue;
+        while (i-- > 0)
+            keylock_release(&store->locks, i);
+        return false;
+    }
+    return true;
+}
+
+void store_unlock_all(struct store *store)
+{
+    for (uint32_t i = 0; i < KEYLOCK_STRIPES; i++)
+        keylock_release(&store->locks, i);
+}
+
+static void unlock_entries(struct store_worker *sw)
+{
+    struct store_worker_private *p = sw->private;
+    if (p->entry_count == 1)
+        keylock_release(&sw->store->locks, p->entries[0].stripe);
+    else
+        for (unsigned i = 0; i < p->stripe_count; i++)
+            keylock_release(&sw->store->locks, p->stripes[i]);
+    p->entries = NULL;
+    p->entry_count = 0;
+}
+
+static int compare_u32(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static bool lock_entries(struct store_worker *sw, struct store_entry *entries, unsigned n)
+{
+    struct store_worker_private *p = sw->private;
+    p->stripes = store_grow(p->stripes, &p->stripes_capacity, n, sizeof *p->stripes);
+    for (unsigned i = 0; i < n; i++)
+        p->stripes[i] = entries[i].stripe = keylock_stripe(entries[i].key.hash);
+    qsort(p->stripes, n, sizeof *p->stripes, compare_u32);
+    p->stripe_count = 0;
+    for (unsigned i = 0; i < n; i++) {
+        if (i == 0 || p->stripes[i] != p->stripes[p->stripe_count - 1])
+            p->stripes[p->stripe_count++] = p->stripes[i];
+    }
+    for (unsigned i = 0; i < p->stripe_count; i++) {
+        if (keylock_acquire(&sw->store->locks, p->stripes[i]))
+            continue;
+        while (i-- > 0)
+            keylock_release(&sw->store->locks, p->stripes[i]);
+        return false;
+    }
+    return true;
+}
+
+/* ---- what is there ---- */
+
+static void entry_fill(struct store_worker *sw, struct store_entry *e)
+{
+    struct store *store = sw->store;
+    e->live = e->expired = false;
+    e->staged = STAGED_NOTHING;
+    e->value = slice_make("", 0);
+    e->expire_ms = 0;
+    e->node = hash_table_find(&store->hash, e->key.hash, e->key.name);
+    if (e->node == NULL)
+        return;
+    uint64_t lsn = atomic_load_explicit(&e->node->sequence, memory_order_relaxed) >> 1;
+    store_depends(sw, lsn);
+    if (node_meta(e->node) & NODE_TOMBSTONE)
+        return;
+    if (UNLIKELY(atomic_load_explicit(&store->range_count, memory_order_acquire) != 0)) {
+        const struct store_range *range = store_covering_range(store, e->key.name, lsn);
+        if (range) {
+            store_depends(sw, range->lsn);
+            return;
+        }
+    }
+    struct payload payload = payload_get(e->node);
+    e->value = slice_make(payload.value, payload.len);
+    e->expire_ms = payload.expire_ms;
+    e->expired = payload.expire_ms && payload.expire_ms <= sw->now_ms;
+    e->live = !e->expired;
+}
+
+struct by_hash {
+    uint64_t hash;
+    uint32_t index;
+};
+
+static int compare_by_hash(const void *a, const void *b)
+{
+    const struct by_hash *x = a, *y = b;
+    if (x->hash != y->hash)
+        return x->hash > y->hash ? 1 : -1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+/* Points entries that repeat a key to the first one with it. */
+static void find_repeated(struct store_worker *sw, struct store_entry *entries, unsigned n)
+{
+    struct store_worker_private *p = sw->private;
+    _Static_assert(sizeof(struct by_hash) == 2 * sizeof *p->hashes, "borrowed scratch");
+    p->hashes = store_grow(p->hashes, &p->hashes_capacity, 2 * (size_t)n, sizeof *p->hashes);
+    struct by_hash *order = (struct by_hash *)(void *)p->hashes;
+    for (unsigned i = 0; i < n; i++) {
+        entries[i].primary = i;
+        order[i] = (struct by_hash){entries[i].key.hash, i};
+    }
+    qsort(order, n, sizeof *order, compare_by_hash);
+    for (unsigned i = 1; i < n; i++) {
+        for (unsigned j = i; j-- > 0 && order[j].hash == order[i].hash;) {
+            struct store_entry *first = &entries[order[j].index];
+            if (slice_equal(first->key.name, entries[order[i].index].key.name)) {
+                entries[order[i].index].primary = first->primary;
+                break;
+            }
+        }
+    }
+}
+
+/* A long record's memory is made and touched before any lock. */
+static void prepare_large(struct store_worker *sw, uint64_t bytes)
+{
+    struct store_worker_private *p = sw->private;
+    if (p->large && p->large_bytes >= bytes)
+        return;
+    if (p->large)
+        log_large_destroy(p->large);
+    p->large = log_large_create(sw->store->log, bytes);
+    p->large_bytes = p->large ? bytes : 0;
+}
+
+static void forget_large(struct store_worker_private *p)
+{
+    if (UNLIKELY(p->large != NULL)) {
+        log_large_destroy(p->large);
+        p->large = NULL;
+        p->large_bytes = 0;
+    }
+}
+
+enum store_result store_write_begin(struct store_worker *sw, struct store_entry *entries, unsigned n,
+                                    uint64_t bytes_hint)
+{
+    struct store_worker_private *p = sw->private;
+    CHECK(n > 0 && p->entry_count == 0);
+    if (UNLIKELY(bytes_hint > LOG_SMALL_BYTES_MAX / 2) && sw->store->log) {
+        uint64_t bytes = bytes_hint + RECORD_HEADER_BYTES;
+        for (unsigned i = 0; i < n; i++)
+            bytes += record_bytes(RECORD_SET_EXPIRE, entries[i].key.name.len, 0) + 8;
+        if (bytes > LOG_SMALL_BYTES_MAX)
+            prepare_large(sw, bytes);
+    }
+    if (LIKELY(n == 1)) {
+        entries[0].stripe = keylock_stripe(entries[0].key.hash);
+        entries[0].primary = 0;
+        if (!keylock_acquire(&sw->store->locks, entries[0].stripe))
+            return STORE_BUSY;
+    } else {
+        find_repeated(sw, entries, n);
+        if (!lock_entries(sw, entries, n))
+            return STORE_BUSY;
+    }
+    p->entries = entries;
+    p->entry_count = n;
+    for (unsigned i = 0; i < n; i++)
+        entry_fill(sw, &entries[i]);
+    return STORE_OK;
+}
+
+/* ---- staging ---- */
+
+bool store_entry_live(const struct store_entry *entries, unsigned i)
+{
+    const struct store_entry *e = &entries[entries[i].primary];
+    return e->staged == STAGED_NOTHING || e->staged == STAGED_EXPIRE ? e->live : e->staged == STAGED_SET;
+}
+
+struct slice store_entry_value(const struct store_entry *entries, unsigned i)
+{
+    const struct store_entry *e = &entries[entries[i].primary];
+    return e->staged == STAGED_SET ? e->new_value : e->value;
+}
+
+uint64_t store_entry_expire_ms(const struct store_entry *entries, unsigned i)
+{
+    const struct store_entry *e = &entries[entries[i].primary];
+    return e->staged == STAGED_SET || e->staged == STAGED_EXPIRE ? e->new_expire_ms : e->expire_ms;
+}
+
+void store_stage_set(struct store_worker *sw, struct store_entry *entries, unsigned i, struct slice value,
+                     uint64_t expire_ms)
+{
+    if (expire_ms && expire_ms <= sw->now_ms) {
+        store_stage_delete(entries, i);
+        return;
+    }
+    struct store_entry *e = &entries[entries[i].primary];
+    e->staged = STAGED_SET;
+    e->new_value = value;
+    e->new_expire_ms = expire_ms;
+}
+
+void store_stage_delete(struct store_entry *entries, unsigned i)
+{
+    struct store_entry *e = &entries[entries[i].primary];
+    /* Nothing there and nothing to take back: no record. */
+    e->staged = e->live || e->expired ? STAGED_DELETE : STAGED_NOTHING;
+}
+
+void store_stage_expire(struct store_worker *sw, struct store_entry *entries, unsigned i, uint64_t expire_ms)
+{
+    struct store_entry *e = &entries[entries[i].primary];
+    if (expire_ms && expire_ms <= sw->now_ms) {
+        store_stage_delete(entries, i);
+        return;
+    }
+    if (e->staged == STAGED_NOTHING)
+        e->staged = STAGED_EXPIRE;
+    e->new_expire_ms = expire_ms;
+}
+
+/* ---- the log's part ---- */
+
+static enum record_type entry_record_type(const struct store_entry *e)
+{
+    switch (e->staged) {
+    case STAGED_SET:
+        return e->new_expire_ms ? RECORD_SET_EXPIRE : RECORD_SET;
+    case STAGED_DELETE:
+        return RECORD_DELETE;
+    default:
+        return RECORD_EXPIRE;
+    }
+}
+
+static struct slice entry_record_value(const struct store_entry *e)
+{
+    return e->staged == STAGED_SET ? e->new_value : slice_make("", 0);
+}
+
+static size_t entry_record_bytes(const struct store_entry *e)
+{
+    return record_bytes(entry_record_type(e), e->key.name.len, entry_record_value(e).len);
+}
+
+static enum store_result reserve_failed(enum log_reserve_result r)
+{
+    return r == LOG_WAIT ? STORE_BUSY : r == LOG_NO_SPACE ? STORE_NO_SPACE : STORE_DEAD;
+}
+
+/* What a commit writes. */
+struct plan {
+    size_t bytes;      /* of all records, with the frame */
+    unsigned records;  /* without the frame */
+    bool only_deletes; /* may use the headroom of a full disk, and memory beyond the cap */
+};
+
+/* Writes the records to dst; with hashes only their contents (sealed later). */
+static void encode(const struct store_worker_private *p, const struct plan *plan, char *dst,
+                   const struct log_slot *slot, uint64_t *hashes)
+{
+    size_t at = 0;
+    unsigned part = 0;
+    if (plan->records > 1) {
+        size_t frame = record_bytes(RECORD_TXN, 0, 0);
+        uint64_t h = record_encode(dst, RECORD_TXN, slice_make(NULL, plan->records),
+                                   slice_make(NULL, plan->bytes - frame), 0);
+        if (hashes)
+            hashes[part++] = h;
+        else
+            record_seal(dst, h, slot->lsn, slot->generation);
+        at = frame;
+    }
+    for (unsigned i = 0; i < p->entry_count; i++) {
+        const struct store_entry *e = &p->entries[i];
+        if (e->staged == STAGED_NOTHING || e->primary != i)
+            continue;
+        uint64_t h = record_encode(dst + at, entry_record_type(e), e->key.name, entry_record_value(e),
+                                   e->new_expire_ms);
+        if (hashes)
+            hashes[part++] = h;
+        else
+            record_seal(dst + at, h, slot->lsn + at, slot->generation);
+        at += entry_record_bytes(e);
+    }
+    DCHECK(at == plan->bytes);
+}
+
+static void seal_large(const struct store_worker_private *p, const struct plan *plan,
+                       const struct log_slot *slot)
+{
+    size_t at = 0;
+    unsigned part = 0;
+    if (plan->records > 1) {
+        record_seal(slot->dst, p->hashes[part++], slot->lsn, slot->generation);
+        at = record_bytes(RECORD_TXN, 0, 0);
+    }
+    for (unsigned i = 0; i < p->entry_count; i++) {
+        const struct store_entry *e = &p->entries[i];
+        if (e->staged == STAGED_NOTHING || e->primary != i)
+            continue;
+        record_seal(slot->dst + at, p->hashes[part++], slot->lsn + at, slot->generation);
+        at += entry_record_bytes(e);
+    }
+}
+
+/* Logs the plan; *lsn: of the first record of an entry. */
+static enum store_result log_plan(struct store_worker *sw, const struct plan *plan, uint64_t *lsn)
+{
+    struct store_worker_private *p = sw->private;
+    struct store *store = sw->store;
+    struct log_slot slot;
+    size_t frame = plan->records > 1 ? record_bytes(RECORD_TXN, 0, 0) : 0;
+    if (store->log == NULL) {
+        *lsn = atomic_fetch_add_explicit(&store->next_lsn, plan->bytes, memory_order_relaxed) + frame;
+        return STORE_OK;
+    }
+    enum log_reserve_kind kind = plan->only_deletes ? LOG_HEADROOM : LOG_NORMAL;
+    bool large = plan->bytes > LOG_SMALL_BYTES_MAX;
+    if (UNLIKELY(large)) {
+        p->hashes = store_grow(p->hashes, &p->hashes_capacity, plan->records + 1, sizeof *p->hashes);
+        encode(p, plan, log_large_data(p->large), NULL, p->hashes);
+    }
+    enum log_reserve_result r =
+        log_reserve(store->log, plan->bytes, plan->records, kind, large ? p->large : NULL, &slot);
+    if (r != LOG_RESERVED)
+        return reserve_failed(r);
+    if (UNLIKELY(large)) {
+        seal_large(p, plan, &slot);
+        p->large = NULL;
+        p->large_bytes = 0;
+    } else {
+        encode(p, plan, slot.dst, &slot, NULL);
+    }
+    log_publish(store->log, &slot);
+    *lsn = slot.lsn + frame;
+    return STORE_OK;
+}
+
+/* ---- the index's part ---- */
+
+static void count_expiry(struct store *store, bool before, bool after)
+{
+    if (before != after)
+        atomic_fetch_add_explicit(&store->expiring, after ? 1 : (uint64_t)-1, memory_order_relaxed);
+}
+
+static uint32_t take_hint(struct store_worker_private *p, uint64_t hash)
+{
+    const struct hint *h = &p->hints[hash % STORE_HINTS];
+    return h->hash == hash && h->turn == p->turn ? h->leaf : 0;
+}
+
+/* Makes the entry's node busy; a new node goes into the index, busy. */
+static void apply_begin(struct store_worker *sw, struct store_entry *e, uint64_t lsn)
+{
+    struct store_worker_private *p = sw->private;
+    struct store *store = sw->store;
+    if (e->node) {
+        node_begin(e->node);
+        return;
+    }
+    e->node = payload_node_create(store, p, e->key.name, e->new_value, e->new_expire_ms, lsn);
+    uint32_t ref = arena_ref(&store->arena, e->node);
+    ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, take_hint(p, e->key.hash));
+    hash_table_insert(&store->hash, &p->arena, &p->epoch, e->key.hash, ref);
+    e->staged = STAGED_NOTHING; /* content is complete: only publish */
+    count_expiry(store, false, e->new_expire_ms != 0);
+}
+
+static void change_expiry(struct store_worker *sw, struct store_entry *e)
+{
+    struct store_worker_private *p = sw->private;
+    /* The value moves within its area: through a copy. */
+    p->scratch = store_grow(p->scratch, &p->scratch_capacity, e->value.len, 1);
+    memcpy(p->scratch, e->value.data, e->value.len);
+    payload_set(sw->store, p, e->node, slice_make(p->scratch, e->value.len), e->new_expire_ms);
+}
+
+static void apply_end(struct store_worker *sw, struct store_entry *e, uint64_t lsn)
+{
+    struct store_worker_private *p = sw->private;
+    struct store *store = sw->store;
+    bool had_expiry = node_meta(e->node) & NODE_EXPIRES;
+    switch (e->staged) {
+    case STAGED_SET:
+        payload_set(store, p, e->node, e->new_value, e->new_expire_ms);
+        count_expiry(store, had_expiry, e->new_expire_ms != 0);
+        break;
+    case STAGED_EXPIRE:
+        change_expiry(sw, e);
+        count_expiry(store, had_expiry, e->new_expire_ms != 0);
+        break;
+    case STAGED_DELETE:
+        payload_clear(store, p, e->node);
+        count_expiry(store, had_expiry, false);
+        store_tombstone_add(sw, lsn, e->key.hash, arena_ref(&store->arena, e->node));
+        if (e->expired)
+            atomic_fetch_add_explicit(&store->expired, 1, memory_order_relaxed);
+        break;
+    default:
+        break;
+    }
+    node_publish(e->node, lsn);
+}
+
+/* How the number of keys changes. A key that has expired is counted until its delete. */
+static int64_t count_change(const struct store_entry *e)
+{
+    bool counted = e->live || e->expired;
+    if (e->staged == STAGED_SET)
+        return !counted;
+    return e->staged == STAGED_DELETE ? -1 : 0;
+}
+
+static void apply(struct store_worker *sw, unsigned records, uint64_t lsn)
+{
+    struct store_worker_private *p = sw->private;
+    int64_t change = 0;
+    uint64_t at = lsn;
+    for (unsigned i = 0; i < p->entry_count; i++) {
+        struct store_entry *e = &p->entries[i];
+        if (e->staged == STAGED_NOTHING || e->primary != i)
+            continue;
+        e->lsn = at;
+        at += entry_record_bytes(e);
+        change += count_change(e);
+        apply_begin(sw, e, e->lsn);
+    }
+    if (change)
+        atomic_fetch_add_explicit(&sw->store->keys, (uint64_t)change, memory_order_release);
+    for (unsigned i = 0; i < p->entry_count && records; i++) {
+        struct store_entry *e = &p->entries[i];
+        if (e->lsn == 0)
+            continue;
+        apply_end(sw, e, e->lsn);
+        store_depends(sw, e->lsn);
+        records--;
+    }
+}
+
+/* ---- commit ---- */
+
+uint64_t store_memory_bytes(const struct store *store)
+{
+    struct store *s = (struct store *)(uintptr_t)store;
+    int64_t bytes = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
+    for (unsigned i = 0; i < s->config.workers; i++)
+        bytes += atomic_load_explicit(&s->workers[i].private->arena.live_bytes, memory_order_relaxed);
+    return (bytes > 0 ? (uint64_t)bytes : 0) +
+           atomic_load_explicit(&s->hash.mapped_bytes, memory_order_relaxed);
+}
+
+static struct plan make_plan(struct store_worker_private *p)
+{
+    struct plan plan = {.only_deletes = true};
+    for (unsigned i = 0; i < p->entry_count; i++) {
+        struct store_entry *e = &p->entries[i];
+        e->lsn = 0;
+        if (e->primary != i)
+            continue;
+        if (e->staged == STAGED_NOTHING && e->expired)
+            e->staged = STAGED_DELETE; /* it was seen to be gone: so it must stay */
+        if (e->staged == STAGED_NOTHING)
+            continue;
+        plan.records++;
+        plan.bytes += entry_record_bytes(e);
+        plan.only_deletes &= e->staged == STAGED_DELETE;
+    }
+    if (plan.records > 1)
+        plan.bytes += record_bytes(RECORD_TXN, 0, 0);
+    return plan;
+}
+
+enum store_result store_write_commit(struct store_worker *sw)
+{
+    struct store_worker_private *p = sw->private;
+    struct store *store = sw->store;
+    CHECK(p->entry_count > 0);
+    struct plan plan = make_plan(p);
+    enum store_result result = STORE_OK;
+    uint64_t lsn = 0, cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
+    bool grow_large = false;
+    if (plan.records == 0)
+        goto done;
+    if (UNLIKELY(cap != 0) && !plan.only_deletes && store_memory_bytes(store) + plan.bytes > cap) {
+        result = STORE_NO_MEMORY;
+        goto done;
+    }
+    if (UNLIKELY(plan.bytes > LOG_SMALL_BYTES_MAX) && store->log &&
+        (!p->large || p->large_bytes < plan.bytes)) {
+        grow_large = true;
+        result = STORE_BUSY;
+        goto done;
+    }
+    result = log_plan(sw, &plan, &lsn);
+    if (result == STORE_OK)
+        apply(sw, plan.records, lsn);
+done:
+    unlock_entries(sw);
+    if (UNLIKELY(grow_large)) {
+        prepare_large(sw, plan.bytes);
+        if (p->large == NULL)
+            result = STORE_NO_MEMORY;
+    } else if (result != STORE_BUSY) {
+        forget_large(p);
+    }
+    return result;
+}
+
+void store_write_abort(struct store_worker *sw)
+{
+    unlock_entries(sw);
+    forget_large(sw->private);
+}
+
+enum store_result store_expire_key(struct store_worker *sw, const struct store_key *key)
+{
+    if (sw->private->entry_count)
+        return STORE_OK; /* inside a write: its commit takes care of it */
+    struct store_entry entry = {.key = *key};
+    if (store_write_begin(sw, &entry, 1, 0) == STORE_BUSY)
+        return STORE_BUSY;
+    enum store_result r = store_write_commit(sw);
+    return r == STORE_BUSY ? STORE_BUSY : STORE_OK;
+}
+
+/* ---- trees ---- */
+
+/* Live keys that the range covers. All locks are held. */
+static uint64_t count_covered(struct store_worker *sw, const struct store_range *range)
+{
+    struct store_cursor cursor;
+    const struct node *node;
+    uint64_t count = 0;
+    struct store_key self;
+    struct store_view view;
+    store_key_prepare(sw, &self, slice_make(range->path, range->path_len));
+    const struct node *own = hash_table_find(&sw->store->hash, self.hash, self.name);
+    if (own && store_node_view(sw, own, &view) == STORE_OK)
+        count++;
+    char *below = malloc(range->path_len + 1);
+    CHECK(below != NULL);
+    memcpy(below, range->path, range->path_len);
+    below[range->path_len] = '/';
+    struct slice prefix = slice_make(below, range->path_len + 1);
+    store_cursor_seek(&cursor, sw, prefix, false);
+    while ((node = store_cursor_next(&cursor)) && slice_starts_with(node_key(node), prefix))
+        count++;
+    free(below);
+    return count;
+}
+
+static enum store_result log_tree(struct store_worker *sw, struct store_range *range)
+{
+    struct store *store = sw->store;
+    struct slice path = slice_make(range->path, range->path_len), none = slice_make("", 0);
+    size_t bytes = record_bytes(RECORD_DELTREE, path.len, 0);
+    struct log_slot slot;
+    if (store->log == NULL) {
+        range->lsn = atomic_fetch_add_explicit(&store->next_lsn, bytes, memory_order_relaxed);
+        return STORE_OK;
+    }
+    enum log_reserve_result r = log_reserve(store->log, bytes, 1, LOG_HEADROOM, NULL, &slot);
+    if (r != LOG_RESERVED)
+        return reserve_failed(r);
+    record_seal(slot.dst, record_encode(slot.dst, RECORD_DELTREE, path, none, 0), slot.lsn, slot.generation);
+    log_publish(store->log, &slot);
+    range->lsn = slot.lsn;
+    return STORE_OK;
+}
+
+enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count)
+{
+    struct store *store = sw->store;
+    struct store_worker_private *p = sw->private;
+    struct store_range *range = malloc(sizeof *range + path.len);
+    if (range == NULL)
+        return STORE_NO_MEMORY;
+    range->path_len = path.len;
+    if (path.len)
+        memcpy(range->path, path.data, path.len);
+    if (!store_lock_all(store)) {
+        free(range);
+        return STORE_BUSY;
+    }
+    unsigned slot = 0;
+    while (slot < STORE_RANGES_MAX && atomic_load_explicit(&store->ranges[slot], memory_order_relaxed))
+        slot++;
+    enum store_result result = STORE_OK;
+    uint64_t covered =
+        path.len ? count_covered(sw, range) : atomic_load_explicit(&store->keys, memory_order_relaxed);
+    if (count)
+        *count = covered;
+    if (slot == STORE_RANGES_MAX)
+        result = STORE_BUSY; /* some deleted tree must be cleared away first */
+    else if (covered)
+        result = log_tree(sw, range);
+    bool applied = result == STORE_OK && covered;
+    if (applied) {
+        /* Release: pairs with store_covering_range. The slot before the count that makes readers look. */
+        atomic_store_explicit(&store->ranges[slot], range, memory_order_release);
+        atomic_fetch_add_explicit(&store->range_count, 1, memory_order_release);
+        atomic_fetch_sub_explicit(&store->keys, covered, memory_order_release);
+        p->jobs[p->job_count++] = (struct range_job){.range = range, .slot = slot};
+        store_depends(sw, range->lsn);
+    } else if (result == STORE_OK && store->log) {
+        store_depends(sw, log_tail_lsn(store->log) - 1);
+    }
+    store_unlock_all(store);
+    if (!applied)
+        free(range);
+    return result;
+}

@@ -1,0 +1,202 @@
+#include "sys/disk.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+static int real_folder_open(struct disk *disk, const char *path, bool create)
+{
+    (void)disk;
+    if (create && mkdir(path, 0755) < 0 && errno != EEXIST)
+        return -errno;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return fd < 0 ? -errno : fd;
+}
+
+static int real_lock(struct disk *disk, int folder, const char *name)
+{
+    (void)disk;
+    int fd = openat(folder, name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return -errno;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    return fd;
+}
+
+static int open_direct(int folder, const char *name, int flags, bool direct)
+{
+    int fd = -1;
+    if (direct)
+        fd = openat(folder, name, flags | O_DIRECT | O_CLOEXEC, 0644);
+    if (!direct || (fd < 0 && errno == EINVAL)) {
+        if (direct && flags & O_EXCL)
+            (void)unlinkat(folder, name, 0); /* some file systems create first and refuse O_DIRECT then */
+        fd = openat(folder, name, flags | O_CLOEXEC, 0644);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+static int real_open(struct disk *disk, int folder, const char *name, bool write, bool direct)
+{
+    (void)disk;
+    return open_direct(folder, name, write ? O_RDWR : O_RDONLY, direct);
+}
+
+static int real_create(struct disk *disk, int folder, const char *name, bool direct)
+{
+    (void)disk;
+    return open_direct(folder, name, O_RDWR | O_CREAT | O_EXCL, direct);
+}
+
+static void real_close(struct disk *disk, int fd)
+{
+    (void)disk;
+    close(fd);
+}
+
+static int64_t real_size(struct disk *disk, int fd)
+{
+    (void)disk;
+    struct stat s;
+    return fstat(fd, &s) < 0 ? -errno : s.st_size;
+}
+
+static int64_t real_read(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset)
+{
+    (void)disk;
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pread(fd, (char *)buffer + done, len - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (n == 0)
+            break;
+        done += (size_t)n;
+        if (done % 512) /* O_DIRECT: the end of the file */
+            break;
+    }
+    return (int64_t)done;
+}
+
+static int64_t real_write(struct disk *disk, int fd, const void *buffer, size_t len, uint64_t offset)
+{
+    (void)disk;
+    size_t done = 0;
+    while (done < len) {
+        ssize_t n = pwrite(fd, (const char *)buffer + done, len - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        done += (size_t)n;
+    }
+    return (int64_t)done;
+}
+
+static int real_allocate(struct disk *disk, int fd, uint64_t len)
+{
+    (void)disk;
+    int r;
+    do
+        r = fallocate(fd, 0, 0, (off_t)len);
+    while (r < 0 && errno == EINTR);
+    /* A file system without it: writing the zeros is what allocates. */
+    return r == 0 || errno == EOPNOTSUPP ? 0 : -errno;
+}
+
+static int real_truncate(struct disk *disk, int fd, uint64_t len)
+{
+    (void)disk;
+    return ftruncate(fd, (off_t)len) < 0 ? -errno : 0;
+}
+
+static int real_sync(struct disk *disk, int fd)
+{
+    (void)disk;
+    return fsync(fd) < 0 ? -errno : 0;
+}
+
+static int real_folder_sync(struct disk *disk, int folder)
+{
+    (void)disk;
+    return fsync(folder) < 0 ? -errno : 0;
+}
+
+static int real_rename(struct disk *disk, int folder, const char *from, const char *to)
+{
+    (void)disk;
+    return renameat(folder, from, folder, to) < 0 ? -errno : 0;
+}
+
+static int real_remove(struct disk *disk, int folder, const char *name)
+{
+    (void)disk;
+    return unlinkat(folder, name, 0) < 0 ? -errno : 0;
+}
+
+static int real_list(struct disk *disk, int folder, int (*each)(void *context, const char *name),
+                     void *context)
+{
+    (void)disk;
+    int fd = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    DIR *dir = fdopendir(fd);
+    if (dir == NULL) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    struct dirent *entry;
+    while ((entry = readdir(dir))) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        if (each(context, entry->d_name))
+            break;
+    }
+    closedir(dir);
+    return 0;
+}
+
+static int64_t real_free_bytes(struct disk *disk, int folder)
+{
+    (void)disk;
+    struct statvfs s;
+    return fstatvfs(folder, &s) < 0 ? -errno : (int64_t)(s.f_bavail * s.f_frsize);
+}
+
+struct disk *disk_real(void)
+{
+    static const struct disk_ops ops = {
+        .folder_open = real_folder_open,
+        .lock = real_lock,
+        .open = real_open,
+        .create = real_create,
+        .close = real_close,
+        .size = real_size,
+        .read = real_read,
+        .write = real_write,
+        .allocate = real_allocate,
+        .truncate = real_truncate,
+        .sync = real_sync,
+        .folder_sync = real_folder_sync,
+        .rename = real_rename,
+        .remove = real_remove,
+        .list = real_list,
+        .free_bytes = real_free_bytes,
+    };
+    static struct disk disk = {&ops};
+    return &disk;
+}

@@ -1,0 +1,500 @@
+/* The epoll backend, for kernels and containers without io_uring: level-triggered reading, sends tried at the
+ * next wait, file transfers on one helper thread. What happened is queued and handed out by loop_wait;
+ * nothing is reported inside a call. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "sys/clock.h"
+#include "sys/loop_internal.h"
+
+enum {
+    READY_MAX = 512,
+    RECEIVES_MAX = 4, /* of one stream in a turn */
+    BUFFERS_MAX = 4096,
+    LISTENERS_MAX = 4,
+    ACCEPTS_MAX = 256,
+    ACCEPT_RETRY_US = 100000,
+};
+
+enum { STATE_READ = 1, STATE_WRITE = 2, STATE_CLOSING = 4, STATE_ENDED = 8, STATE_SENDING = 16 };
+
+struct listener {
+    int fd; /* -1: free */
+    void *owner;
+    bool paused;
+};
+
+struct epoll_loop {
+    struct loop base;
+    int epoll_fd, wake_fd;
+    _Atomic bool woken;
+    struct listener listeners[LISTENERS_MAX];
+    uint64_t accept_retry_us;
+    struct loop_stream *sends;  /* to be tried at the next wait; next_ready */
+    struct loop_stream *closes; /* to be closed at the next wait; next_ready */
+    struct loop_event *queue;   /* events to hand out: queue_count from queue_head on */
+    size_t queue_head, queue_count, queue_capacity;
+    char **buffers;
+    uint32_t *free_buffers;
+    uint32_t buffer_count, free_count;
+    /* The helper thread. */
+    pthread_t thread;
+    bool has_thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t work;
+    struct loop_file_op *todo, **todo_end; /* under mutex */
+    struct loop_file_op *done, **done_end; /* under mutex */
+    bool stop;                             /* under mutex */
+};
+
+static struct epoll_loop *epoll_of(struct loop *loop)
+{
+    return (struct epoll_loop *)loop;
+}
+
+static void count_call(struct epoll_loop *p)
+{
+    __atomic_store_n(&p->base.stats.system_calls, p->base.stats.system_calls + 1, __ATOMIC_RELAXED);
+}
+
+static void push(struct epoll_loop *p, struct loop_event e)
+{
+    if (p->queue_head + p->queue_count == p->queue_capacity) {
+        memmove(p->queue, p->queue + p->queue_head, p->queue_count * sizeof *p->queue);
+        p->queue_head = 0;
+        if (p->queue_count * 2 > p->queue_capacity) {
+            p->queue_capacity *= 2;
+            p->queue = realloc(p->queue, p->queue_capacity * sizeof *p->queue);
+            CHECK(p->queue != NULL);
+        }
+    }
+    p->queue[p->queue_head + p->queue_count++] = e;
+}
+
+/* ---- buffers ---- */
+
+static bool take_buffer(struct epoll_loop *p, uint32_t *id)
+{
+    if (p->free_count) {
+        *id = p->free_buffers[--p->free_count];
+        return true;
+    }
+    if (p->buffer_count == BUFFERS_MAX)
+        return false;
+    *id = p->buffer_count;
+    p->buffers[*id] = malloc(LOOP_BUFFER_BYTES);
+    if (p->buffers[*id] == NULL)
+        return false;
+    p->buffer_count++;
+    return true;
+}
+
+static void epoll_buffer_release(struct loop *loop, uint32_t buffer_id)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    p->free_buffers[p->free_count++] = buffer_id;
+}
+
+/* ---- streams ---- */
+
+static void watch(struct epoll_loop *p, struct loop_stream *s, int op)
+{
+    bool read = s->state & STATE_READ && !(s->state & STATE_ENDED);
+    struct epoll_event e = {.events =
+                                (read ? EPOLLIN | EPOLLRDHUP : 0u) | (s->state & STATE_WRITE ? EPOLLOUT : 0u),
+                            .data.ptr = s};
+    count_call(p);
+    epoll_ctl(p->epoll_fd, op, s->fd, &e);
+}
+
+static void epoll_stream_start(struct loop *loop, struct loop_stream *s, int fd)
+{
+    s->fd = fd;
+    s->state = STATE_READ;
+    s->message = NULL;
+    watch(epoll_of(loop), s, EPOLL_CTL_ADD);
+}
+
+static void epoll_stream_read(struct loop *loop, struct loop_stream *s, bool on)
+{
+    if (on == !!(s->state & STATE_READ) || s->state & (STATE_CLOSING | STATE_ENDED))
+        return;
+    s->state ^= STATE_READ;
+    watch(epoll_of(loop), s, EPOLL_CTL_MOD);
+}
+
+static void epoll_stream_send(struct loop *loop, struct loop_stream *s, const struct iovec *pieces, int count)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    s->pieces = pieces;
+    s->piece_count = count;
+    s->state |= STATE_SENDING;
+    s->next_ready = p->sends;
+    p->sends = s;
+}
+
+static void epoll_stream_close(struct loop *loop, struct loop_stream *s)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    if (s->state & STATE_CLOSING)
+        return;
+    s->state |= STATE_CLOSING;
+    s->previous_ready = p->closes;
+    p->closes = s;
+}
+
+static void try_send(struct epoll_loop *p, struct loop_stream *s)
+{
+    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)s->pieces, .msg_iovlen = (size_t)s->piece_count};
+    ssize_t n;
+    if (s->state & STATE_CLOSING)
+        return;
+    do {
+        count_call(p);
+        n = s->piece_count == 1
+                ? send(s->fd, s->pieces[0].iov_base, s->pieces[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT)
+                : sendmsg(s->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    bool full = n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK);
+    int result = n < 0 ? -errno : (int)n;
+    if (full != !!(s->state & STATE_WRITE)) {
+        s->state ^= STATE_WRITE;
+        watch(p, s, EPOLL_CTL_MOD);
+    }
+    if (full)
+        return;
+    s->state &= (uint8_t)~STATE_SENDING;
+    push(p, (struct loop_event){.type = LOOP_SENT, .result = result, .owner = s->owner});
+}
+
+static void receive(struct epoll_loop *p, struct loop_stream *s)
+{
+    for (unsigned i = 0; i < RECEIVES_MAX; i++) {
+        uint32_t id;
+        if (s->state & (STATE_CLOSING | STATE_ENDED) || !(s->state & STATE_READ) || !take_buffer(p, &id))
+            return;
+        ssize_t n;
+        do {
+            count_call(p);
+            n = recv(s->fd, p->buffers[id], LOOP_BUFFER_BYTES, MSG_DONTWAIT);
+        } while (n < 0 && errno == EINTR);
+        if (n > 0) {
+            push(p, (struct loop_event){LOOP_DATA, (int)n, s->owner, p->buffers[id], id});
+            if (n < LOOP_BUFFER_BYTES)
+                return;
+            continue;
+        }
+        int e = n < 0 ? errno : 0;
+        epoll_buffer_release(&p->base, id);
+        if (e == EAGAIN || e == EWOULDBLOCK)
+            return;
+        s->state |= STATE_ENDED;
+        watch(p, s, EPOLL_CTL_MOD);
+        push(p, (struct loop_event){.type = LOOP_EOF, .result = -e, .owner = s->owner});
+        return;
+    }
+}
+
+/* Unsubscribes and closes; LOOP_CLOSED comes behind all earlier events of the stream. */
+static void close_streams(struct epoll_loop *p)
+{
+    while (p->closes) {
+        struct loop_stream *s = p->closes;
+        p->closes = s->previous_ready;
+        count_call(p);
+        close(s->fd);
+        push(p, (struct loop_event){.type = LOOP_CLOSED, .owner = s->owner});
+    }
+}
+
+/* ---- accepting ---- */
+
+static void watch_listener(struct epoll_loop *p, struct listener *l, int op)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = (uint64_t)(uintptr_t)l | 1};
+    count_call(p);
+    epoll_ctl(p->epoll_fd, op, l->fd, &e);
+}
+
+static status_t epoll_listen(struct loop *loop, int listen_fd, void *owner)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    for (unsigned i = 0; i < LISTENERS_MAX; i++) {
+        if (p->listeners[i].fd >= 0)
+            continue;
+        p->listeners[i] = (struct listener){.fd = listen_fd, .owner = owner};
+        watch_listener(p, &p->listeners[i], EPOLL_CTL_ADD);
+        return status_ok();
+    }
+    return status_error(STATUS_INVALID, "a loop listens on at most %d sockets", LISTENERS_MAX);
+}
+
+static void epoll_unlisten(struct loop *loop, int listen_fd)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    for (unsigned i = 0; i < LISTENERS_MAX; i++) {
+        if (p->listeners[i].fd != listen_fd)
+            continue;
+        if (!p->listeners[i].paused)
+            watch_listener(p, &p->listeners[i], EPOLL_CTL_DEL);
+        p->listeners[i].fd = -1;
+    }
+}
+
+static void accept_all(struct epoll_loop *p, struct listener *l)
+{
+    for (unsigned i = 0; i < ACCEPTS_MAX && l->fd >= 0; i++) {
+        count_call(p);
+        int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return;
+        if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+            continue;
+        int result = fd < 0 ? -errno : fd;
+        push(p, (struct loop_event){.type = LOOP_ACCEPTED, .result = result, .owner = l->owner});
+        if (fd < 0) { /* out of descriptors: the waiting connection would wake us at once again */
+            watch_listener(p, l, EPOLL_CTL_DEL);
+            l->paused = true;
+            p->accept_retry_us = clock_monotonic_us() + ACCEPT_RETRY_US;
+            return;
+        }
+    }
+}
+
+static void resume_listeners(struct epoll_loop *p)
+{
+    if (!p->accept_retry_us || clock_monotonic_us() < p->accept_retry_us)
+        return;
+    p->accept_retry_us = 0;
+    for (unsigned i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &p->listeners[i];
+        if (l->fd >= 0 && l->paused) {
+            l->paused = false;
+            watch_listener(p, l, EPOLL_CTL_ADD);
+        }
+    }
+}
+
+/* ---- files ---- */
+
+static int transfer(const struct loop_file_op *op)
+{
+    struct iovec piece = {op->buffer, op->len};
+    ssize_t n;
+    do {
+        n = op->write ? pwritev2(op->fd, &piece, 1, (off_t)op->offset, op->durable ? RWF_DSYNC : 0)
+                      : preadv(op->fd, &piece, 1, (off_t)op->offset);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : (int)n;
+}
+
+static void signal_loop(struct epoll_loop *p)
+{
+    uint64_t one = 1;
+    ssize_t ignored = write(p->wake_fd, &one, sizeof one);
+    (void)ignored;
+}
+
+static void *file_thread(void *context)
+{
+    struct epoll_loop *p = context;
+    pthread_mutex_lock(&p->mutex);
+    for (;;) {
+        while (p->todo == NULL && !p->stop)
+            pthread_cond_wait(&p->work, &p->mutex);
+        if (p->todo == NULL)
+            break;
+        struct loop_file_op *op = p->todo;
+        p->todo = op->next;
+        if (p->todo == NULL)
+            p->todo_end = &p->todo;
+        pthread_mutex_unlock(&p->mutex);
+        op->result = transfer(op);
+        pthread_mutex_lock(&p->mutex);
+        op->next = NULL;
+        *p->done_end = op;
+        p->done_end = &op->next;
+        signal_loop(p);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    return NULL;
+}
+
+static void epoll_file(struct loop *loop, struct loop_file_op *op)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    if (!p->has_thread) {
+        sigset_t all, old;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &old);
+        CHECK(pthread_create(&p->thread, NULL, file_thread, p) == 0);
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        pthread_setname_np(p->thread, "loop-files");
+        p->has_thread = true;
+    }
+    op->next = NULL;
+    pthread_mutex_lock(&p->mutex);
+    *p->todo_end = op;
+    p->todo_end = &op->next;
+    pthread_cond_signal(&p->work);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void collect_files(struct epoll_loop *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    struct loop_file_op *op = p->done;
+    p->done = NULL;
+    p->done_end = &p->done;
+    pthread_mutex_unlock(&p->mutex);
+    while (op) {
+        struct loop_file_op *next = op->next;
+        push(p, (struct loop_event){.type = LOOP_FILE_DONE, .result = op->result, .owner = op->owner});
+        op = next;
+    }
+}
+
+/* ---- the turn ---- */
+
+static void on_wake(struct epoll_loop *p)
+{
+    uint64_t count;
+    count_call(p);
+    ssize_t ignored = read(p->wake_fd, &count, sizeof count);
+    (void)ignored;
+    /* Acquire and release: pairs with epoll_wake; what was done before it is seen after the event. */
+    if (atomic_exchange_explicit(&p->woken, false, memory_order_acq_rel))
+        push(p, (struct loop_event){.type = LOOP_WOKEN});
+    collect_files(p);
+}
+
+static void on_ready(struct epoll_loop *p, const struct epoll_event *e)
+{
+    if (e->data.ptr == NULL) {
+        on_wake(p);
+    } else if (e->data.u64 & 1) {
+        accept_all(p, (struct listener *)(uintptr_t)(e->data.u64 & ~(uint64_t)1));
+    } else {
+        struct loop_stream *s = e->data.ptr;
+        if (s->state & STATE_WRITE && e->events & (EPOLLOUT | EPOLLERR | EPOLLHUP))
+            try_send(p, s);
+        if (e->events & (EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP))
+            receive(p, s);
+    }
+}
+
+static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int capacity, int64_t timeout_us)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    struct epoll_event ready[READY_MAX];
+    resume_listeners(p);
+    while (p->sends) {
+        struct loop_stream *s = p->sends;
+        p->sends = s->next_ready;
+        try_send(p, s);
+    }
+    close_streams(p);
+    if (p->queue_count)
+        timeout_us = 0;
+    if (p->accept_retry_us && (timeout_us < 0 || timeout_us > ACCEPT_RETRY_US))
+        timeout_us = ACCEPT_RETRY_US;
+    struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
+    count_call(p);
+    int n = epoll_pwait2(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? NULL : &t, NULL);
+    if (n < 0 && errno == ENOSYS) /* before Linux 5.11 */
+        n = epoll_wait(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? -1 : (int)((timeout_us + 999) / 1000));
+    for (int i = 0; i < n; i++)
+        on_ready(p, &ready[i]);
+    int count = p->queue_count < (size_t)capacity ? (int)p->queue_count : capacity;
+    memcpy(events, p->queue + p->queue_head, (size_t)count * sizeof *events);
+    p->queue_head += (size_t)count;
+    p->queue_count -= (size_t)count;
+    if (p->queue_count == 0)
+        p->queue_head = 0;
+    __atomic_store_n(&p->base.stats.turns, p->base.stats.turns + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&p->base.stats.events, p->base.stats.events + (uint64_t)count, __ATOMIC_RELAXED);
+    return count;
+}
+
+static void epoll_wake(struct loop *loop)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    /* Pairs with on_wake. */
+    if (!atomic_exchange_explicit(&p->woken, true, memory_order_acq_rel))
+        signal_loop(p);
+}
+
+/* ---- life ---- */
+
+static void epoll_destroy(struct loop *loop)
+{
+    struct epoll_loop *p = epoll_of(loop);
+    if (p->has_thread) {
+        pthread_mutex_lock(&p->mutex);
+        p->stop = true;
+        pthread_cond_signal(&p->work);
+        pthread_mutex_unlock(&p->mutex);
+        pthread_join(p->thread, NULL);
+    }
+    for (uint32_t i = 0; i < p->buffer_count; i++)
+        free(p->buffers[i]);
+    free(p->buffers);
+    free(p->free_buffers);
+    free(p->queue);
+    if (p->epoll_fd >= 0)
+        close(p->epoll_fd);
+    if (p->wake_fd >= 0)
+        close(p->wake_fd);
+    free(p);
+}
+
+status_t loop_epoll_create(struct loop **out)
+{
+    static const struct loop_ops ops = {
+        .destroy = epoll_destroy,
+        .listen = epoll_listen,
+        .unlisten = epoll_unlisten,
+        .stream_start = epoll_stream_start,
+        .stream_read = epoll_stream_read,
+        .stream_send = epoll_stream_send,
+        .stream_close = epoll_stream_close,
+        .file = epoll_file,
+        .buffer_release = epoll_buffer_release,
+        .wait = epoll_loop_wait,
+        .wake = epoll_wake,
+    };
+    struct epoll_loop *p = calloc(1, sizeof *p);
+    CHECK(p != NULL);
+    p->base.ops = &ops;
+    p->base.backend = LOOP_EPOLL;
+    p->queue_capacity = 1024;
+    p->queue = malloc(p->queue_capacity * sizeof *p->queue);
+    p->buffers = calloc(BUFFERS_MAX, sizeof *p->buffers);
+    p->free_buffers = calloc(BUFFERS_MAX, sizeof *p->free_buffers);
+    CHECK(p->queue && p->buffers && p->free_buffers);
+    for (unsigned i = 0; i < LISTENERS_MAX; i++)
+        p->listeners[i].fd = -1;
+    p->todo_end = &p->todo;
+    p->done_end = &p->done;
+    pthread_mutex_init(&p->mutex, NULL);
+    pthread_cond_init(&p->work, NULL);
+    p->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    p->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct epoll_event wake = {.events = EPOLLIN, .data.ptr = NULL};
+    if (p->epoll_fd < 0 || p->wake_fd < 0 || epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, p->wake_fd, &wake) < 0) {
+        status_t s = status_errno(errno, "cannot make an event loop");
+        epoll_destroy(&p->base);
+        return s;
+    }
+    *out = &p->base;
+    return status_ok();
+}

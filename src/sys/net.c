@@ -1,0 +1,149 @@
+#include "sys/net.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+enum { BACKLOG = 4096, HOST_BYTES = 256 };
+
+static status_t split_address(const char *address, char host[HOST_BYTES], const char **port)
+{
+    const char *colon = strrchr(address, ':');
+    size_t len = colon ? (size_t)(colon - address) : 0;
+    if (colon == NULL || colon[1] == '\0' || len >= HOST_BYTES)
+        return status_error(STATUS_INVALID, "'%s' is not an address: write HOST:PORT", address);
+    if (len >= 2 && address[0] == '[' && address[len - 1] == ']') {
+        address++;
+        len -= 2;
+    }
+    memcpy(host, address, len);
+    host[len] = '\0';
+    *port = colon + 1;
+    return status_ok();
+}
+
+static status_t listen_on(const struct addrinfo *info, const char *address, int *out)
+{
+    int fd = socket(info->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), on = 1;
+    if (fd < 0)
+        return status_errno(errno, "cannot make a socket for %s", address);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) {
+        *out = fd;
+        return status_ok();
+    }
+    int e = errno;
+    close(fd);
+    if (e == EADDRINUSE)
+        return status_error(
+            STATUS_BUSY, "address %s is in use: another server runs there, or choose another with --listen",
+            address);
+    return status_errno(e, "cannot listen on %s", address);
+}
+
+status_t net_listen_tcp(const char *address, int *fd, int *port)
+{
+    char host[HOST_BYTES];
+    const char *service = NULL;
+    TRY(split_address(address, host, &service));
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *info;
+    int r = getaddrinfo(host[0] ? host : NULL, service, &hints, &info);
+    if (r != 0)
+        return status_error(STATUS_INVALID, "cannot listen on '%s': %s", address, gai_strerror(r));
+    status_t s = listen_on(info, address, fd);
+    freeaddrinfo(info);
+    TRY(s);
+    struct sockaddr_storage bound;
+    socklen_t len = sizeof bound;
+    getsockname(*fd, (struct sockaddr *)&bound, &len);
+    *port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
+                                              : ((struct sockaddr_in *)&bound)->sin_port);
+    return status_ok();
+}
+
+static bool somebody_listens(const struct sockaddr_un *address)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
+    if (fd >= 0)
+        close(fd);
+    return alive;
+}
+
+status_t net_listen_unix(const char *path, int *out)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address.sun_path)
+        return status_error(STATUS_INVALID, "the socket path %s is longer than %zu bytes", path,
+                            sizeof address.sun_path - 1);
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return status_errno(errno, "cannot make a socket for %s", path);
+    int r = bind(fd, (struct sockaddr *)&address, sizeof address);
+    if (r < 0 && errno == EADDRINUSE) {
+        if (somebody_listens(&address)) {
+            close(fd);
+            return status_error(STATUS_BUSY,
+                                "socket %s is in use by another server; choose another with --unix", path);
+        }
+        (void)unlink(path);
+        r = bind(fd, (struct sockaddr *)&address, sizeof address);
+    }
+    if (r < 0 || listen(fd, BACKLOG) < 0) {
+        int e = errno;
+        close(fd);
+        return status_errno(e, "cannot listen on the socket %s", path);
+    }
+    *out = fd;
+    return status_ok();
+}
+
+void net_tune(int fd)
+{
+    int on = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+}
+
+static void describe(const struct sockaddr_storage *a, char *text, size_t bytes)
+{
+    char ip[INET6_ADDRSTRLEN] = "";
+    if (a->ss_family == AF_INET) {
+        const struct sockaddr_in *v4 = (const struct sockaddr_in *)a;
+        inet_ntop(AF_INET, &v4->sin_addr, ip, sizeof ip);
+        snprintf(text, bytes, "%s:%u", ip, ntohs(v4->sin_port));
+    } else if (a->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)a;
+        inet_ntop(AF_INET6, &v6->sin6_addr, ip, sizeof ip);
+        snprintf(text, bytes, "[%s]:%u", ip, ntohs(v6->sin6_port));
+    } else {
+        const char *path = ((const struct sockaddr_un *)a)->sun_path;
+        snprintf(text, bytes, "%.*s:0", (int)sizeof(((struct sockaddr_un *)0)->sun_path), path);
+    }
+}
+
+void net_describe(int fd, char *peer, char *local, size_t bytes, bool *is_unix)
+{
+    struct sockaddr_storage here, there;
+    memset(&here, 0, sizeof here);
+    memset(&there, 0, sizeof there);
+    socklen_t here_len = sizeof here, there_len = sizeof there;
+    getsockname(fd, (struct sockaddr *)&here, &here_len);
+    getpeername(fd, (struct sockaddr *)&there, &there_len);
+    *is_unix = here.ss_family == AF_UNIX;
+    describe(&here, local, bytes);
+    describe(*is_unix ? &here : &there, peer, bytes);
+}
+
+void net_close(int fd)
+{
+    close(fd);
+}

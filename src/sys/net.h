@@ -1,0 +1,22 @@
+/* net: addresses, listening sockets, and what an accepted connection needs. Any thread; descriptors belong to
+ * the caller. */
+#ifndef KVASIR_SYS_NET_H
+#define KVASIR_SYS_NET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/status.h"
+
+/* Listens on "HOST:PORT" ("[::1]:6379", "localhost:0"); *port is the one it became. Non-blocking,
+ * close-on-exec. */
+STATUS_MUST_USE status_t net_listen_tcp(const char *address, int *fd, int *port);
+/* Listens on a path. The socket file of a dead server is replaced, a live one's is refused. */
+STATUS_MUST_USE status_t net_listen_unix(const char *path, int *fd);
+/* No delay, keep-alive. Fine on unix sockets too. */
+void net_tune(int fd);
+/* "ip:port" of both ends, or the path. */
+void net_describe(int fd, char *peer, char *local, size_t bytes, bool *is_unix);
+void net_close(int fd);
+
+#endif

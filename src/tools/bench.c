@@ -1,0 +1,330 @@
+/* kvasir bench: options, threads, phases (load, run). See bench.h for the parts. */
+#include "tools/bench.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/parse.h"
+#include "tools/options.h"
+#include "tools/tools.h"
+
+static const char usage[] = "bench [OPTIONS]";
+static const char about[] =
+    "Load generator for kvasir and any other server of the Redis protocol (or memcached's). Key i is "
+    "key:%012d.\n"
+    "Workloads: get, set (of the keys 0..N-1), insert (each of the keys once, then the end), mixed:R (share "
+    "of reads R:\n"
+    "0.9 or 90%), range (RANGE pages in order), ycsb-a..f. Reads want the keys there: add --load the first "
+    "time.\n"
+    "Without --rate a client sends --pipeline requests, awaits their replies, and sends the next. With "
+    "--rate requests\n"
+    "start on schedule and latency counts from there. Exit code 2 when nothing but errors came back.";
+
+enum { VALUE_BYTES_MAX = 1 << 26, LOAD_PIPELINE = 200, LOAD_CLIENTS = 8 };
+
+/* The run that SIGINT and SIGTERM end; NULL between runs. */
+static struct bench_shared *_Atomic interruptible;
+
+static void on_signal(int number)
+{
+    (void)number;
+    /* acquire: pairs with the release store in run_phase, so that a set pointer's target is there */
+    struct bench_shared *shared = atomic_load_explicit(&interruptible, memory_order_acquire);
+    if (shared)
+        atomic_store_explicit(&shared->stop, true, memory_order_relaxed); /* only a request to end */
+    else
+        _exit(130);
+}
+
+static status_t parse_value_size(const char *text, struct bench_sizes *sizes)
+{
+    const char *dash = strchr(text, '-');
+    uint64_t min, max;
+    size_t len = dash ? (size_t)(dash - text) : strlen(text);
+    bool fine = parse_size(slice_make(text, len), &min);
+    max = min;
+    if (fine && dash)
+        fine = parse_size(slice_make(dash + 1, strlen(dash + 1)), &max);
+    if (!fine || min > max || max > VALUE_BYTES_MAX)
+        return status_error(STATUS_INVALID, "--value-size: '%.60s' is not A or A-B, sizes up to 64M", text);
+    *sizes = (struct bench_sizes){(uint32_t)min, (uint32_t)max};
+    return status_ok();
+}
+
+static bool parse_share(const char *text, unsigned *thousandths)
+{
+    size_t len = strlen(text);
+    bool percent = len && text[len - 1] == '%';
+    double v;
+    if (!parse_double(slice_make(text, len - percent), &v) || v < 0)
+        return false;
+    if (percent || v > 1)
+        v /= 100;
+    *thousandths = (unsigned)(v * 1000 + 0.5);
+    return v <= 1;
+}
+
+/* Sets mix, insert_only, and the distribution where the workload names one and the user did not (dist -1). */
+static status_t parse_workload(struct bench_config *config, int dist)
+{
+    static const struct {
+        const char *name;
+        struct bench_mix mix;
+        enum bench_dist dist;
+    } table[] = {
+        {"get", {.get = 1000}, BENCH_UNIFORM},
+        {"set", {.set = 1000}, BENCH_UNIFORM},
+        {"insert", {.insert = 1000}, BENCH_UNIFORM},
+        {"range", {.range = 1000}, BENCH_UNIFORM},
+        {"ycsb-a", {.get = 500, .set = 500}, BENCH_ZIPF},
+        {"ycsb-b", {.get = 950, .set = 50}, BENCH_ZIPF},
+        {"ycsb-c", {.get = 1000}, BENCH_ZIPF},
+        {"ycsb-d", {.get = 950, .insert = 50}, BENCH_LATEST},
+        {"ycsb-e", {.range = 950, .insert = 50}, BENCH_ZIPF},
+        {"ycsb-f", {.get = 500, .rmw = 500}, BENCH_ZIPF},
+    };
+    const char *w = config->workload;
+    for (unsigned i = 0; i < sizeof table / sizeof *table; i++) {
+        if (strcmp(w, table[i].name) != 0)
+            continue;
+        config->mix = table[i].mix;
+        config->dist = dist >= 0 ? (enum bench_dist)dist : table[i].dist;
+        config->insert_only = config->mix.insert == 1000;
+        if (config->mix.range != 1000)
+            config->range_limit = 0;
+        return status_ok();
+    }
+    if (strncmp(w, "mixed:", 6) != 0 || !parse_share(w + 6, &config->mix.get))
+        return status_error(STATUS_INVALID,
+                            "--workload: '%.60s' is not get, set, insert, mixed:R (share of reads, as 0.9 "
+                            "or 90%%), range, or ycsb-a..f",
+                            w);
+    config->mix.set = 1000 - config->mix.get;
+    config->dist = dist >= 0 ? (enum bench_dist)dist : BENCH_UNIFORM;
+    return status_ok();
+}
+
+static status_t parse_rest(struct bench_config *config, const char *value_size, int dist, double seconds)
+{
+    TRY(parse_value_size(value_size, &config->sizes));
+    TRY(parse_workload(config, dist));
+    if (config->protocol != BENCH_RESP && config->mix.range)
+        return status_error(STATUS_INVALID, "--protocol: memcached knows no ranges");
+    if (config->threads > config->clients)
+        config->threads = config->clients;
+    config->seconds = seconds > 0 ? seconds : config->insert_only ? 0 : 10;
+    config->warmup_seconds = config->insert_only ? 0 : config->seconds >= 3 ? 1 : config->seconds / 5;
+    if (config->rate > 0 && config->pipeline > BENCH_OPEN_LOOP_WINDOW)
+        config->pipeline = BENCH_OPEN_LOOP_WINDOW;
+    return status_ok();
+}
+
+static void shared_init(struct bench_shared *shared, const struct bench_config *config)
+{
+    memset(shared, 0, sizeof *shared);
+    shared->config = config;
+    permutation_init(&shared->order, config->keys, 1); /* fixed seeds: every run names the same keys */
+    permutation_init(&shared->scramble, config->keys, 2);
+    if (config->dist != BENCH_UNIFORM)
+        zipf_init(&shared->zipf, config->keys, 0.99);
+}
+
+struct starter {
+    struct bench_thread *thread;
+    _Atomic unsigned *running;
+};
+
+static void *run_thread(void *context)
+{
+    struct starter *s = context;
+    bench_thread_run(s->thread);
+    atomic_fetch_sub_explicit(s->running, 1,
+                              memory_order_relaxed); /* results are published by pthread_join */
+    return NULL;
+}
+
+static status_t run_threads(struct bench_thread *threads, unsigned count, const char *phase)
+{
+    struct bench_shared *shared = threads[0].shared;
+    struct starter starters[64];
+    _Atomic unsigned running = count;
+    unsigned started = 0;
+    status_t s = status_ok();
+    shared->start_ns = bench_now_ns();
+    for (; started < count; started++) {
+        starters[started] = (struct starter){&threads[started], &running};
+        int rc = pthread_create(&threads[started].thread, NULL, run_thread, &starters[started]);
+        if (rc != 0) {
+            s = status_errno(rc, "cannot start a thread");
+            atomic_store_explicit(&shared->stop, true, memory_order_relaxed); /* only a request to end */
+            break;
+        }
+    }
+    if (status_is_ok(&s))
+        bench_report_progress(threads, count, phase, &running);
+    for (unsigned i = 0; i < started; i++)
+        pthread_join(threads[i].thread, NULL);
+    for (unsigned i = 0; i < started && status_is_ok(&s); i++)
+        s = threads[i].failure;
+    return s;
+}
+
+/* Opens every connection, runs, and collects. *totals->error_text points into static memory. */
+static status_t run_phase(const struct bench_config *config, const char *phase, struct bench_totals *totals)
+{
+    static char error_text[sizeof((struct bench_thread *)0)->error_text];
+    unsigned count = (unsigned)config->threads, opened = 0;
+    struct bench_shared *shared = malloc(sizeof *shared);
+    struct bench_thread *threads = calloc(count, sizeof *threads);
+    status_t s = status_ok();
+    if (shared == NULL || threads == NULL) {
+        s = status_error(STATUS_NO_MEMORY, "out of memory");
+        goto done;
+    }
+    shared_init(shared, config);
+    while (opened < count && status_is_ok(&s)) {
+        s = bench_thread_open(&threads[opened], shared, opened);
+        opened++;
+    }
+    if (!status_is_ok(&s))
+        goto done;
+    /* release: pairs with on_signal's acquire */
+    atomic_store_explicit(&interruptible, shared, memory_order_release);
+    s = run_threads(threads, count, phase);
+    atomic_store_explicit(&interruptible, NULL, memory_order_release);
+    bench_totals_collect(totals, threads, count, false);
+    if (totals->error_text) {
+        snprintf(error_text, sizeof error_text, "%s", totals->error_text);
+        totals->error_text = error_text;
+    }
+done:
+    for (unsigned i = 0; i < opened; i++)
+        bench_thread_close(&threads[i]);
+    free(threads);
+    free(shared);
+    return s;
+}
+
+static status_t load_keys(const struct bench_config *config, struct bench_totals *totals)
+{
+    struct bench_config load = *config;
+    load.workload = "insert";
+    load.mix = (struct bench_mix){.insert = 1000};
+    load.insert_only = true;
+    load.dist = BENCH_UNIFORM;
+    load.seconds = load.warmup_seconds = load.rate = 0;
+    load.pipeline = LOAD_PIPELINE;
+    load.clients = LOAD_CLIENTS;
+    load.threads = 1;
+    TRY(run_phase(&load, "load", totals));
+    if (totals->errors)
+        return status_error(STATUS_INVALID, "loading: %llu errors, the first: %s",
+                            (unsigned long long)totals->errors, totals->error_text);
+    fprintf(stderr, "loaded %llu keys in %.2f s (%.0f/s)\n", (unsigned long long)totals->ops, totals->seconds,
+            totals->ops_per_second);
+    return status_ok();
+}
+
+static void prepare_process(const struct bench_config *config)
+{
+    struct rlimit files;
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (config->pin >= 0) { /* the progress thread too, away from the server's core */
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET((unsigned)config->pin, &set);
+        if (sched_setaffinity(0, sizeof set, &set) != 0)
+            fprintf(stderr, "kvasir bench: --pin %lld: %s\n", (long long)config->pin, strerror(errno));
+    }
+}
+
+static int bench(const struct bench_config *config)
+{
+    static struct bench_totals totals;
+    status_t s = status_ok();
+    prepare_process(config);
+    if (config->load)
+        s = load_keys(config, &totals);
+    if (status_is_ok(&s))
+        s = run_phase(config, config->workload, &totals);
+    if (!status_is_ok(&s)) {
+        fprintf(stderr, "kvasir bench: %s\n", s.text);
+        return TOOL_ERROR;
+    }
+    if (config->json)
+        bench_report_json(stdout, config, &totals);
+    else
+        bench_report_table(stdout, config, &totals);
+    if (fflush(stdout) != 0)
+        return TOOL_ERROR;
+    if (config->json && totals.errors)
+        fprintf(stderr, "kvasir bench: %llu errors, the first: %s\n", (unsigned long long)totals.errors,
+                totals.error_text);
+    bool useless = totals.errors && totals.errors >= totals.ops;
+    return useless || totals.wrong ? TOOL_ERROR : TOOL_OK;
+}
+
+int tool_bench(int argc, char **argv)
+{
+    struct bench_config config = {.connect = TOOL_CONNECT_DEFAULT,
+                                  .workload = "get",
+                                  .clients = 50,
+                                  .pipeline = 1,
+                                  .threads = 1,
+                                  .keys = 1000000,
+                                  .range_limit = 1000};
+    const char *value_size = "64";
+    int protocol = BENCH_RESP, dist = -1, order = BENCH_ORDER_RANDOM, rest;
+    uint64_t pin = UINT64_MAX;
+    double seconds = 0;
+    config.seed = bench_now_ns();
+    const struct option_spec specs[] = {
+        {"connect", OPTION_TEXT, &config.connect, "HOST:PORT",
+         "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")", 0, 0},
+        {"workload", OPTION_TEXT, &config.workload, "W", "see above (get)", 0, 0},
+        {"clients", OPTION_U64, &config.clients, "N", "connections (50)", 1, 100000},
+        {"pipeline", OPTION_U64, &config.pipeline, "N", "requests in flight per connection (1)", 1, 100000},
+        {"threads", OPTION_U64, &config.threads, "N", "threads that share the connections (1)", 1, 64},
+        {"keys", OPTION_U64, &config.keys, "N", "number of keys (1000000)", 1, 100000000000},
+        {"value-size", OPTION_TEXT, &value_size, "A[-B]", "bytes of a value (64)", 0, 0},
+        {"dist", OPTION_CHOICE, &dist, "uniform|zipf", "how keys are chosen (uniform; zipf for ycsb)", 0, 0},
+        {"order", OPTION_CHOICE, &order, "random|seq", "of inserted keys (random)", 0, 0},
+        {"range-limit", OPTION_U64, &config.range_limit, "N", "keys a page of the range workload (1000)", 1,
+         1000000},
+        {"seconds", OPTION_DOUBLE, &seconds, "S", "whole run, with 1 s of warm-up (10; insert: until done)",
+         0, 1000000},
+        {"rate", OPTION_DOUBLE, &config.rate, "OPS", "open-loop: this many requests a second in all", 0,
+         1000000000},
+        {"load", OPTION_FLAG, &config.load, NULL, "store the keys first", 0, 0},
+        {"verify", OPTION_FLAG, &config.verify, NULL, "compare every value read with what belongs there", 0,
+         0},
+        {"protocol", OPTION_CHOICE, &protocol, "resp|memcached|memcached-meta",
+         "what the server speaks (resp)", 0, 0},
+        {"pin", OPTION_U64, &pin, "CPU", "run the first thread on this CPU, others on the next", 0, 1023},
+        {"seed", OPTION_U64, &config.seed, "N", "of the choice of keys (the time)", 0, 0},
+        {"json", OPTION_FLAG, &config.json, NULL, "one JSON object on stdout instead of the table", 0, 0},
+        {0},
+    };
+    int rc = options_begin("bench", usage, about, specs, argc, argv, 0, 0, &rest);
+    if (rc >= 0)
+        return rc;
+    config.protocol = (enum bench_protocol)protocol;
+    config.order = (enum bench_order)order;
+    config.pin = pin == UINT64_MAX ? -1 : (int64_t)pin;
+    status_t s = parse_rest(&config, value_size, dist, seconds);
+    if (!status_is_ok(&s)) {
+        fprintf(stderr, "kvasir bench: %s\n", s.text);
+        return TOOL_ERROR;
+    }
+    return bench(&config);
+}

@@ -1,0 +1,157 @@
+/* `kvasir server`: options, limits, signals, the line at start. Among the tools because it reads a command
+ * line. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/logger.h"
+#include "server/server.h"
+#include "server/worker.h"
+#include "tools/options.h"
+
+enum { DESCRIPTORS_SPARE = 256 }; /* log segments, rings, wake-ups, clients that are being refused */
+
+static const char usage[] = "server [--listen HOST:PORT] [--dir DIR] [options]";
+static const char about[] = "A durable key-value server that speaks the Redis protocol.";
+
+struct settings {
+    struct server_config config;
+    uint64_t port;
+    char port_address[32];
+};
+
+/* Descriptors for every client. Lowers clients_max, with a word, where the system allows fewer. */
+static void raise_descriptors(struct server_config *config)
+{
+    struct rlimit limit;
+    rlim_t wanted = config->clients_max + DESCRIPTORS_SPARE;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    rlim_t old_max = limit.rlim_max;
+    limit.rlim_cur = wanted;
+    if (limit.rlim_max < wanted)
+        limit.rlim_max = wanted; /* works for root */
+    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
+        return;
+    limit.rlim_cur = limit.rlim_max = old_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return;
+    config->clients_max = old_max > 2 * DESCRIPTORS_SPARE ? old_max - DESCRIPTORS_SPARE : old_max / 2;
+    LOG_WARNING("the system allows %llu open files: --max-clients is lowered to %llu (see ulimit -n)",
+                (unsigned long long)old_max, (unsigned long long)config->clients_max);
+}
+
+static void block_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGUSR1);
+    sigaddset(&set, SIGPIPE);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static void log_start(const struct server *server)
+{
+    static const char *const durability[] = {"fsync", "interval", "none"};
+    const struct server_config *config = &server->config;
+    bool uring = server->workers[0]->loop->backend == LOOP_URING;
+    bool fell_back = !uring && config->io == LOOP_AUTO && server->io_why[0];
+    LOG_INFO("kvasir %s ready: %s%s%s, port %d, dir %s, %u thread%s, io %s%s%s%s, durability %s",
+             KVASIR_VERSION, config->listen ? config->listen : "",
+             config->listen && config->unix_path ? " and " : "", config->unix_path ? config->unix_path : "",
+             server->port, config->dir, server->worker_count, server->worker_count == 1 ? "" : "s",
+             uring ? "io_uring" : "epoll", fell_back ? " (" : "", fell_back ? server->io_why : "",
+             fell_back ? ")" : "", durability[config->durability]);
+}
+
+/* The config file named on the command line is read first, so that the command line wins. */
+static status_t read_config(const struct option_spec *specs, int argc, char **argv, char **buffer)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *path = NULL;
+        if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
+            path = argv[i + 1];
+        else if (strncmp(argv[i], "--config=", 9) == 0)
+            path = argv[i] + 9;
+        if (path)
+            return options_read_file(specs, path, buffer);
+    }
+    return status_ok();
+}
+
+/* -1 to go on, else the exit code. */
+static int read_settings(struct settings *s, int argc, char **argv)
+{
+    struct server_config *c = &s->config;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    *s = (struct settings){.config = {
+                               .listen = "127.0.0.1:6379",
+                               .dir = "./data",
+                               .threads = cores < 1                   ? 1
+                                          : cores > STORE_WORKERS_MAX ? STORE_WORKERS_MAX
+                                                                      : (uint64_t)cores,
+                               .clients_max = 10000,
+                               .value_bytes_max = 64 << 20,
+                           }};
+    const struct option_spec specs[] = {
+        {"listen", OPTION_TEXT, &c->listen, "HOST:PORT", "where to listen (default 127.0.0.1:6379)", 0, 0},
+        {"port", OPTION_U64, &s->port, "N", "short for --listen 127.0.0.1:N", 1, 65535},
+        {"unix", OPTION_TEXT, &c->unix_path, "PATH", "listen on a Unix socket too", 0, 0},
+        {"dir", OPTION_TEXT, &c->dir, "DIR", "folder of the data (default ./data)", 0, 0},
+        {"threads", OPTION_U64, &c->threads, "N", "worker threads (default: one a core)", 1,
+         STORE_WORKERS_MAX},
+        {"memory", OPTION_SIZE, &c->memory_bytes, "SIZE", "refuse writes beyond this, 0: no cap (default)", 0,
+         0},
+        {"durability", OPTION_CHOICE, &c->durability, "fsync|interval|none",
+         "when a write is acknowledged (default fsync)", 0, 0},
+        {"io", OPTION_CHOICE, &c->io, "auto|uring|epoll", "event loop (default auto)", 0, 0},
+        {"config", OPTION_TEXT, &c->config_path, "FILE", "`name value` lines with these names", 0, 0},
+        {"max-clients", OPTION_U64, &c->clients_max, "N", "connections at most (default 10000)", 1, 1000000},
+        {"max-value", OPTION_SIZE, &c->value_bytes_max, "SIZE", "longest value (default 64M, at most 1G)",
+         RESP_BULK_BYTES_MAX_LEAST, 1 << 30},
+        {0},
+    };
+    int positional;
+    char *buffer = NULL;
+    status_t status = read_config(specs, argc, argv, &buffer);
+    if (!status_is_ok(&status)) {
+        fprintf(stderr, "kvasir server: %s\n", status.text);
+        return SERVER_EXIT_USAGE;
+    }
+    int code = options_begin("server", usage, about, specs, argc, argv, 0, 0, &positional);
+    if (code >= 0)
+        free(buffer);
+    /* else its texts are used for as long as the process lives */
+    if (s->port) {
+        snprintf(s->port_address, sizeof s->port_address, "127.0.0.1:%llu", (unsigned long long)s->port);
+        c->listen = s->port_address;
+    }
+    return code;
+}
+
+int server_main(int argc, char **argv)
+{
+    struct settings settings;
+    struct server *server;
+    int code = read_settings(&settings, argc, argv);
+    if (code >= 0)
+        return code;
+    block_signals();
+    raise_descriptors(&settings.config);
+    status_t status = server_create(&settings.config, &server);
+    if (!status_is_ok(&status)) {
+        LOG_ERROR("cannot start: %s", status.text);
+        return SERVER_EXIT_START;
+    }
+    log_start(server);
+    code = server_run(server);
+    server_destroy(server);
+    return code;
+}

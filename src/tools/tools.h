@@ -1,0 +1,23 @@
+/* tools: what `kvasir NAME` runs, other than the server. argv[0] is the tool's name.
+ *
+ * All return the process's exit code. They block, and use signals and standard streams as a program does. */
+#ifndef KVASIR_TOOLS_TOOLS_H
+#define KVASIR_TOOLS_TOOLS_H
+
+enum {
+    TOOL_OK = 0,
+    TOOL_ABSENT = 1, /* the key is not there */
+    TOOL_ERROR = 2,  /* text on stderr */
+};
+
+#define TOOL_CONNECT_DEFAULT "127.0.0.1:6379"
+
+int tool_get(int argc, char **argv);
+int tool_put(int argc, char **argv);
+int tool_del(int argc, char **argv);
+int tool_ls(int argc, char **argv);
+int tool_load(int argc, char **argv);
+int tool_bench(int argc, char **argv);
+int tool_log(int argc, char **argv);
+
+#endif

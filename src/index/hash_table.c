@@ -368,21 +368,16 @@ struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uin
 struct node *hash_table_random(const struct hash_table *table, uint64_t random)
 {
     struct hash_buckets *t = current_of(table);
-    uint64_t n = (uint64_t)1 << t->bits, at = random >> 8 & (n - 1);
-    for (uint64_t tries = 0; tries < n; tries++, at = (at + 1) & (n - 1)) {
-        struct hash_buckets *from = t;
-        uint64_t number = at;
-        if (is_moving(t) && at >> 1 >= atomic_load_explicit(&t->moved, memory_order_acquire)) {
-            from = t->old;
-            number = at >> 1;
-        }
-        for (const struct hash_bucket *b = &from->buckets[number]; b; b = overflow_of(table, b)) {
-            for (unsigned i = 0; i < HASH_BUCKET_SLOTS; i++) {
-                uint32_t ref = bucket_ref(b, (i + (unsigned)random) % HASH_BUCKET_SLOTS);
-                if (ref)
-                    return arena_at(table->arena, ref);
-            }
-        }
+    uint64_t number = random >> 8 & (((uint64_t)1 << t->bits) - 1);
+    if (is_moving(t) && number >> 1 >= atomic_load_explicit(&t->moved, memory_order_acquire)) {
+        t = t->old;
+        number >>= 1;
     }
-    return NULL;
+    const struct hash_bucket *b = &t->buckets[number];
+    /* Which of the chain: the slot decides, or an empty one sends the caller elsewhere. */
+    struct hash_bucket *more = overflow_of(table, b);
+    if (more && random & 0x80)
+        b = more;
+    uint32_t ref = bucket_ref(b, (unsigned)random % 128 % HASH_BUCKET_SLOTS);
+    return ref ? arena_at(table->arena, ref) : NULL;
 }

@@ -74,7 +74,7 @@ void hash_table_remove(struct hash_table *table, uint64_t hash, uint32_t ref);
 /* The node, if the table holds this reference under this hash. The caller holds the key's lock. */
 struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uint32_t ref);
 
-/* Some node at or after a random place; NULL only if the table is (nearly) empty. May be a tombstone. */
+/* The node in a random slot; often NULL. May be a tombstone. */
 struct node *hash_table_random(const struct hash_table *table, uint64_t random);
 
 #endif

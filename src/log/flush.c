@@ -52,7 +52,7 @@ static void batch_finish(struct log *log, struct log_batch *b, uint64_t publishe
         .record_count = (uint32_t)(published >> PUBLISHED_RECORD_SHIFT),
         .lsn = atomic_load_explicit(&b->base_lsn, memory_order_relaxed),
         .length = b->length,
-        .durable_lsn = atomic_load_explicit(&log->commit_lsn, memory_order_relaxed),
+        .durable_lsn = log->durable_lsn,
         .unix_ms = clock_unix_ms(),
         .previous_lsn = log->previous_lsn,
     };
@@ -145,6 +145,7 @@ static struct segment *advance(struct log *log, struct log_batch **large)
         } else {
             b->free = true;
         }
+        log->durable_lsn = lsn;
         /* Release: pairs with log_commit_lsn. */
         atomic_store_explicit(&log->commit_lsn, lsn, memory_order_release);
     }

@@ -65,8 +65,11 @@ struct log {
     struct segment *prepared; /* the next one, or NULL */
     struct segment *oldest;   /* list up to current: those whose batches are not all durable */
     uint64_t position;        /* offset in current where the open batch starts */
-    uint64_t previous_lsn;    /* of the last batch given out */
-    uint64_t wanted_bytes;    /* a large record needs a segment of at least this size */
+    uint64_t tail_lsn;        /* behind the last batch that holds something: what commit_lsn reaches next */
+    uint64_t durable_lsn;  /* end of the last durable batch, also of an earlier run; 0: there is none. Always
+                              the end of a batch, unlike commit_lsn, which starts at the new segment */
+    uint64_t previous_lsn; /* of the last batch given out */
+    uint64_t wanted_bytes; /* a large record needs a segment of at least this size */
     uint64_t next_number;
     uint64_t next_bytes;
     uint64_t last_flush_us;
@@ -78,9 +81,8 @@ struct log {
     bool has_thread;
     pthread_mutex_t mutex; /* for the condition variable only */
     pthread_cond_t wake;
-    bool stop;                  /* under mutex */
-    bool want_segment;          /* under mutex: prepare one */
-    _Atomic bool prepared_hint; /* prepared != NULL; relaxed */
+    bool stop;         /* under mutex */
+    bool want_segment; /* under mutex: prepare one */
 };
 
 /* log.c, under lock: closes the open batch if it holds something (it goes to the closed list), and opens the
@@ -97,7 +99,7 @@ void log_prepare_wake(struct log *log);
 
 /* replay.c: what recovery found. */
 struct replay_end {
-    uint64_t lsn;          /* end of the last valid batch: where the log was cut or ends */
+    uint64_t lsn;          /* end of the last valid batch: where the log was cut or ends; 0: no batch */
     uint64_t previous_lsn; /* start of the last valid batch */
     uint64_t last_number;  /* highest segment number seen, also of removed ones */
     uint64_t files_bytes;

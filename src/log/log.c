@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "log/internal.h"
+#include "sys/clock.h"
 
 #define WORD(turn, offset) ((uint64_t)(turn) << 32 | (offset))
 enum { WORD_CLOSED = 0xffffffffu }; /* offset while no batch is open */
@@ -46,7 +47,6 @@ static void roll(struct log *log)
 {
     struct segment *next = log->prepared;
     log->prepared = NULL;
-    atomic_store_explicit(&log->prepared_hint, false, memory_order_relaxed);
     log->current->next = next;
     log->current = next;
     log->position = LOG_BLOCK_BYTES;
@@ -93,14 +93,20 @@ static uint64_t close_word(struct log *log)
     return (uint32_t)old == WORD_CLOSED ? 0 : (uint32_t)old;
 }
 
+static void append_closed(struct log *log, struct log_batch *b, uint64_t length)
+{
+    b->length = length;
+    log->position += round_up(length, LOG_BLOCK_BYTES);
+    log->tail_lsn = segment_lsn(log->current->number, log->position);
+    batch_append(&log->closed, b);
+}
+
 /* The closed open batch leaves the stage: to the closed list if it holds something. */
 static void retire_open(struct log *log, uint64_t length)
 {
     struct log_batch *b = pool_batch(log, log->turn);
     if (length > BATCH_HEADER_BYTES) {
-        b->length = length;
-        log->position += round_up(length, LOG_BLOCK_BYTES);
-        batch_append(&log->closed, b);
+        append_closed(log, b, length);
     } else if (length) {
         b->free = true;
     }
@@ -134,13 +140,13 @@ static enum log_reserve_result refused(struct log *log)
 }
 
 /* The disk is full and only deletes may use what is left. */
-static bool in_headroom(struct log *log)
+static bool in_headroom(struct log *log, uint64_t bytes)
 {
     spin_lock(&log->lock);
     uint64_t room = segment_room(log), keep = log->current->bytes / 8;
     uint64_t word = atomic_load_explicit(&log->word, memory_order_relaxed);
     uint64_t used = (uint32_t)word == WORD_CLOSED ? 0 : (uint32_t)word;
-    bool in = !log->prepared && room < used + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
+    bool in = !log->prepared && room < used + bytes + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
     spin_unlock(&log->lock);
     return in;
 }
@@ -153,9 +159,7 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
     retire_open(log, close_word(log));
     if (make_room(log, bytes)) {
         batch_open(log, large);
-        large->length = BATCH_HEADER_BYTES + bytes;
-        log->position += round_up(large->length, LOG_BLOCK_BYTES);
-        batch_append(&log->closed, large);
+        append_closed(log, large, BATCH_HEADER_BYTES + bytes);
         slot->lsn = atomic_load_explicit(&large->base_lsn, memory_order_relaxed) + BATCH_HEADER_BYTES;
         slot->generation = atomic_load_explicit(&large->generation, memory_order_relaxed);
         slot->dst = large->buffer + BATCH_HEADER_BYTES;
@@ -196,7 +200,7 @@ enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t reco
     if (UNLIKELY(atomic_load_explicit(&log->failed, memory_order_relaxed) != NULL))
         return LOG_DEAD;
     if (UNLIKELY(atomic_load_explicit(&log->disk_full, memory_order_relaxed)) && kind == LOG_NORMAL &&
-        in_headroom(log))
+        in_headroom(log, bytes))
         return LOG_NO_SPACE;
     slot->bytes = bytes;
     slot->records = records;
@@ -279,9 +283,10 @@ uint64_t log_tail_lsn(const struct log *const_log)
     for (;;) {
         uint64_t word = atomic_load_explicit(&log->word, memory_order_acquire);
         if ((uint32_t)word == WORD_CLOSED || (uint32_t)word == BATCH_HEADER_BYTES) {
-            /* Nothing in the open batch: all that was reserved ends where it starts (or would start). */
+            /* Nothing in the open batch: all that was reserved ends behind the batch before it, which may be
+             * in the segment before it. */
             spin_lock(&log->lock);
-            uint64_t lsn = segment_lsn(log->current->number, log->position);
+            uint64_t lsn = log->tail_lsn;
             bool same = atomic_load_explicit(&log->word, memory_order_relaxed) == word;
             spin_unlock(&log->lock);
             if (same)
@@ -399,16 +404,28 @@ static status_t open_parts(struct log *log)
     log->stats.replayed_records = end.records;
     log->stats.cut_bytes = end.cut_bytes;
     TRY(first_segment(log));
-    atomic_store_explicit(&log->commit_lsn, segment_lsn(log->current->number, LOG_BLOCK_BYTES),
-                          memory_order_relaxed);
+    log->durable_lsn = end.lsn;
+    log->tail_lsn = segment_lsn(log->current->number, LOG_BLOCK_BYTES);
+    atomic_store_explicit(&log->commit_lsn, log->tail_lsn, memory_order_relaxed);
     atomic_store_explicit(&log->word, WORD(log->turn, WORD_CLOSED), memory_order_relaxed);
     CHECK(open_next(log, 0));
     return log_prepare_start(log);
 }
 
+static void free_large(struct batch_list *list)
+{
+    while (list->first) {
+        struct log_batch *b = batch_pop(list);
+        if (b->large)
+            log_large_destroy(b);
+    }
+}
+
 static void log_free(struct log *log)
 {
     struct disk *disk = log->config.disk;
+    free_large(&log->closed); /* of a dead log */
+    free_large(&log->flying);
     while (log->oldest) {
         struct segment *s = log->oldest;
         log->oldest = s->next;
@@ -461,7 +478,8 @@ static void write_farewell(struct log *log)
         return;
     struct batch_header header = {.lsn = atomic_load_explicit(&b->base_lsn, memory_order_relaxed),
                                   .length = BATCH_HEADER_BYTES,
-                                  .durable_lsn = log_commit_lsn(log),
+                                  .unix_ms = clock_unix_ms(),
+                                  .durable_lsn = log->durable_lsn,
                                   .previous_lsn = log->previous_lsn};
     batch_header_seal(&header, b->segment->generation);
     memset(b->buffer, 0, LOG_BLOCK_BYTES);

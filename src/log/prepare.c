@@ -141,9 +141,8 @@ void log_prepare_wake(struct log *log)
 {
     if (!log->has_thread || atomic_load_explicit(&log->disk_full, memory_order_relaxed))
         return; /* a full disk is asked once a second */
-    if (pthread_mutex_trylock(&log->mutex) != 0)
-        return; /* the thread is between two looks at the state, or another worker is here: it will be asked
-                   again */
+    pthread_mutex_lock(
+        &log->mutex); /* held for some instructions only; a missed wake would never be repeated */
     log->want_segment = true;
     pthread_cond_signal(&log->wake);
     pthread_mutex_unlock(&log->mutex);

@@ -31,9 +31,12 @@ uint64_t record_encode(char *dst, enum record_type type, struct slice key, struc
         p += 8;
     }
     size_t total = record_bytes(type, key.len, value.len);
-    store_u64(dst + total - 8 > p ? dst + total - 8 : p,
-              0); /* the padding; what is not padding is written below */
-    memcpy(p, key.data, key.len);
+    /* The padding; what of it is not padding is written below. Never behind the record: the next one may be
+     * there already. */
+    if (dst + total > p)
+        store_u64(dst + total - 8, 0);
+    if (key.len)
+        memcpy(p, key.data, key.len);
     if (value.len)
         memcpy(p + key.len, value.data, value.len);
     return XXH3_64bits(dst + 8, total - 8);

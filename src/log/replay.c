@@ -87,35 +87,6 @@ static void reader_deinit(struct reader *r)
     free(r->window);
 }
 
-/* Opens a segment. *empty: it was never used (its creation was cut short by a crash). */
-static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
-{
-    char name[SEGMENT_NAME_BYTES];
-    segment_name(name, number);
-    *empty = false;
-    int fd = r->disk->ops->open(r->disk, r->folder, name, false, true);
-    if (fd < 0)
-        return status_errno(-fd, "cannot open %s/%s", r->path, name);
-    status_t s = segment_read_header(r->disk, fd, r->path, number, &r->segment);
-    r->segment.fd = fd;
-    r->window_len = 0;
-    r->window_offset = 0;
-    int64_t size = r->disk->ops->size(r->disk, fd);
-    r->file_bytes = size > 0 ? (uint64_t)size : 0;
-    if (s.code == STATUS_CORRUPT) {
-        *empty = true; /* no header: nothing in it can be read; the chain will tell whether that matters */
-        return status_ok();
-    }
-    if (!status_is_ok(&s))
-        r->disk->ops->close(r->disk, fd);
-    return s;
-}
-
-static void segment_close(struct reader *r)
-{
-    r->disk->ops->close(r->disk, r->segment.fd);
-}
-
 /* Makes [offset, offset + len) available; NULL when the file is shorter. offset is a multiple of the block
  * size. */
 static status_t window_at(struct reader *r, uint64_t offset, size_t len, const char **data)
@@ -143,6 +114,56 @@ static status_t window_at(struct reader *r, uint64_t offset, size_t len, const c
     }
     *data = r->window + (offset - r->window_offset);
     return status_ok();
+}
+
+/* A file without a valid header: was it never used (a crash while it was made: nothing but zeros in it)? The
+ * header is written last and synced before the first batch, so anything else is damage. */
+static status_t check_unused(struct reader *r, const char *name)
+{
+    bool used = r->file_bytes > 0 && r->file_bytes < LOG_BLOCK_BYTES;
+    for (uint64_t offset = LOG_BLOCK_BYTES; offset < r->file_bytes && !used; offset += LOG_BLOCK_BYTES) {
+        const char *data;
+        uint64_t rest = r->file_bytes - offset;
+        TRY(window_at(r, offset, rest < LOG_BLOCK_BYTES ? rest : LOG_BLOCK_BYTES, &data));
+        for (size_t i = 0; data && i < LOG_BLOCK_BYTES && i < rest && !used; i++)
+            used = data[i] != 0;
+    }
+    if (!used)
+        return status_ok();
+    return status_error(
+        STATUS_CORRUPT,
+        "the log is damaged at offset 0 of %s/%s: its header is not valid, but it was in use; "
+        "restore the file from a copy (`kvasir log` shows what is readable)",
+        r->path, name);
+}
+
+/* Opens a segment. *empty: it was never used (its creation was cut short by a crash). */
+static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, number);
+    *empty = false;
+    int fd = r->disk->ops->open(r->disk, r->folder, name, false, true);
+    if (fd < 0)
+        return status_errno(-fd, "cannot open %s/%s", r->path, name);
+    status_t s = segment_read_header(r->disk, fd, r->path, number, &r->segment);
+    r->segment.fd = fd;
+    r->window_len = 0;
+    r->window_offset = 0;
+    int64_t size = r->disk->ops->size(r->disk, fd);
+    r->file_bytes = size > 0 ? (uint64_t)size : 0;
+    if (s.code == STATUS_CORRUPT) {
+        *empty = true;
+        s = check_unused(r, name);
+    }
+    if (!status_is_ok(&s))
+        r->disk->ops->close(r->disk, fd);
+    return s;
+}
+
+static void segment_close(struct reader *r)
+{
+    r->disk->ops->close(r->disk, r->segment.fd);
 }
 
 /* Checks the records of a batch; counts them. */
@@ -199,10 +220,22 @@ static status_t read_batch(struct reader *r, uint64_t offset, bool *valid, struc
     return status_ok();
 }
 
-/* Follows the chain through the open segment. */
-static status_t follow(struct reader *r, size_t index)
+/* A segment file has its full size from the beginning, and recovery cuts it exactly behind its last batch. */
+static status_t check_size(const struct reader *r, uint64_t end_offset)
 {
-    uint64_t offset = LOG_BLOCK_BYTES;
+    if (r->file_bytes >= r->segment.bytes || (r->file_bytes == end_offset && end_offset > LOG_BLOCK_BYTES))
+        return status_ok();
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, r->segment.number);
+    return status_error(STATUS_CORRUPT,
+                        "%s/%s was truncated at offset %" PRIu64 " (it had %" PRIu64
+                        " bytes); restore the file from a copy (`kvasir log` shows what is readable)",
+                        r->path, name, r->file_bytes, r->segment.bytes);
+}
+
+/* Follows the chain through the open segment, from an offset on. */
+static status_t follow(struct reader *r, size_t index, uint64_t offset)
+{
     struct batch_header h;
     const char *data;
     bool valid;
@@ -219,15 +252,17 @@ static status_t follow(struct reader *r, size_t index)
             r->config->replay_progress(r->config->context, r->done_bytes + offset, r->total_bytes);
     }
     r->done_bytes += r->file_bytes;
-    return status_ok();
+    return r->stopped ? status_ok() : check_size(r, offset);
 }
 
+/* Follows the chain from where it has ended so far. */
 static status_t follow_all(struct reader *r)
 {
-    for (size_t i = 0; i < r->count && !r->stopped; i++) {
+    for (size_t i = r->end_index; i < r->count && !r->stopped; i++) {
         bool empty;
         TRY(segment_open(r, r->numbers[i], &empty));
-        status_t s = empty ? status_ok() : follow(r, i);
+        bool again = r->end_lsn >> LOG_SEGMENT_SHIFT == r->numbers[i];
+        status_t s = empty ? status_ok() : follow(r, i, again ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES);
         segment_close(r);
         TRY(s);
     }
@@ -269,11 +304,14 @@ static status_t judge(struct reader *r)
     if (witness == 0)
         return status_ok();
     char name[SEGMENT_NAME_BYTES];
-    segment_name(name, r->end_lsn >> LOG_SEGMENT_SHIFT);
-    return status_error(STATUS_CORRUPT,
-                        "the log is damaged at offset %" PRIu64 " of %s/%s: bytes up to LSN %" PRIu64
-                        " were durable; restore the file from a copy (`kvasir log` shows what is readable)",
-                        lsn_offset(r->end_lsn), r->path, name, durable);
+    uint64_t place = r->end_lsn ? r->end_lsn : segment_lsn(r->numbers[0], LOG_BLOCK_BYTES);
+    segment_name(name, place >> LOG_SEGMENT_SHIFT);
+    return status_error(
+        STATUS_CORRUPT,
+        "the log is damaged at offset %" PRIu64 " of %s/%s or a file behind it is missing: all "
+        "up to LSN %" PRIu64 " was durable; restore it from a copy (`kvasir log` shows what is "
+        "readable)",
+        lsn_offset(place), r->path, name, durable);
 }
 
 /* Cuts what lies behind the end: later segments go, the last one is truncated, and empty ones are removed. */
@@ -294,8 +332,10 @@ static status_t cut(struct reader *r, struct replay_end *end)
         if (fd < 0)
             return status_errno(-fd, "cannot open %s/%s for writing", r->path, name);
         int64_t size = disk->ops->size(disk, fd);
-        int e = 0;
-        if (i == r->end_index && size > (int64_t)lsn_offset(r->end_lsn)) {
+        /* First what was read: the writes of a killed process may have got only as far as the disk's cache,
+         * and what was replayed is from now on shown to clients. */
+        int e = i + LOG_FLUSHES_MAX >= r->end_index ? disk->ops->sync(disk, fd) : 0;
+        if (e >= 0 && i == r->end_index && size > (int64_t)lsn_offset(r->end_lsn)) {
             end->cut_bytes = (uint64_t)size - lsn_offset(r->end_lsn);
             size = (int64_t)lsn_offset(r->end_lsn);
             e = disk->ops->truncate(disk, fd, (uint64_t)size);
@@ -334,8 +374,6 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
     *end = (struct replay_end){0};
     status_t s = reader_init(&r);
     r.total_bytes = total_size(&r);
-    /* Before the first batch nothing is durable but the beginning. */
-    r.end_lsn = segment_lsn(r.count ? r.numbers[0] : 1, LOG_BLOCK_BYTES);
     if (status_is_ok(&s))
         s = follow_all(&r);
     if (status_is_ok(&s))
@@ -360,11 +398,20 @@ status_t log_read(struct disk *disk, const char *path, uint64_t from,
     status_t s = reader_init(&r);
     if (status_is_ok(&s) && r.count == 0)
         s = status_error(STATUS_INVALID, "%s has no log: no file is named like log-0000000001.kv", path);
-    r.end_lsn = segment_lsn(r.count ? r.numbers[0] : 1, LOG_BLOCK_BYTES);
-    if (status_is_ok(&s))
+    /* A running server goes on writing: what looks like damage may be a batch that was on its way when it was
+     * read, and is there now. */
+    for (uint64_t seen = UINT64_MAX; status_is_ok(&s) && !r.stopped && seen != r.end_lsn;) {
+        seen = r.end_lsn;
         s = follow_all(&r);
-    if (status_is_ok(&s) && !r.stopped)
-        s = judge(&r);
+        if (status_is_ok(&s) && !r.stopped)
+            s = judge(&r);
+        if (s.code == STATUS_CORRUPT) {
+            r.window_len = 0;
+            status_t again = follow_all(&r);
+            if (status_is_ok(&again) && r.end_lsn != seen)
+                s = status_ok();
+        }
+    }
     if (status_is_ok(&s))
         snprintf(note, 256, "%" PRIu64 " records, the log ends at LSN %" PRIu64, r.records, r.end_lsn);
     else

@@ -35,9 +35,10 @@ struct batch_header {
     uint64_t checksum; /* of the rest, mixed with LSN and generation as a record's is */
     uint32_t magic;
     uint32_t record_count;
-    uint64_t lsn;         /* of this header */
-    uint64_t length;      /* bytes with this header, before padding */
-    uint64_t durable_lsn; /* commit point when it was written: everything below was on stable storage */
+    uint64_t lsn;    /* of this header */
+    uint64_t length; /* bytes with this header, before padding */
+    uint64_t
+        durable_lsn; /* end of the last batch known to be on stable storage when it was written; 0: none */
     uint64_t unix_ms;
     uint64_t previous_lsn; /* of the batch before it, in whatever segment; 0: the log's first */
     uint64_t reserved;     /* 0 */

@@ -172,7 +172,9 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
     if (setting->set) {
         if (setting->set(call->server, value))
             return true;
-        why = "argument couldn't be parsed or is out of range";
+        bool is_memory = strcmp(setting->name, "maxmemory") == 0;
+        why =
+            is_memory ? "argument must be a memory value" : "argument couldn't be parsed or is out of range";
     }
     reply_error(call->reply, "ERR CONFIG SET failed (possibly related to argument '%s') - %s", setting->name,
                 why);

@@ -115,8 +115,10 @@ enum command_result command_reset(struct command_call *call)
 enum command_result command_select(struct command_call *call)
 {
     int64_t n;
-    if (!parse_i64(call->argv[1], &n) || n < INT32_MIN || n > INT32_MAX)
+    if (!parse_i64(call->argv[1], &n))
         reply_error(call->reply, "ERR value is not an integer or out of range");
+    else if (n < INT32_MIN || n > INT32_MAX)
+        reply_error(call->reply, "ERR value is out of range, value must between -2147483648 and 2147483647");
     else if (n != 0)
         reply_error(call->reply, "ERR DB index is out of range");
     else

@@ -36,6 +36,10 @@ enum command_result command_exists(struct command_call *call)
 {
     unsigned n = (unsigned)call->argc - 1;
     struct store_key *keys = command_scratch(call, n * sizeof *keys);
+    for (unsigned i = 0; i < n; i++) {
+        if (!command_key_ok(call, call->argv[1 + i]))
+            return COMMAND_DONE;
+    }
     for (unsigned i = 0; i < n; i++)
         store_key_prepare(call->sw, &keys[i], call->argv[1 + i]);
     for (unsigned attempt = 0;; attempt++) {
@@ -175,7 +179,9 @@ static bool scan_start(struct command_call *call, const struct scan_options *o, 
                        struct slice *from, struct slice *prefix)
 {
     uint64_t number;
-    if (!parse_u64(call->argv[1], &number)) {
+    if (call->argv[1].len == 0) {
+        number = 0; /* as strtoul, which Redis uses */
+    } else if (!parse_u64(call->argv[1], &number)) {
         reply_error(call->reply, "ERR invalid cursor");
         return false;
     }

@@ -125,9 +125,10 @@ enum command_result command_command(struct command_call *call)
         reply_array(call->reply, command_count);
         for (unsigned i = 0; i < command_count; i++)
             reply_bulk_text(call->reply, command_table[i]->name);
+    } else if (command_word_is(call->argv[1], "count")) {
+        reply_error(call->reply, "ERR wrong number of arguments for 'command|count' command");
     } else {
-        reply_error(call->reply,
-                    "ERR unknown subcommand or wrong number of arguments for '%.*s'. Try COMMAND HELP.",
+        reply_error(call->reply, "ERR unknown subcommand '%.*s'. Try COMMAND HELP.",
                     (int)(call->argv[1].len < 64 ? call->argv[1].len : 64), call->argv[1].data);
     }
     return COMMAND_DONE;

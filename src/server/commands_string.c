@@ -236,7 +236,8 @@ static bool parse_set_options(struct command_call *call, struct set_options *o)
             o->get = true;
         } else if (command_word_is(arg, "keepttl") && !expire_at) {
             o->keep_ttl = true;
-        } else if (expire_option(arg, &s, &a) && !o->keep_ttl && !expire_at && i + 1 < call->argc) {
+        } else if (expire_option(arg, &s, &a) && !o->keep_ttl &&
+                   (!expire_at || (s == seconds && a == absolute)) && i + 1 < call->argc) {
             expire_at = ++i;
             seconds = s;
             absolute = a;
@@ -318,7 +319,7 @@ enum command_result command_getdel(struct command_call *call)
 
 struct getex_options {
     bool persist, has_expire;
-    uint64_t expire_ms;
+    bool seconds, absolute; /* what the number, argument 3, means */
 };
 
 static bool stage_getex(struct command_call *call, struct store_entry *entries, void *context)
@@ -328,9 +329,12 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
         reply_null(call->reply);
         return true;
     }
+    uint64_t expire_ms;
+    if (o->has_expire && !command_expire_ms(call, call->argv[3], o->seconds, o->absolute, true, &expire_ms))
+        return false;
     reply_bulk(call->reply, store_entry_value(entries, 0));
     if (o->has_expire)
-        store_stage_expire(call->sw, entries, 0, o->expire_ms);
+        store_stage_expire(call->sw, entries, 0, expire_ms);
     else if (o->persist && store_entry_expire_ms(entries, 0))
         store_stage_expire(call->sw, entries, 0, 0);
     return true;
@@ -339,12 +343,9 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
 enum command_result command_getex(struct command_call *call)
 {
     struct getex_options o = {0};
-    bool seconds, absolute;
     if (call->argc == 3 && command_word_is(call->argv[2], "persist")) {
         o.persist = true;
-    } else if (call->argc == 4 && expire_option(call->argv[2], &seconds, &absolute)) {
-        if (!command_expire_ms(call, call->argv[3], seconds, absolute, true, &o.expire_ms))
-            return COMMAND_DONE;
+    } else if (call->argc == 4 && expire_option(call->argv[2], &o.seconds, &o.absolute)) {
         o.has_expire = true;
     } else if (call->argc != 2) {
         return command_syntax_error(call);

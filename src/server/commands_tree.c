@@ -215,7 +215,8 @@ static void collect_kids(struct kids *k)
         struct slice rest = slice_make(key.data + k->prefix.len, key.len - k->prefix.len);
         const char *slash = memchr(rest.data, '/', rest.len);
         struct slice name = slice_make(rest.data, slash ? (size_t)(slash - rest.data) : rest.len);
-        if (!k->has_last || slice_compare(name, k->last) > 0) {
+        bool is_new = !k->has_last || slice_compare(name, k->last) > 0;
+        if (is_new && slice_compare(name, k->from) >= 0) {
             kids_add_shorter(k, name, common_len(name, previous));
             if (k->count < k->limit)
                 kids_add(k, name, slash ? NULL : node);

@@ -50,6 +50,9 @@ static bool one_matches(const char **p, const char *end, char c)
 /* Linear in the text for each star: only the last star is ever tried again, which suffices. */
 bool glob_matches(struct slice pattern, struct slice text)
 {
+    if (text.len ==
+        0) /* as Redis: stars match nothing in an empty text, but for the pattern that means "all" */
+        return pattern.len == 0 || slice_equal(pattern, SLICE_LITERAL("*"));
     const char *p = pattern.data, *p_end = p + pattern.len, *t = text.data, *t_end = t + text.len;
     const char *star = NULL, *star_text = NULL;
     while (t < t_end) {

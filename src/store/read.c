@@ -286,19 +286,29 @@ const struct node *store_cursor_next(struct store_cursor *cursor)
     return NULL;
 }
 
-const struct node *store_random(struct store_worker *sw, uint64_t random)
+static const struct node *random_of_few(struct store_worker *sw, uint64_t steps)
 {
-    enum { TRIES = 64 };
-    struct store_view view;
-    for (unsigned i = 0; i < TRIES; i++) {
-        const struct node *node = hash_table_random(&sw->store->hash, random);
-        if (node == NULL)
-            return NULL;
-        if (store_node_view(sw, node, &view) == STORE_OK)
-            return node;
-        random = random * 6364136223846793005ull + 1442695040888963407ull;
-    }
     struct store_cursor cursor;
     store_cursor_seek(&cursor, sw, slice_make("", 0), false);
-    return store_cursor_next(&cursor);
+    const struct node *node = store_cursor_next(&cursor), *next = node;
+    for (; next && steps > 0; steps--) {
+        node = next;
+        next = store_cursor_next(&cursor);
+    }
+    return next ? next : node;
+}
+
+const struct node *store_random(struct store_worker *sw, uint64_t random)
+{
+    enum { TRIES = 256, FEW = 1024 }; /* few keys leave most buckets empty */
+    struct store_view view;
+    uint64_t keys = atomic_load_explicit(&sw->store->keys, memory_order_relaxed);
+    random = (random ^ random >> 31) * 0xbf58476d1ce4e5b9ull;
+    for (unsigned i = 0; i < TRIES && keys >= FEW; i++) {
+        random = random * 6364136223846793005ull + 1442695040888963407ull;
+        const struct node *node = hash_table_random(&sw->store->hash, random >> 16);
+        if (node && store_node_view(sw, node, &view) == STORE_OK)
+            return node;
+    }
+    return random_of_few(sw, keys ? (random >> 33) % (keys < FEW ? keys : FEW) : 0);
 }

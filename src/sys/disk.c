@@ -10,13 +10,30 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+/* A new folder's name must survive a power failure too, or everything synced inside is lost with it. */
+static int sync_parent(int folder)
+{
+    int fd = openat(folder, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int r = fsync(fd) < 0 ? -errno : 0;
+    close(fd);
+    return r;
+}
+
 static int real_folder_open(struct disk *disk, const char *path, bool create)
 {
     (void)disk;
-    if (create && mkdir(path, 0755) < 0 && errno != EEXIST)
+    bool made = create && mkdir(path, 0755) == 0;
+    if (create && !made && errno != EEXIST)
         return -errno;
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? -errno : fd;
+    if (fd < 0)
+        return -errno;
+    int e = made ? sync_parent(fd) : 0;
+    if (e < 0)
+        close(fd);
+    return e < 0 ? e : fd;
 }
 
 static int real_lock(struct disk *disk, int folder, const char *name)
@@ -79,13 +96,13 @@ static int64_t real_read(struct disk *disk, int fd, void *buffer, size_t len, ui
         ssize_t n = pread(fd, (char *)buffer + done, len - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && errno == EINVAL && done) /* O_DIRECT: stopped at an unaligned end of the file */
+            break;
         if (n < 0)
             return -errno;
         if (n == 0)
             break;
         done += (size_t)n;
-        if (done % 512) /* O_DIRECT: the end of the file */
-            break;
     }
     return (int64_t)done;
 }
@@ -159,15 +176,22 @@ static int real_list(struct disk *disk, int folder, int (*each)(void *context, c
         close(fd);
         return -e;
     }
-    struct dirent *entry;
-    while ((entry = readdir(dir))) {
+    int result = 0;
+    for (;;) {
+        errno =
+            0; /* the only way to tell an error from the end: a listing cut short must not pass for whole */
+        struct dirent *entry = readdir(dir);
+        if (entry == NULL) {
+            result = -errno;
+            break;
+        }
         if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
             continue;
         if (each(context, entry->d_name))
             break;
     }
     closedir(dir);
-    return 0;
+    return result;
 }
 
 static int64_t real_free_bytes(struct disk *disk, int folder)

@@ -2,6 +2,7 @@
  * next wait, file transfers on one helper thread. What happened is queued and handed out by loop_wait;
  * nothing is reported inside a call. */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -25,7 +26,15 @@ enum {
     ACCEPT_RETRY_US = 100000,
 };
 
-enum { STATE_READ = 1, STATE_WRITE = 2, STATE_CLOSING = 4, STATE_ENDED = 8, STATE_SENDING = 16 };
+enum {
+    STATE_READ = 1,
+    STATE_WRITE = 2,
+    STATE_CLOSING = 4,
+    STATE_ENDED = 8,
+    STATE_SENDING = 16,
+    STATE_WATCHED = 32, /* epoll knows the socket */
+    STATE_STARVED = 64, /* in p->starved */
+};
 
 struct listener {
     int fd; /* -1: free */
@@ -46,6 +55,9 @@ struct epoll_loop {
     char **buffers;
     uint32_t *free_buffers;
     uint32_t buffer_count, free_count;
+    struct loop_stream **starved; /* had data when no buffer was free; not watched for reading until one is */
+    size_t starved_count, starved_capacity;
+    bool no_pwait2; /* the kernel or a container refuses epoll_pwait2 */
     /* The helper thread. */
     pthread_t thread;
     bool has_thread;
@@ -101,19 +113,75 @@ static bool take_buffer(struct epoll_loop *p, uint32_t *id)
 static void epoll_buffer_release(struct loop *loop, uint32_t buffer_id)
 {
     struct epoll_loop *p = epoll_of(loop);
+    DCHECK(p->free_count < p->buffer_count);
     p->free_buffers[p->free_count++] = buffer_id;
 }
 
 /* ---- streams ---- */
 
-static void watch(struct epoll_loop *p, struct loop_stream *s, int op)
+/* Tells epoll what the state asks for. A socket that nothing is wanted of is taken out: EPOLLHUP and EPOLLERR
+ * are always reported, and a paused or ended stream whose peer is gone would keep the loop spinning. */
+static void watch(struct epoll_loop *p, struct loop_stream *s)
 {
-    bool read = s->state & STATE_READ && !(s->state & STATE_ENDED);
+    bool read = s->state & STATE_READ && !(s->state & (STATE_ENDED | STATE_STARVED));
     struct epoll_event e = {.events =
                                 (read ? EPOLLIN | EPOLLRDHUP : 0u) | (s->state & STATE_WRITE ? EPOLLOUT : 0u),
                             .data.ptr = s};
+    int op = s->state & STATE_WATCHED ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (e.events == 0) {
+        if (op == EPOLL_CTL_ADD)
+            return;
+        op = EPOLL_CTL_DEL;
+    }
     count_call(p);
-    epoll_ctl(p->epoll_fd, op, s->fd, &e);
+    if (epoll_ctl(p->epoll_fd, op, s->fd, &e) == 0) {
+        s->state = (uint8_t)(op == EPOLL_CTL_DEL ? s->state & ~STATE_WATCHED : s->state | STATE_WATCHED);
+        return;
+    }
+    /* No memory or no watches left: nothing more would ever be heard of this stream. */
+    int e_watch = errno;
+    if (s->state & STATE_WRITE) {
+        s->state &= (uint8_t) ~(STATE_WRITE | STATE_SENDING);
+        push(p, (struct loop_event){.type = LOOP_SENT, .result = -e_watch, .owner = s->owner});
+    }
+    if (!(s->state & STATE_ENDED)) {
+        s->state |= STATE_ENDED;
+        push(p, (struct loop_event){.type = LOOP_EOF, .result = -e_watch, .owner = s->owner});
+    }
+}
+
+static void starve(struct epoll_loop *p, struct loop_stream *s)
+{
+    if (p->starved_count == p->starved_capacity) {
+        p->starved_capacity = p->starved_capacity ? p->starved_capacity * 2 : 64;
+        p->starved = realloc(p->starved, p->starved_capacity * sizeof(struct loop_stream *));
+        CHECK(p->starved != NULL);
+    }
+    p->starved[p->starved_count++] = s;
+    s->state |= STATE_STARVED;
+    watch(p, s);
+}
+
+/* Buffers are free again: all may try, those that get none come back to the list. */
+static void feed_starved(struct epoll_loop *p)
+{
+    if (p->free_count == 0)
+        return;
+    while (p->starved_count) {
+        struct loop_stream *s = p->starved[--p->starved_count];
+        s->state &= (uint8_t)~STATE_STARVED;
+        watch(p, s);
+    }
+}
+
+static void forget_starved(struct epoll_loop *p, const struct loop_stream *s)
+{
+    for (size_t i = 0; i < p->starved_count; i++) {
+        if (p->starved[i] == s) {
+            p->starved[i] = p->starved[--p->starved_count];
+            return;
+        }
+    }
 }
 
 static void epoll_stream_start(struct loop *loop, struct loop_stream *s, int fd)
@@ -121,7 +189,7 @@ static void epoll_stream_start(struct loop *loop, struct loop_stream *s, int fd)
     s->fd = fd;
     s->state = STATE_READ;
     s->message = NULL;
-    watch(epoll_of(loop), s, EPOLL_CTL_ADD);
+    watch(epoll_of(loop), s);
 }
 
 static void epoll_stream_read(struct loop *loop, struct loop_stream *s, bool on)
@@ -129,7 +197,7 @@ static void epoll_stream_read(struct loop *loop, struct loop_stream *s, bool on)
     if (on == !!(s->state & STATE_READ) || s->state & (STATE_CLOSING | STATE_ENDED))
         return;
     s->state ^= STATE_READ;
-    watch(epoll_of(loop), s, EPOLL_CTL_MOD);
+    watch(epoll_of(loop), s);
 }
 
 static void epoll_stream_send(struct loop *loop, struct loop_stream *s, const struct iovec *pieces, int count)
@@ -168,7 +236,7 @@ static void try_send(struct epoll_loop *p, struct loop_stream *s)
     int result = n < 0 ? -errno : (int)n;
     if (full != !!(s->state & STATE_WRITE)) {
         s->state ^= STATE_WRITE;
-        watch(p, s, EPOLL_CTL_MOD);
+        watch(p, s);
     }
     if (full)
         return;
@@ -180,8 +248,12 @@ static void receive(struct epoll_loop *p, struct loop_stream *s)
 {
     for (unsigned i = 0; i < RECEIVES_MAX; i++) {
         uint32_t id;
-        if (s->state & (STATE_CLOSING | STATE_ENDED) || !(s->state & STATE_READ) || !take_buffer(p, &id))
+        if (s->state & (STATE_CLOSING | STATE_ENDED | STATE_STARVED) || !(s->state & STATE_READ))
             return;
+        if (!take_buffer(p, &id)) {
+            starve(p, s);
+            return;
+        }
         ssize_t n;
         do {
             count_call(p);
@@ -198,7 +270,7 @@ static void receive(struct epoll_loop *p, struct loop_stream *s)
         if (e == EAGAIN || e == EWOULDBLOCK)
             return;
         s->state |= STATE_ENDED;
-        watch(p, s, EPOLL_CTL_MOD);
+        watch(p, s);
         push(p, (struct loop_event){.type = LOOP_EOF, .result = -e, .owner = s->owner});
         return;
     }
@@ -210,6 +282,8 @@ static void close_streams(struct epoll_loop *p)
     while (p->closes) {
         struct loop_stream *s = p->closes;
         p->closes = s->previous_ready;
+        if (s->state & STATE_STARVED)
+            forget_starved(p, s);
         count_call(p);
         close(s->fd);
         push(p, (struct loop_event){.type = LOOP_CLOSED, .owner = s->owner});
@@ -218,11 +292,11 @@ static void close_streams(struct epoll_loop *p)
 
 /* ---- accepting ---- */
 
-static void watch_listener(struct epoll_loop *p, struct listener *l, int op)
+static int watch_listener(struct epoll_loop *p, struct listener *l, int op)
 {
     struct epoll_event e = {.events = EPOLLIN, .data.u64 = (uint64_t)(uintptr_t)l | 1};
     count_call(p);
-    epoll_ctl(p->epoll_fd, op, l->fd, &e);
+    return epoll_ctl(p->epoll_fd, op, l->fd, &e);
 }
 
 static status_t epoll_listen(struct loop *loop, int listen_fd, void *owner)
@@ -232,7 +306,10 @@ static status_t epoll_listen(struct loop *loop, int listen_fd, void *owner)
         if (p->listeners[i].fd >= 0)
             continue;
         p->listeners[i] = (struct listener){.fd = listen_fd, .owner = owner};
-        watch_listener(p, &p->listeners[i], EPOLL_CTL_ADD);
+        if (watch_listener(p, &p->listeners[i], EPOLL_CTL_ADD) < 0) {
+            p->listeners[i].fd = -1;
+            return status_errno(errno, "cannot wait for connections");
+        }
         return status_ok();
     }
     return status_error(STATUS_INVALID, "a loop listens on at most %d sockets", LISTENERS_MAX);
@@ -245,7 +322,7 @@ static void epoll_unlisten(struct loop *loop, int listen_fd)
         if (p->listeners[i].fd != listen_fd)
             continue;
         if (!p->listeners[i].paused)
-            watch_listener(p, &p->listeners[i], EPOLL_CTL_DEL);
+            (void)watch_listener(p, &p->listeners[i], EPOLL_CTL_DEL);
         p->listeners[i].fd = -1;
     }
 }
@@ -262,7 +339,7 @@ static void accept_all(struct epoll_loop *p, struct listener *l)
         int result = fd < 0 ? -errno : fd;
         push(p, (struct loop_event){.type = LOOP_ACCEPTED, .result = result, .owner = l->owner});
         if (fd < 0) { /* out of descriptors: the waiting connection would wake us at once again */
-            watch_listener(p, l, EPOLL_CTL_DEL);
+            (void)watch_listener(p, l, EPOLL_CTL_DEL);
             l->paused = true;
             p->accept_retry_us = clock_monotonic_us() + ACCEPT_RETRY_US;
             return;
@@ -277,10 +354,11 @@ static void resume_listeners(struct epoll_loop *p)
     p->accept_retry_us = 0;
     for (unsigned i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &p->listeners[i];
-        if (l->fd >= 0 && l->paused) {
-            l->paused = false;
-            watch_listener(p, l, EPOLL_CTL_ADD);
-        }
+        if (l->fd < 0 || !l->paused)
+            continue;
+        l->paused = watch_listener(p, l, EPOLL_CTL_ADD) < 0;
+        if (l->paused)
+            p->accept_retry_us = clock_monotonic_us() + ACCEPT_RETRY_US;
     }
 }
 
@@ -336,8 +414,12 @@ static void epoll_file(struct loop *loop, struct loop_file_op *op)
         sigset_t all, old;
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &old);
-        CHECK(pthread_create(&p->thread, NULL, file_thread, p) == 0);
+        int e = pthread_create(&p->thread, NULL, file_thread, p);
         pthread_sigmask(SIG_SETMASK, &old, NULL);
+        if (e != 0) {
+            push(p, (struct loop_event){.type = LOOP_FILE_DONE, .result = -e, .owner = op->owner});
+            return;
+        }
         pthread_setname_np(p->thread, "loop-files");
         p->has_thread = true;
     }
@@ -392,6 +474,22 @@ static void on_ready(struct epoll_loop *p, const struct epoll_event *e)
     }
 }
 
+static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t timeout_us)
+{
+    if (!p->no_pwait2) {
+        struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
+        count_call(p);
+        int n = epoll_pwait2(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? NULL : &t, NULL);
+        /* Before Linux 5.11; and seccomp filters that don't know the call answer EPERM. */
+        if (n >= 0 || (errno != ENOSYS && errno != EPERM))
+            return n;
+        p->no_pwait2 = true;
+    }
+    int64_t ms = timeout_us < 0 ? -1 : timeout_us / 1000 + (timeout_us % 1000 != 0);
+    count_call(p);
+    return epoll_wait(p->epoll_fd, ready, READY_MAX, ms > INT_MAX ? INT_MAX : (int)ms);
+}
+
 static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int capacity, int64_t timeout_us)
 {
     struct epoll_loop *p = epoll_of(loop);
@@ -403,15 +501,13 @@ static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int cap
         try_send(p, s);
     }
     close_streams(p);
+    feed_starved(p);
     if (p->queue_count)
         timeout_us = 0;
     if (p->accept_retry_us && (timeout_us < 0 || timeout_us > ACCEPT_RETRY_US))
         timeout_us = ACCEPT_RETRY_US;
-    struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
-    count_call(p);
-    int n = epoll_pwait2(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? NULL : &t, NULL);
-    if (n < 0 && errno == ENOSYS) /* before Linux 5.11 */
-        n = epoll_wait(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? -1 : (int)((timeout_us + 999) / 1000));
+    /* A full turn is waiting already: reading more would only pile up buffers. */
+    int n = p->queue_count >= (size_t)capacity ? 0 : poll_kernel(p, ready, timeout_us);
     for (int i = 0; i < n; i++)
         on_ready(p, &ready[i]);
     int count = p->queue_count < (size_t)capacity ? (int)p->queue_count : capacity;
@@ -450,6 +546,7 @@ static void epoll_destroy(struct loop *loop)
     free(p->buffers);
     free(p->free_buffers);
     free(p->queue);
+    free(p->starved);
     if (p->epoll_fd >= 0)
         close(p->epoll_fd);
     if (p->wake_fd >= 0)

@@ -44,6 +44,7 @@ struct uring_loop {
     struct io_uring_buf_ring *buffer_ring;
     char *buffers;
     size_t buffer_ring_bytes;
+    uint32_t buffers_free; /* with the kernel, as far as completions have told: at most so many */
     struct listener listeners[LISTENERS_MAX];
     uint64_t accept_retry_us;    /* 0: none waits */
     struct loop_stream *closed;  /* to be reported; linked by next_ready */
@@ -62,10 +63,14 @@ static void count_call(struct uring_loop *u)
     __atomic_store_n(&u->base.stats.system_calls, u->base.stats.system_calls + 1, __ATOMIC_RELAXED);
 }
 
+static void enable(struct uring_loop *u);
+
 static struct io_uring_sqe *take_sqe(struct uring_loop *u, void *object, enum kind kind)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
     while (sqe == NULL) {
+        if (!u->enabled) /* full before the first wait: a disabled ring takes nothing */
+            enable(u);
         count_call(u);
         io_uring_submit(&u->ring);
         sqe = io_uring_get_sqe(&u->ring);
@@ -188,6 +193,7 @@ static void add_buffer(struct uring_loop *u, uint32_t id)
     io_uring_buf_ring_add(u->buffer_ring, u->buffers + (size_t)id * LOOP_BUFFER_BYTES, LOOP_BUFFER_BYTES,
                           (unsigned short)id, io_uring_buf_ring_mask(BUFFERS), 0);
     io_uring_buf_ring_advance(u->buffer_ring, 1);
+    u->buffers_free++;
 }
 
 static void uring_buffer_release(struct loop *loop, uint32_t buffer_id)
@@ -253,6 +259,7 @@ static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct
     int result = cqe->res;
     if (result > 0) {
         uint32_t id = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
+        u->buffers_free--;
         *e =
             (struct loop_event){LOOP_DATA, result, s->owner, u->buffers + (size_t)id * LOOP_BUFFER_BYTES, id};
         reported = true;
@@ -337,10 +344,17 @@ static void arm_waiting(struct uring_loop *u)
         if (l->fd >= 0 && !l->armed && !u->accept_retry_us)
             arm_accept(u, l);
     }
-    /* The buffers of the last turn have been given back by now. */
-    while (u->starved) {
-        struct loop_stream *s = u->starved;
-        u->starved = s->next_ready;
+    /* Without a free buffer a receive would only fail again, and loop_wait would spin. */
+    struct loop_stream *waiting = u->starved;
+    u->starved = NULL;
+    while (waiting) {
+        struct loop_stream *s = waiting;
+        waiting = s->next_ready;
+        if (u->buffers_free == 0 && !(s->state & STATE_CLOSING)) {
+            s->next_ready = u->starved;
+            u->starved = s;
+            continue;
+        }
         s->state &= (uint8_t)~STATE_STARVED;
         if (s->state & STATE_CLOSING) {
             if (s->kernel_refs == 0)

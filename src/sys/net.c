@@ -5,13 +5,30 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BACKLOG = 4096, HOST_BYTES = 256 };
+enum {
+    BACKLOG = 4096,
+    HOST_BYTES = 256,
+    /* A killed process's io_uring is taken down by the kernel after the process is gone; until then its
+     * accept keeps the listening socket. So "in use" is believed only when it lasts. */
+    IN_USE_WAIT_US = 1000000,
+    IN_USE_STEP_US = 5000,
+};
+
+/* Nothing tells when the kernel is done: it can only be asked again. */
+static void wait_a_step(void)
+{
+    poll(NULL, 0, IN_USE_STEP_US / 1000);
+}
 
 static status_t split_address(const char *address, char host[HOST_BYTES], const char **port)
 {
@@ -35,11 +52,17 @@ static status_t listen_on(const struct addrinfo *info, const char *address, int 
     if (fd < 0)
         return status_errno(errno, "cannot make a socket for %s", address);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, BACKLOG) == 0) {
+    int e = EADDRINUSE;
+    for (unsigned waited_us = 0; e == EADDRINUSE && waited_us <= IN_USE_WAIT_US;
+         waited_us += IN_USE_STEP_US) {
+        if (waited_us > 0)
+            wait_a_step();
+        e = bind(fd, info->ai_addr, info->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0 ? errno : 0;
+    }
+    if (e == 0) {
         *out = fd;
         return status_ok();
     }
-    int e = errno;
     close(fd);
     if (e == EADDRINUSE)
         return status_error(
@@ -53,6 +76,12 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     char host[HOST_BYTES];
     const char *service = NULL;
     TRY(split_address(address, host, &service));
+    char *end;
+    unsigned long number = strtoul(service, &end, 10);
+    if (*end != '\0' || number > UINT16_MAX)
+        return status_error(STATUS_INVALID,
+                            "cannot listen on '%s': it has no port from 0 to %d; write HOST:PORT", address,
+                            UINT16_MAX);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *info;
     int r = getaddrinfo(host[0] ? host : NULL, service, &hints, &info);
     if (r != 0)
@@ -68,13 +97,24 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     return status_ok();
 }
 
-static bool somebody_listens(const struct sockaddr_un *address)
+static bool is_answering(const struct sockaddr_un *address)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
     if (fd >= 0)
         close(fd);
     return alive;
+}
+
+/* See IN_USE_WAIT_US. */
+static bool somebody_listens(const struct sockaddr_un *address)
+{
+    bool answering = is_answering(address);
+    for (unsigned waited_us = 0; answering && waited_us < IN_USE_WAIT_US; waited_us += IN_USE_STEP_US) {
+        wait_a_step();
+        answering = is_answering(address);
+    }
+    return answering;
 }
 
 status_t net_listen_unix(const char *path, int *out)
@@ -93,6 +133,12 @@ status_t net_listen_unix(const char *path, int *out)
             close(fd);
             return status_error(STATUS_BUSY,
                                 "socket %s is in use by another server; choose another with --unix", path);
+        }
+        struct stat what;
+        if (lstat(path, &what) < 0 || !S_ISSOCK(what.st_mode)) {
+            close(fd);
+            return status_error(STATUS_INVALID, "%s exists and is not a socket; choose another with --unix",
+                                path);
         }
         (void)unlink(path);
         r = bind(fd, (struct sockaddr *)&address, sizeof address);

@@ -250,9 +250,10 @@ int options_begin(const char *name, const char *usage, const char *about, const 
         return fflush(stdout) == 0 ? 0 : 2;
     }
     if (status_is_ok(&s) && (*positional_count < positional_min || *positional_count > positional_max))
-        s = status_error(STATUS_INVALID, "%s; usage: kvasir %s",
-                         *positional_count < positional_min ? "an argument is missing" : "too many arguments",
-                         usage);
+        s = *positional_count < positional_min
+                ? status_error(STATUS_INVALID, "an argument is missing; usage: kvasir %s", usage)
+                : status_error(STATUS_INVALID, "too many arguments: '%s'; usage: kvasir %s",
+                               argv[1 + positional_max], usage);
     if (status_is_ok(&s))
         return -1;
     fprintf(stderr, "kvasir %s: %s\n", name, s.text);

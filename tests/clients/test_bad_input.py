@@ -1,0 +1,336 @@
+"""Hostile and unlucky clients, limits, and start-ups that can't work: a clear error, and nobody else notices."""
+
+import os
+import resource
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from kvasir_client import Client, Error, encode, wait_until
+from kvasir_server import BINARY, IS_SANITIZED, free_port
+
+pytestmark = pytest.mark.kvasir
+sanitize = pytest.mark.sanitize
+
+
+def rss_bytes(server):
+    with open(f"/proc/{server.process.pid}/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+
+# ---- limits ----
+
+
+@sanitize
+@pytest.mark.parametrize("command", [["SET", "KEY", "v"], ["GET", "KEY"], ["DEL", "KEY"], ["MSET", "a", "1", "KEY", "2"],
+                                     ["MGET", "a", "KEY"], ["INCR", "KEY"], ["EXPIRE", "KEY", "1"], ["APPEND", "KEY", "x"],
+                                     ["EXISTS", "a", "KEY"], ["SETRANGE", "KEY", "0", "x"]])  # fmt: skip
+def test_key_length(c, command):
+    long, too_long = "k" * 65536, "k" * 65537
+    reply = c.raw(*[long if arg == "KEY" else arg for arg in command])
+    assert not reply.startswith(b"-")
+    c("FLUSHALL")
+    assert c.error(*[too_long if arg == "KEY" else arg for arg in command]) == "ERR key is longer than 65536 bytes"
+    assert c("DBSIZE") == 0
+    assert c("PING") == "PONG"
+
+
+def test_longest_key_survives(make_server):
+    server = make_server().start()
+    with server.client() as c:
+        c("SET", "k" * 65536, "v")
+    server.kill()
+    server.start()
+    with server.client() as c:
+        assert c("GET", "k" * 65536) == b"v"
+
+
+@sanitize
+def test_max_value(make_server):
+    server = make_server("--max-value", "1M").start()
+    with server.client() as c:
+        assert c("SET", "k", "x" * (1 << 20)) == "OK"
+        assert c.error("APPEND", "k", "y") == "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+        assert c.error("SETRANGE", "k", 1 << 20, "y") == "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+        assert c("STRLEN", "k") == 1 << 20
+    with server.client() as c:
+        c.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % ((1 << 20) + 1))
+        reply = c.reply()
+        assert isinstance(reply, Error) and str(reply).startswith("ERR ")
+    with server.client() as c:
+        assert c("STRLEN", "k") == 1 << 20
+
+
+@sanitize
+def test_max_clients(make_server):
+    server = make_server("--max-clients", 5).start()
+    clients = []
+    refused = None
+    for _ in range(7):
+        client = server.client()
+        clients.append(client)
+        client.send(b"PING\r\n")
+        reply = client.reply()
+        if isinstance(reply, Error):
+            refused = refused or client
+            assert str(reply) == "ERR max number of clients reached"
+            assert client.at_end()
+    assert refused
+    assert len([x for x in clients[:5] if x("PING") == "PONG"]) == 5
+    for client in clients:
+        client.close()
+
+    def serves_again():
+        try:
+            with server.client() as client:
+                return client("PING") == "PONG"
+        except (Error, OSError, EOFError):
+            return False
+
+    wait_until(serves_again, 5, "room for clients")
+
+
+# ---- greedy clients ----
+
+
+@sanitize
+def test_announced_but_never_sent_costs_nothing(make_server):
+    server = make_server("--max-value", "512M").start()
+    with server.client() as c:
+        before = rss_bytes(server)
+        idle = []
+        for _ in range(50):
+            client = server.client()
+            client.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$500000000\r\nabc")
+            idle.append(client)
+        assert c("PING") == "PONG"
+        assert rss_bytes(server) - before < 64 << 20
+        huge = [server.client() for _ in range(20)]
+        for client in huge:
+            client.send(b"*1000000\r\n$3\r\nDEL\r\n")
+        assert c("PING") == "PONG"
+        assert rss_bytes(server) - before < 128 << 20
+
+
+@sanitize
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+def test_a_client_that_sends_and_never_reads(make_server, io):
+    server = make_server("--io", io, "--threads", 1).start()
+    with server.client() as c, server.client(timeout=0.5) as greedy:
+        c("SET", "big", "x" * 100000)
+        before = rss_bytes(server)
+        request = encode("GET", "big") * 500
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                greedy.send(request)
+                sent += len(request)
+                assert c("PING") == "PONG"
+        except socket.timeout:
+            pass  # the server has stopped reading from it, as it should
+        assert sent < 64 << 20, "the server reads requests without end"
+        for _ in range(100):
+            assert c("GET", "big") == b"x" * 100000
+        assert rss_bytes(server) - before < 64 << 20
+
+
+@sanitize
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+def test_a_slow_reader_gets_everything(make_server, io):
+    server = make_server("--io", io, "--threads", 1).start()
+    with server.client() as c:
+        c("SET", "big", "x" * 50000)
+        n = 400
+        sender = threading.Thread(target=c.send, args=((encode("GET", "big") + encode("INCR", "n")) * n,))
+        sender.start()
+        time.sleep(0.3)  # not synchronisation: this is the slowness
+        for i in range(n):
+            assert c.reply() == b"x" * 50000
+            assert c.reply() == i + 1
+        sender.join()
+
+
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+def test_10000_idle_connections(make_server, io):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    want = min(10000, hard - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, want + 200), hard))
+    server = make_server("--io", io, "--threads", 2, "--max-clients", 12000).start()
+    idle = []
+    try:
+        with server.client() as c:
+            before = rss_bytes(server)
+            for _ in range(want):
+                client = socket.socket()
+                client.connect(server.address)
+                idle.append(client)
+            for client in idle[::97]:
+                client.sendall(b"PING\r\n")
+            for client in idle[::97]:
+                client.settimeout(20)
+                assert client.recv(100) == b"+PONG\r\n"
+            text = c("INFO", "clients").decode()
+            assert int(text.split("connected_clients:")[1].split("\r\n")[0]) == want + 1
+            assert rss_bytes(server) - before < want * 8192 * (4 if IS_SANITIZED else 1) + (32 << 20)
+            start = time.monotonic()
+            for _ in range(100):
+                c("SET", "k", "v")
+            assert time.monotonic() - start < 5
+    finally:
+        for client in idle:
+            client.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# ---- start-ups that can't work ----
+
+
+def refused(server, *texts, code=(1, 2)):
+    result, log = server.run_to_end()
+    assert result in code, (result, log)
+    for text in texts:
+        assert text in log, f"{text!r} is not in:\n{log}"
+    return log
+
+
+def test_port_in_use(make_server):
+    first = make_server().start()
+    second = make_server()
+    second.port = first.port
+    refused(second, str(first.port), "in use", code=(1,))
+    with first.client() as c:
+        assert c("PING") == "PONG"
+
+
+def test_folder_in_use(make_server):
+    first = make_server().start()
+    second = make_server()
+    second.data = first.data
+    refused(second, first.data, "in use", code=(1,))
+    with first.client() as c:
+        assert c("SET", "k", "v") == "OK"
+
+
+def test_folder_is_a_file(make_server, tmp_path):
+    server = make_server()
+    server.data = str(tmp_path / "file")
+    (tmp_path / "file").write_text("x")
+    refused(server, server.data, code=(1,))
+
+
+def test_folder_not_writable(make_server):
+    server = make_server()
+    # /proc refuses even root.
+    server.data = "/proc/kvasir"
+    refused(server, "/proc/kvasir", code=(1,))
+
+
+def test_folder_below_a_file(make_server, tmp_path):
+    (tmp_path / "file").write_text("x")
+    server = make_server()
+    server.data = str(tmp_path / "file" / "below")
+    refused(server, server.data, code=(1,))
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (["--nosuch"], "nosuch"),
+        (["--nosuch", "1"], "nosuch"),
+        (["--memory", "12Q"], "memory"),
+        (["--memory", "-1"], "memory"),
+        (["--memory", ""], "memory"),
+        (["--memory", "99999999999999999999G"], "memory"),
+        (["--max-value", "x"], "max-value"),
+        (["--threads", "0"], "threads"),
+        (["--threads", "abc"], "threads"),
+        (["--threads", "100000"], "threads"),
+        (["--max-clients", "-5"], "max-clients"),
+        (["--durability", "maybe"], "durability"),
+        (["--io", "magic"], "io"),
+        (["--listen", "nonsense"], "nonsense"),
+        (["--listen", "127.0.0.1:99999"], "listen"),
+        (["--port", "abc"], "port"),
+        (["--memory"], "memory"),
+        (["stray"], "argument"),
+        (["--config", "/nonexistent/file"], "/nonexistent/file"),
+    ],
+)
+def test_bad_options(tmp_path, options, named):
+    result = subprocess.run(
+        [BINARY, "server", "--dir", str(tmp_path / "data"), "--listen", f"127.0.0.1:{free_port()}", *options],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert result.returncode in (1, 2), result
+    assert named in result.stderr, result.stderr
+    if named != "listen":  # an address is only tried when the data is there
+        assert not os.path.exists(tmp_path / "data"), "data was touched before the options were checked"
+
+
+def test_config_file(make_server, tmp_path):
+    config = tmp_path / "kvasir.conf"
+    config.write_text("# a comment\n\nmax-value 2M\nthreads 1\nmax-clients 7\n")
+    server = make_server("--config", config, "--max-clients", 9).start()
+    with server.client() as c:
+        assert c("CONFIG", "GET", "maxclients") == [b"maxclients", b"9"]
+        assert c("CONFIG", "GET", "proto-max-bulk-len") == [b"proto-max-bulk-len", b"2097152"]
+    config.write_text("threads 1\nnosuch 3\n")
+    log = refused(make_server("--config", config), "nosuch")
+    assert "2" in log  # the line
+    config.write_text("memory 12Q\n")
+    refused(make_server("--config", config), "memory")
+
+
+def test_start_line(make_server):
+    server = make_server("--threads", 1, "--io", "epoll").start()
+    (line,) = [x for x in server.log().splitlines() if str(server.port) in x][:1]
+    for text in ("kvasir", server.data, "epoll", "fsync"):
+        assert text in server.log().splitlines()[0] + line, line
+
+
+def test_unix_socket_of_a_dead_server_is_replaced(make_server):
+    server = make_server().start()
+    server.kill()
+    assert os.path.exists(server.unix)
+    server.start()
+    with Client(server.unix) as c:
+        assert c("PING") == "PONG"
+
+
+@pytest.mark.parametrize("durability", ["fsync", "interval", "none"])
+def test_durability_modes(make_server, durability):
+    server = make_server("--durability", durability).start()
+    with server.client() as c:
+        assert c.pipeline([["SET", "k", "v"], ["INCR", "n"], ["GET", "k"]]) == ["OK", 1, b"v"]
+        expected = {"fsync": [b"yes", b"always"], "interval": [b"yes", b"everysec"], "none": [b"no"]}[durability]
+        assert c("CONFIG", "GET", "appendonly")[1] == expected[0]
+        if durability != "none":
+            assert c("CONFIG", "GET", "appendfsync")[1] == expected[1]
+    assert server.stop() == 0
+    server.start()
+    with server.client() as c:
+        assert c("GET", "k") == (None if durability == "none" else b"v")
+
+
+@sanitize
+def test_a_cap_on_memory_refuses_writes(make_server):
+    server = make_server("--memory", "96M", "--threads", 1).start()
+    with server.client() as c:
+        failure = None
+        for i in range(2000):
+            c.send(encode("SET", f"k:{i}", "x" * 200000))
+            reply = c.reply()
+            if isinstance(reply, Error):
+                failure = str(reply)
+                break
+        assert failure == "OOM command not allowed when used memory > 'maxmemory'."
+        assert c("GET", "k:0") == b"x" * 200000
+        assert c("DEL", *[f"k:{j}" for j in range(i)]) == i
+
+        def writes_again():
+            c.send(encode("SET", "again", "v"))
+            return c.reply() == "OK"
+
+        wait_until(writes_again, 5, "room in memory")

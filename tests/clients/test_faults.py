@@ -1,0 +1,327 @@
+"""Damaged logs, a full disk, a failed flush: what is lost, what is refused, and what goes on."""
+
+import glob
+import os
+import time
+
+import pytest
+from kvasir_client import Error, encode, wait_until
+
+pytestmark = pytest.mark.kvasir
+sanitize = pytest.mark.sanitize
+
+
+def segments(server):
+    return sorted(glob.glob(os.path.join(server.data, "log-*.kv")))
+
+
+def newest_with(server, text):
+    """(path, offset) of the last place in the log where these bytes stand."""
+    for path in reversed(segments(server)):
+        with open(path, "rb") as file:
+            at = file.read().rfind(text)
+        if at >= 0:
+            return path, at
+    raise AssertionError(f"{text!r} is in no segment of {segments(server)}")
+
+
+def overwrite(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def flip(path, offset, bit=0):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+    overwrite(path, offset, bytes([byte ^ 1 << bit]))
+
+
+def filled(make_server, keys=200, clean=True):
+    """A stopped server with a log of `keys` keys, one flush each."""
+    server = make_server("--threads", 1).start()
+    with server.client() as c:
+        for i in range(keys):
+            c("SET", f"key:{i:04}", f"value-{i:04}-" + "x" * 50)
+    if clean:
+        assert server.stop() == 0
+    else:
+        server.kill()
+    return server
+
+
+def must_refuse(server, *texts):
+    before = {path: open(path, "rb").read() for path in segments(server)}
+    code, log = server.run_to_end()
+    assert code == 1, (code, log)
+    for text in texts:
+        assert text in log, f"{text!r} is not in:\n{log}"
+    assert {path: open(path, "rb").read() for path in segments(server)} == before, "a refused log was changed"
+
+
+@sanitize
+@pytest.mark.parametrize("key", [0, 1, 100, 198, 199])
+@pytest.mark.parametrize("bit", [0, 7])
+def test_a_flipped_bit_in_a_cleanly_closed_log(make_server, key, bit):
+    server = filled(make_server)
+    path, offset = newest_with(server, b"value-%04d-" % key)
+    flip(path, offset + 3, bit)
+    must_refuse(server, os.path.basename(path), "offset")
+
+
+@sanitize
+@pytest.mark.parametrize("key", [0, 1, 100, 190])
+def test_a_flipped_bit_after_a_crash_below_what_was_durable(make_server, key):
+    server = filled(make_server, clean=False)
+    path, offset = newest_with(server, b"value-%04d-" % key)
+    flip(path, offset)
+    must_refuse(server, os.path.basename(path), "offset")
+
+
+def test_a_damaged_header(make_server):
+    server = filled(make_server)
+    for offset in (0, 9, 20):
+        path = newest_with(server, b"value-0000-")[0]
+        flip(path, offset)
+        must_refuse(server, os.path.basename(path))
+        flip(path, offset)
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 200
+
+
+def test_a_truncated_log_that_was_closed_cleanly(make_server):
+    server = filled(make_server)
+    path, offset = newest_with(server, b"value-0100-")
+    os.truncate(path, offset)
+    must_refuse(server, os.path.basename(path))
+
+
+def test_a_zeroed_block_in_the_middle(make_server):
+    server = filled(make_server)
+    path, offset = newest_with(server, b"value-0100-")
+    overwrite(path, offset & ~4095, bytes(4096))
+    must_refuse(server, os.path.basename(path), "offset")
+
+
+def test_a_missing_segment(make_server):
+    server = make_server("--threads", 1)
+    for i in range(3):
+        server.start()
+        with server.client() as c:
+            c("SET", f"run:{i}", f"value-of-run-{i}")
+        assert server.stop() == 0
+    path = newest_with(server, b"value-of-run-1")[0]
+    os.rename(path, path + ".away")
+    must_refuse(server)
+    os.rename(path + ".away", path)
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 3
+
+
+@sanitize
+@pytest.mark.parametrize("how", ["zeros", "half"])
+def test_a_torn_tail_is_cut(make_server, how):
+    """The last flush of a killed server may be half written, if nobody was told of it."""
+    server = filled(make_server, keys=50, clean=False)
+    path, offset = newest_with(server, b"value-0049-")
+    if how == "zeros":
+        overwrite(path, offset & ~4095, bytes(4096))
+    else:
+        overwrite(path, offset + 8, bytes(200))
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 49
+        assert c("GET", "key:0048") == b"value-0048-" + b"x" * 50
+        c("SET", "key:0049", "again")
+    server.kill()
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 50
+        assert c("GET", "key:0049") == b"again"
+
+
+def test_a_newer_format_version(make_server):
+    """The version is the 32-bit number behind the 8 bytes of magic in a segment's header (docs/disk-format.md)."""
+    server = filled(make_server, keys=3)
+    path = newest_with(server, b"value-0000-")[0]
+    with open(path, "rb") as file:
+        assert int.from_bytes(file.read(12)[8:], "little") == 1
+    overwrite(path, 8, (2).to_bytes(4, "little"))
+    must_refuse(server, os.path.basename(path), "version 2")
+
+
+def test_other_files_in_the_folder_do_no_harm(make_server):
+    server = filled(make_server, keys=3)
+    for name in ("notes.txt", "log-abc.kv", "log-0000000001.kv.bak"):
+        with open(os.path.join(server.data, name), "wb") as file:
+            file.write(b"mine")
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 3
+    assert server.stop() == 0
+    assert os.path.exists(os.path.join(server.data, "notes.txt"))
+
+
+def test_an_empty_folder_and_many_restarts(make_server):
+    server = make_server("--threads", 1)
+    for i in range(6):
+        server.start()
+        with server.client() as c:
+            assert c("INCR", "n") == i + 1
+        if i % 2:
+            server.kill()
+        else:
+            assert server.stop() == 0
+    # Starts that wrote nothing leave nothing behind.
+    for _ in range(4):
+        server.start()
+        server.kill()
+    assert len(segments(server)) < 12
+
+
+# ---- a failed flush ----
+
+
+@sanitize
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_failed_flush_ends_the_server(make_server, io, n):
+    server = make_server("--io", io, "--threads", 2, env={"KVASIR_FAULT": f"flush:{n}"}).start()
+    acknowledged = []
+    with server.client() as c, server.client() as reader:
+        i = 0
+        try:
+            while True:
+                c.send(encode("SET", f"k:{i}", i))
+                reply = c.reply()
+                if isinstance(reply, Error):
+                    assert str(reply).startswith("IOERR"), reply
+                    assert c.at_end()
+                    break
+                acknowledged.append(i)
+                i += 1
+                assert i <= n, "a write was acknowledged after the failed flush"
+        except (EOFError, ConnectionResetError):
+            raise AssertionError("the client was not told") from None
+        reader.send(encode("GET", f"k:{i}"))
+        try:
+            got = reader.reply()
+            assert isinstance(got, Error), f"a reader saw {got!r}, which was never durable"
+        except (EOFError, OSError):
+            pass
+    assert server.process.wait(10) == 5
+    assert "log" in server.log()
+    server.env.pop("KVASIR_FAULT")
+    server.start()
+    with server.client() as c:
+        for i in acknowledged:
+            assert c("GET", f"k:{i}") == b"%d" % i
+
+
+# ---- a full disk ----
+
+
+@pytest.fixture
+def small_disk(make_server):
+    """A server whose data folder is a file system of 64 MB of its own."""
+
+    def make(*options):
+        server = make_server(*options)
+        os.makedirs(server.data)
+        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+        server.prefix = [*unshare, "sh", "-c", 'mount -t tmpfs -o size=64m none "$0" && exec "$@"', server.data]
+        return server.start()
+
+    return make
+
+
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+def test_disk_full(small_disk, io):
+    server = small_disk("--io", io, "--threads", 2)
+    inside = f"/proc/{server.process.pid}/root{server.data}"
+    ballast = os.path.join(inside, "ballast")
+    with open(ballast, "wb") as file:
+        file.write(bytes(24 << 20))
+    stored = []
+    with server.client() as c, server.client() as other:
+        failure = None
+        for i in range(20000):
+            c.send(encode("SET", f"k:{i}", "x" * 20000))
+            reply = c.reply()
+            if isinstance(reply, Error):
+                failure = str(reply)
+                break
+            stored.append(i)
+        assert failure and failure.startswith("ERR disk full"), failure
+        assert len(stored) > 200
+        # Reads and deletes go on, for everybody; nothing of the refused write is there.
+        assert c("EXISTS", f"k:{len(stored)}") == 0
+        assert other("GET", "k:0") == b"x" * 20000
+        assert other("STRLEN", f"k:{stored[-1]}") == 20000
+        assert other("DEL", "k:0", "k:1") == 2
+        assert other("GET", "k:1") is None
+        assert other.error("SET", "other", "x" * 20000).startswith("ERR disk full")
+        assert c("PING") == "PONG"
+        assert "disk_full:1" in c("INFO", "kvasir").decode()
+        # With room it resumes by itself.
+        os.unlink(ballast)
+
+        def writes_again():
+            c.send(encode("SET", "again", "x" * 20000))
+            return c.reply() == "OK"
+
+        wait_until(writes_again, 10, "writes to resume")
+        for i in range(50):
+            assert c("SET", f"more:{i}", "x" * 20000) == "OK"
+        count = c("DBSIZE")
+        assert count == len(stored) - 2 + 1 + 50
+
+
+def test_no_room_at_the_start(make_server):
+    server = make_server()
+    os.makedirs(server.data)
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    server.prefix = [*unshare, "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', server.data]
+    code, log = server.run_to_end()
+    assert code == 1
+    assert server.data in log and ("space" in log or "full" in log), log
+
+
+# ---- what a reader saw ----
+
+
+@sanitize
+def test_nothing_seen_is_taken_back(make_server):
+    """A reader sees a value, a nil after a delete, and a failed SET NX; then the server is killed at once."""
+    server = make_server("--threads", 2).start()
+    for n in range(12):
+        with server.client() as writer, server.client() as reader:
+            writer.send(encode("SET", "seen", n) + encode("DEL", "gone") + encode("SET", "lock", n))
+            seen, gone, lock = reader.pipeline([["GET", "seen"], ["EXISTS", "gone"], ["SET", "lock", "no", "NX"]])
+            server.kill()
+        server.start()
+        with server.client() as c:
+            if seen is not None:
+                assert int(c("GET", "seen")) >= int(seen)
+            if n and gone == 0:
+                assert c("EXISTS", "gone") == 0
+            if lock is None:
+                assert c("EXISTS", "lock") == 1
+            c.pipeline([["SET", "gone", "v"], ["DEL", "lock"]])
+
+
+def test_a_start_takes_no_time(make_server):
+    """A log of some hundred thousand records is replayed in moments."""
+    server = make_server("--threads", 1).start()
+    with server.client() as c:
+        for start in range(0, 100000, 1000):
+            assert set(c.pipeline(["SET", f"key:{i}", "v" * 20] for i in range(start, start + 1000))) == {"OK"}
+    server.kill()
+    start = time.monotonic()
+    server.start()
+    assert time.monotonic() - start < 10
+    with server.client() as c:
+        assert c("DBSIZE") == 100000

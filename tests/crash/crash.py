@@ -1,0 +1,418 @@
+"""Crash tests: SIGKILL under load, restart, and everything that anybody was told must still hold.
+
+50 connections write (SET, INCR, DEL, MSET, APPEND, on keys of their own and on shared ones) and read; each writes down
+what it was told. At a random moment the server is killed. After the restart is checked:
+  - every acknowledged write is there, or a later one of the same key;
+  - nothing a reader saw is gone: no value, no count, no nil after a delete;
+  - a MSET is there whole or not at all;
+  - what was in flight is either done or not, never something else.
+Rounds continue on the same folder, so that a recovered log is crashed again. The last line is "N passed, N failed".
+
+usage: crash.py [--binary build/kvasir] [--rounds 50] [--seed N] [--keep]"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "clients"))
+
+from kvasir_client import Client, Error, encode  # noqa: E402
+from kvasir_server import Server  # noqa: E402
+
+CONNECTIONS = 50
+READERS = 10
+SHARED = 8
+
+
+class Violation(Exception):
+    """A promise was broken."""
+
+
+class Own:
+    """A connection that alone writes its keys: it knows exactly what may be there.
+
+    For each key: the list of values since the last acknowledged one, oldest first; after a crash one of them must be there."""
+
+    def __init__(self, me, rng):
+        self.me = me
+        self.rng = rng
+        self.possible = {}  # key -> [value or None]: [0] is acknowledged, the rest in flight
+        self.serial = 0
+        self.acknowledged = 0
+
+    def key(self):
+        return b"own/%d/%d" % (self.me, self.rng.randrange(12))
+
+    def last(self, key):
+        return self.possible.get(key, [None])[-1]
+
+    def command(self):
+        """A random command and what it does: (command, {key: new value}, reply expected)."""
+        self.serial += 1
+        kind = self.rng.random()
+        value = b"%d:%d" % (self.me, self.serial)
+        if kind < 0.35:
+            pad = b"x" * self.rng.choice([0, 0, 10, 100, 5000])
+            return ["SET", key := self.key(), value + pad], {key: value + pad}, "OK"
+        if kind < 0.5:
+            key = self.key()
+            old = self.last(key)
+            return ["DEL", key], {key: None}, int(old is not None)
+        if kind < 0.65:
+            key = b"own/%d/count" % self.me
+            new = int(self.last(key) or 0) + 1
+            return ["INCR", key], {key: b"%d" % new}, new
+        if kind < 0.8:
+            key = self.key()
+            new = (self.last(key) or b"") + b"+" + value
+            if len(new) > 20000:
+                return ["SET", key, value], {key: value}, "OK"
+            return ["APPEND", key, b"+" + value], {key: new}, len(new)
+        keys = sorted({self.key() for _ in range(4)})
+        return ["MSET", *[x for k in keys for x in (k, value)]], dict.fromkeys(keys, value), "OK"
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                batch = []
+                for _ in range(self.rng.choice([1, 1, 2, 5, 20])):
+                    command, changes, expected = self.command()
+                    for key, value in changes.items():
+                        self.possible.setdefault(key, [None]).append(value)
+                    batch.append((command, changes, expected))
+                c.send(b"".join(encode(*command) for command, _, _ in batch))
+                for command, changes, expected in batch:
+                    reply = c.reply()
+                    if isinstance(reply, Error) or reply != expected:
+                        raise Violation(f"{command[:2]!r} answered {reply!r}, not {expected!r}")
+                    self.acknowledged += 1
+                    for key in changes:
+                        self.possible[key].pop(0)
+
+    def check(self, c):
+        """After the restart. What is found becomes the only truth."""
+        for key, possible in self.possible.items():
+            found = c("GET", key)
+            if found not in possible:
+                raise Violation(f"{key!r} is {show(found)}; acknowledged was {show(possible[0])}, "
+                                f"in flight {[show(v) for v in possible[1:]]}")  # fmt: skip
+            # Values may repeat only as None, so this is unambiguous enough for the next round.
+            self.possible[key] = [found]
+
+
+class Shared:
+    """Writers of shared keys: counters only grow; groups are written by MSET with one value for all members. What each
+    was told is a lower bound for ever."""
+
+    def __init__(self, me, rng, floor):
+        self.me = me
+        self.rng = rng
+        self.floor = floor
+        self.acknowledged = 0
+        self.serial = 0
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                n = self.rng.randrange(SHARED)
+                self.serial += 1
+                value = b"%d:%d" % (self.me, self.serial)
+                if self.rng.random() < 0.5:
+                    replies = c.pipeline([["INCR", f"shared/count/{n}"]] * self.rng.choice([1, 4]))
+                    self.floor.count(n, max(replies))
+                else:
+                    names = [f"shared/group/{n}/{i}" for i in range(5)]
+                    self.rng.shuffle(names)
+                    c("MSET", *[x for name in names for x in (name, value)])
+                    self.floor.group_written(n)
+                self.acknowledged += 1
+
+
+class Reader:
+    """Reads shared keys and remembers everything."""
+
+    def __init__(self, rng, floor):
+        self.rng = rng
+        self.floor = floor
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                n = self.rng.randrange(SHARED)
+                kind = self.rng.random()
+                if kind < 0.4:
+                    self.floor.count(n, int(c("GET", f"shared/count/{n}") or 0))
+                elif kind < 0.7:
+                    values = c("MGET", *[f"shared/group/{n}/{i}" for i in range(5)])
+                    if len(set(values)) != 1:
+                        raise Violation(f"a reader saw a half MSET: {values!r}")
+                    self.floor.group_seen(n, values[0])
+                else:
+                    serial = self.floor.once[n]
+                    self.floor.once_seen(n, serial, c("EXISTS", f"once/{n}/{serial}"))
+
+
+class Once:
+    """Deletes keys that are never made again: a reader that saw one gone must never find it back."""
+
+    def __init__(self, rng, floor):
+        self.rng = rng
+        self.floor = floor
+        self.acknowledged = 0
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                for n in range(SHARED):
+                    serial = self.floor.once[n]
+                    reply = c.pipeline([["SET", f"once/{n}/{serial + 1}", "v"], ["DEL", f"once/{n}/{serial}"]])
+                    if reply != ["OK", int(serial > 0)]:
+                        raise Violation(f"SET and DEL answered {reply!r}")
+                    self.floor.once_done(n, serial)
+                    self.acknowledged += 2
+
+
+class Floor:
+    """What the server has ever told anybody about the shared keys."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.counts = [0] * SHARED
+        self.groups_written = [False] * SHARED
+        self.once = [0] * SHARED  # the serial that exists now, or is being deleted
+        self.gone = [set() for _ in range(SHARED)]
+        self.facts = 0
+
+    def count(self, n, value):
+        with self.lock:
+            self.counts[n] = max(self.counts[n], value)
+            self.facts += 1
+
+    def group_written(self, n):
+        with self.lock:
+            self.groups_written[n] = True
+
+    def group_seen(self, n, value):
+        with self.lock:
+            self.facts += 1
+            if value is not None:
+                self.groups_written[n] = True
+
+    def once_seen(self, n, serial, exists):
+        with self.lock:
+            self.facts += 1
+            if not exists:
+                self.gone[n].add(serial)
+
+    def once_done(self, n, serial):
+        with self.lock:
+            self.gone[n].add(serial)
+            self.once[n] = serial + 1
+
+    def check(self, c):
+        for n in range(SHARED):
+            count = int(c("GET", f"shared/count/{n}") or 0)
+            if count < self.counts[n]:
+                raise Violation(f"shared/count/{n} is {count}, but somebody was told {self.counts[n]}")
+            values = c("MGET", *[f"shared/group/{n}/{i}" for i in range(5)])
+            if len(set(values)) != 1:
+                raise Violation(f"a MSET is there by half: {values!r}")
+            if self.groups_written[n] and values[0] is None:
+                raise Violation(f"shared/group/{n} is gone")
+            back = [s for s in sorted(self.gone[n])[-200:] if c("EXISTS", f"once/{n}/{s}")]
+            if back:
+                raise Violation(f"deleted keys are back: once/{n}/{back}")
+            if self.once[n] and not c("EXISTS", f"once/{n}/{self.once[n]}", f"once/{n}/{self.once[n] + 1}"):
+                raise Violation(f"once/{n}/{self.once[n]} is gone")
+            # What was in flight, SET of the next and DEL of this one, may be done; finish it.
+            if c("EXISTS", f"once/{n}/{self.once[n] + 1}"):
+                c("DEL", f"once/{n}/{self.once[n]}")
+                self.gone[n].add(self.once[n])
+                self.once[n] += 1
+
+
+class Watcher:
+    """Sees one key change without pause (value, nil, value, ...) and remembers the last it saw: after the crash the key
+    must be at that state or a later one. The writer numbers the states."""
+
+    def __init__(self, n):
+        self.n = n
+        self.state = 0  # even: value b"%d", odd: deleted
+        self.sent = 0
+        self.seen = 0
+        self.acknowledged = 0
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                self.sent = self.state + 1
+                command = ["DEL", f"watch/{self.n}"] if self.sent % 2 else ["MSET", f"watch/{self.n}", self.sent, f"watched/{self.n}", self.sent]
+                c(*command)
+                self.state = self.sent
+                self.acknowledged += 1
+
+    def look(self, address):
+        with Client(address) as c:
+            while True:
+                value, twin = c("MGET", f"watch/{self.n}", f"watched/{self.n}")
+                self.note(value, twin)
+
+    def number(self, value, twin):
+        """The state that shows this pair."""
+        if value is not None:
+            if value != twin:
+                raise Violation(f"watch/{self.n} is {value!r}, its twin {twin!r}")
+            return int(value)
+        return int(twin or 0) + 1
+
+    def note(self, value, twin):
+        if value is None and twin is None:
+            return  # before the first
+        number = self.number(value, twin)
+        if number < self.seen:
+            raise Violation(f"watch/{self.n} went back from state {self.seen} to {number}")
+        self.seen = number
+
+    def check(self, c):
+        value, twin = c("MGET", f"watch/{self.n}", f"watched/{self.n}")
+        if value is None and twin is None:
+            number = self.state if self.state < 2 else -1
+        else:
+            number = self.number(value, twin)
+        if number < max(self.seen if self.seen > 1 else 0, self.state):
+            raise Violation(f"watch/{self.n} is at state {number}; acknowledged {self.state}, seen {self.seen}")
+        if number > self.sent:
+            raise Violation(f"watch/{self.n} is at state {number}, but only {self.sent} was ever sent")
+        self.state = self.sent = self.seen = number
+
+
+def show(value):
+    return "nil" if value is None else repr(value[:60] + b"..." if len(value) > 60 else value)
+
+
+class Round:
+    """Threads at work until the server dies."""
+
+    def __init__(self, address):
+        self.address = address
+        self.violations = []
+        self.dying = False
+        self.threads = []
+
+    def go(self, function):
+        def guarded():
+            try:
+                function(self.address)
+            except Violation as violation:
+                self.violations.append(violation)
+            except (OSError, EOFError) as error:
+                if not self.dying:
+                    self.violations.append(Violation(f"the connection broke before the kill: {error}"))
+            except Exception as error:
+                self.violations.append(error)
+
+        thread = threading.Thread(target=guarded, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def join(self):
+        for thread in self.threads:
+            thread.join(20)
+            if thread.is_alive():
+                self.violations.append(Violation("a client still waits after the server's end"))
+        if self.violations:
+            raise self.violations[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description="SIGKILL under load, and what must survive it")
+    parser.add_argument("--binary", default="build/kvasir")
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--keep", action="store_true", help="keep the folder")
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.randrange(1 << 32)
+    rng = random.Random(seed)
+    sys.setswitchinterval(0.001)
+    passed = failed = 0
+    print(f"seed {seed}", flush=True)
+    base = tempfile.mkdtemp(prefix="kvasir-crash-")
+    state = None
+    for number in range(options.rounds):
+        # A new folder now and then; in between the same log is crashed again and again.
+        if state is None or number % 10 == 0:
+            state = fresh(rng)
+            folder = os.path.join(base, f"folder-{number}")
+        io = ["uring", "epoll"][number % 2]
+        threads = rng.choice([1, 2, 2])
+        server = Server("--io", io, "--threads", threads, directory=folder, binary=os.path.abspath(options.binary))
+        os.makedirs(folder, exist_ok=True)
+        before = sum(w.acknowledged for w in state if hasattr(w, "acknowledged"))
+        try:
+            one_round(server, state, rng)
+            passed += 1
+            done = sum(w.acknowledged for w in state if hasattr(w, "acknowledged")) - before
+            print(f"round {number + 1}: {io}, {threads} threads: {done} acknowledged writes, all there", flush=True)
+        except (Violation, AssertionError, Error, OSError, EOFError) as failure:
+            failed += 1
+            print(f"round {number + 1}: {io}, {threads} threads: FAILED (seed {seed}): {type(failure).__name__}: {failure}", flush=True)
+            print(f"  folder kept: {folder}", flush=True)
+            options.keep = True
+            state = None
+        finally:
+            server.destroy()
+        if failed >= 5:
+            break
+    if not options.keep:
+        import shutil
+
+        shutil.rmtree(base, ignore_errors=True)
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def fresh(rng):
+    floor = Floor()
+    watchers = [Watcher(n) for n in range(4)]
+    owners = CONNECTIONS - READERS - 2 * len(watchers) - 9
+    return [
+        floor,
+        *watchers,
+        *[Own(me, random.Random(rng.random())) for me in range(owners)],
+        *[Shared(me, random.Random(rng.random()), floor) for me in range(8)],
+        Once(random.Random(rng.random()), floor),
+        *[Reader(random.Random(rng.random()), floor) for _ in range(READERS)],
+    ]
+
+
+def one_round(server, state, rng):
+    server.start()
+    round_ = Round(server.address)
+    for worker in state:
+        if isinstance(worker, Watcher):
+            round_.go(worker.look)
+        if hasattr(worker, "work"):
+            round_.go(worker.work)
+    time.sleep(rng.uniform(0.05, 0.8))  # the random moment
+    round_.dying = True
+    died = server.process.poll()
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    round_.join()
+    if died is not None:
+        raise Violation(f"the server died by itself with {died}: {server.log()[-2000:]}")
+    server.start()
+    with server.client() as c:
+        for worker in state:
+            if hasattr(worker, "check"):
+                worker.check(c)
+    # The second kill comes right after the restart: what recovery wrote must hold too.
+    server.kill()
+
+
+sys.exit(main())

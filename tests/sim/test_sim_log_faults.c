@@ -1,0 +1,360 @@
+/* Damaged, truncated and newer logs, failing and full disks. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bytes.h"
+#include "log/log.h"
+#include "log/segment.h"
+#include "sim/sim_disk.h"
+
+static unsigned replayed;
+
+static status_t on_replay(void *context, const struct record *record)
+{
+    uint64_t id = load_u64(record->key.data);
+    assert_int_equal(id, replayed); /* in order, none missing */
+    replayed++;
+    return status_ok();
+}
+
+static status_t open_sized(struct sim_disk *sim, uint64_t first_bytes, struct log **log)
+{
+    struct log_config config = {.disk = &sim->disk,
+                                .path = "sim",
+                                .segment_bytes_first = first_bytes,
+                                .segment_bytes_max = first_bytes,
+                                .replay = on_replay};
+    replayed = 0;
+    return log_open(&config, log);
+}
+
+static status_t open_log(struct sim_disk *sim, struct log **log)
+{
+    return open_sized(sim, 64 << 10, log);
+}
+
+static enum log_reserve_result append(struct log *log, uint64_t id, size_t value_len,
+                                      enum log_reserve_kind kind)
+{
+    static const char value[100 << 10];
+    char key[8];
+    struct log_slot slot;
+    store_u64(key, id);
+    enum log_reserve_result r =
+        log_reserve(log, record_bytes(RECORD_SET, 8, value_len), 1, kind, NULL, &slot);
+    if (r == LOG_RESERVED) {
+        uint64_t hash =
+            record_encode(slot.dst, RECORD_SET, slice_make(key, 8), slice_make(value, value_len), 0);
+        record_seal(slot.dst, hash, slot.lsn, slot.generation);
+        log_publish(log, &slot);
+    }
+    return r;
+}
+
+static void write_flush(struct sim_disk *sim, const struct log_flush *f)
+{
+    assert_int_equal(sim->disk.ops->write(&sim->disk, f->fd, f->buffer, f->len, f->offset), f->len);
+    sim_disk_sync_range(sim, f->fd, f->offset, f->len);
+}
+
+static void flush(struct sim_disk *sim, struct log *log)
+{
+    struct log_flush f;
+    while (log_flush_take(log, 1, true, &f, NULL)) {
+        write_flush(sim, &f);
+        log_flush_done(log, &f, (int64_t)f.len, 2);
+    }
+}
+
+/* Records 0..count-1, a batch each. */
+static void fill(struct sim_disk *sim, struct log *log, unsigned first, unsigned count, size_t value_len)
+{
+    for (unsigned i = first; i < first + count; i++) {
+        assert_int_equal(append(log, i, value_len, LOG_NORMAL), LOG_RESERVED);
+        flush(sim, log);
+        (void)log_prepare(log);
+    }
+}
+
+static struct sim_disk *make_closed(unsigned records)
+{
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    status_t s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    fill(sim, log, 0, records, 100);
+    log_close(log);
+    return sim;
+}
+
+static void expect_corrupt(struct sim_disk *sim, const char *what, uint64_t where)
+{
+    struct log *log;
+    status_t s = open_log(sim, &log);
+    if (s.code != STATUS_CORRUPT || strstr(s.text, "sim/log-00000000") == NULL) {
+        fprintf(stderr, "%s at %llu: %d %s\n", what, (unsigned long long)where, s.code, s.text);
+        fail();
+    }
+}
+
+/* A log that was closed cleanly: every flipped byte that counts is found, in the headers of the file, of
+ * batches and in records. */
+static void test_flipped_bytes(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(3), *copy = sim_disk_create(2);
+    for (uint64_t at = 0; at < 4 * LOG_BLOCK_BYTES; at++) {
+        uint64_t in_block = at % LOG_BLOCK_BYTES;
+        bool counts = at < LOG_BLOCK_BYTES ? in_block < 56 : in_block < BATCH_HEADER_BYTES + 124;
+        if (!counts)
+            continue;
+        sim_disk_copy(copy, sim);
+        struct sim_file *f = sim_disk_file(copy, "log-0000000001.kv");
+        if (at >= 8 && at < 12) /* the version has a test of its own */
+            continue;
+        f->data[at] ^= 0x10;
+        expect_corrupt(copy, "flip", at);
+    }
+    sim_disk_destroy(sim);
+    sim_disk_destroy(copy);
+}
+
+/* Truncated anywhere. Only where a batch ends is it not to be told from a log that ended there. */
+static void test_truncations(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(3), *copy = sim_disk_create(2);
+    uint64_t size = sim_disk_file(sim, "log-0000000001.kv")->size;
+    for (uint64_t at = 1; at < size; at += at < 6 * LOG_BLOCK_BYTES ? 13 : 509) {
+        sim_disk_copy(copy, sim);
+        sim_disk_resize(sim_disk_file(copy, "log-0000000001.kv"), at);
+        expect_corrupt(copy, "truncation", at);
+    }
+    sim_disk_destroy(sim);
+    sim_disk_destroy(copy);
+}
+
+static void test_missing_segments(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(40), *copy = sim_disk_create(2); /* 14 or so to a segment */
+    char name[SEGMENT_NAME_BYTES];
+    for (unsigned number = 1; number <= 2; number++) {
+        sim_disk_copy(copy, sim);
+        segment_name(name, number);
+        sim_disk_file(copy, name)->named = false;
+        expect_corrupt(copy, "missing", number);
+    }
+    /* Also when only a restart divides them. */
+    struct sim_disk *two = make_closed(2);
+    struct log *log;
+    status_t s = open_log(two, &log);
+    assert_true(status_is_ok(&s));
+    fill(two, log, 2, 1, 100);
+    two->dead = true;
+    log_close(log);
+    sim_disk_restart(two);
+    sim_disk_file(two, "log-0000000001.kv")->named = false;
+    expect_corrupt(two, "missing", 1);
+    sim_disk_destroy(sim);
+    sim_disk_destroy(copy);
+    sim_disk_destroy(two);
+}
+
+static void test_newer_version(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(3);
+    struct log *log;
+    sim_disk_file(sim, "log-0000000001.kv")->data[8] = 9;
+    status_t s = open_log(sim, &log);
+    assert_int_equal(s.code, STATUS_UNSUPPORTED);
+    assert_non_null(strstr(s.text, "sim/log-0000000001.kv has format version 9"));
+    sim_disk_destroy(sim);
+}
+
+static void test_second_open_is_refused(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log, *second;
+    status_t s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    s = open_log(sim, &second);
+    assert_int_equal(s.code, STATUS_BUSY);
+    assert_non_null(strstr(s.text, "folder sim is in use by another kvasir process"));
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+/* Crash with the first two flushes after a restart in flight: a torn one, and a whole one behind it. That is
+ * a torn tail, not damage. */
+static void test_torn_right_after_restart(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(2);
+    struct log *log;
+    struct log_flush a, b;
+    status_t s = open_sized(sim, 1 << 20, &log);
+    assert_true(status_is_ok(&s));
+    append(log, 2, 5000, LOG_NORMAL);
+    assert_true(log_flush_take(log, 1, true, &a, NULL));
+    append(log, 3, 100, LOG_NORMAL);
+    assert_true(log_flush_take(log, 1, true, &b, NULL));
+    write_flush(sim, &a);
+    write_flush(sim, &b);
+    memset(sim->files[a.fd].data + a.offset + LOG_BLOCK_BYTES, 0x55, 512); /* its header is whole */
+    sim->dead = true;
+    log_close(log);
+    sim_disk_restart(sim);
+    s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(replayed, 2);
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+/* Flushes complete in any order: the commit point advances over the complete ones at the front only. */
+static void test_completion_order(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    struct log_flush f[4];
+    status_t s = open_sized(sim, 1 << 20, &log);
+    assert_true(status_is_ok(&s));
+    uint64_t start = log_commit_lsn(log);
+    for (unsigned i = 0; i < 4; i++) {
+        append(log, i, 100, LOG_NORMAL);
+        assert_true(log_flush_take(log, 1, true, &f[i], NULL));
+    }
+    append(log, 4, 100, LOG_NORMAL);
+    struct log_flush none;
+    assert_false(log_flush_take(log, 1, true, &none, NULL)); /* enough in flight */
+    log_flush_done(log, &f[2], (int64_t)f[2].len, 1);
+    log_flush_done(log, &f[1], (int64_t)f[1].len, 1);
+    assert_int_equal(log_commit_lsn(log), start);
+    log_flush_done(log, &f[0], (int64_t)f[0].len, 1);
+    assert_int_equal(log_commit_lsn(log), start + 3 * LOG_BLOCK_BYTES);
+    /* A short write is final: the commit point stays for good. */
+    log_flush_done(log, &f[3], 512, 1);
+    assert_non_null(log_failed(log));
+    assert_int_equal(append(log, 5, 10, LOG_NORMAL), LOG_DEAD);
+    assert_false(log_flush_take(log, 1, true, &none, NULL));
+    assert_int_equal(log_commit_lsn(log), start + 3 * LOG_BLOCK_BYTES);
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+static void test_failed_write_names_the_error(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    struct log_flush f;
+    status_t s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    append(log, 0, 100, LOG_NORMAL);
+    assert_true(log_flush_take(log, 1, false, &f, NULL));
+    log_flush_done(log, &f, -EIO, 1);
+    assert_non_null(strstr(log_failed(log), "Input/output error"));
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+/* Full: normal writes stop first, deletes go on for a while, reading back works, and all resumes by itself.
+ */
+static void test_disk_full(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    unsigned n = 0, headroom = 0;
+    sim->capacity = 5 << 19; /* one segment of 2 MiB, and 1/2 MiB: less than the smallest segment */
+    status_t s = open_sized(sim, 2 << 20, &log);
+    assert_true(status_is_ok(&s));
+    assert_false(log_prepare(log));
+    assert_true(log_disk_full(log));
+    while (append(log, n, 1000, LOG_NORMAL) == LOG_RESERVED) {
+        n++;
+        flush(sim, log);
+    }
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_NO_SPACE);
+    while (append(log, n, 1000, LOG_HEADROOM) == LOG_RESERVED) {
+        n++, headroom++;
+        flush(sim, log);
+    }
+    assert_true(headroom > 20);
+    assert_int_equal(append(log, n, 1000, LOG_HEADROOM), LOG_NO_SPACE);
+    sim->capacity = 0;
+    assert_true(log_prepare(log));
+    assert_false(log_disk_full(log));
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);
+    flush(sim, log);
+    n++;
+    log_close(log);
+    s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(replayed, n);
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+static void test_start_on_a_full_disk(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    sim->capacity = 512 << 10;
+    status_t s = open_sized(sim, 4 << 20, &log);
+    assert_int_equal(s.code, STATUS_NO_SPACE);
+    assert_non_null(strstr(s.text, "No space left"));
+    sim->capacity = 3 << 20; /* enough for a smaller one */
+    s = open_sized(sim, 4 << 20, &log);
+    assert_true(status_is_ok(&s));
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
+static bool count_record(void *context, const struct record *record)
+{
+    return ++*(unsigned *)context < 2;
+}
+
+static void test_read(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(40);
+    unsigned seen = 0;
+    char note[256];
+    status_t s = log_read(&sim->disk, "sim", 0, count_record, &seen, note);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(seen, 2); /* stopped when told to */
+    sim_disk_destroy(sim);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_flipped_bytes),
+        cmocka_unit_test(test_truncations),
+        cmocka_unit_test(test_missing_segments),
+        cmocka_unit_test(test_newer_version),
+        cmocka_unit_test(test_second_open_is_refused),
+        cmocka_unit_test(test_torn_right_after_restart),
+        cmocka_unit_test(test_completion_order),
+        cmocka_unit_test(test_failed_write_names_the_error),
+        cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_start_on_a_full_disk),
+        cmocka_unit_test(test_read),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

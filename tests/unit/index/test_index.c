@@ -1,0 +1,229 @@
+/* Model test: hash table and ordered index together against a plain array of what should be there. */
+#include "index_fixture.h"
+
+enum { UNIVERSE = 20000, OPERATIONS = 1000000, CHECK_EVERY = 50000, LENGTH_MAX = 300 };
+
+struct model {
+    struct index_fixture *f;
+    uint32_t refs[UNIVERSE]; /* of the node; 0: absent */
+    char *keys[UNIVERSE];    /* ascending */
+    size_t lens[UNIVERSE];
+};
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Names of several shapes: numbers with long common prefixes, paths, long ones, prefixes of each other. */
+static void make_names(struct model *m)
+{
+    char name[LENGTH_MAX + 64];
+    for (int i = 0; i < UNIVERSE; i++) {
+        int n = i / 5;
+        switch (i % 5) {
+        case 0:
+            snprintf(name, sizeof name, "key:%012d", n);
+            break;
+        case 1:
+            snprintf(name, sizeof name, "deb/package-%d/Field-%d", n / 20, n % 20);
+            break;
+        case 2:
+            snprintf(name, sizeof name, "%0*d", 1 + n % LENGTH_MAX, n);
+            break;
+        case 3:
+            snprintf(name, sizeof name, "p%.*s%d", n % 40, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", n);
+            break;
+        default:
+            snprintf(name, sizeof name, "%x", n * 7919);
+        }
+        m->keys[i] = strdup(name);
+        assert_non_null(m->keys[i]);
+    }
+    qsort(m->keys, UNIVERSE, sizeof m->keys[0], compare_names);
+    for (int i = 0; i < UNIVERSE; i++)
+        m->lens[i] = strlen(m->keys[i]);
+}
+
+static struct slice model_key(const struct model *m, int i)
+{
+    return slice_make(m->keys[i], m->lens[i]);
+}
+
+static bool is_duplicate(const struct model *m, int i)
+{
+    return i > 0 && strcmp(m->keys[i - 1], m->keys[i]) == 0;
+}
+
+static void check_all(struct model *m)
+{
+    struct index_fixture *f = m->f;
+    struct ordered_cursor forward, backward;
+    int64_t present = 0;
+    ordered_seek(&forward, &f->ordered, slice_make("", 0), false);
+    for (int i = 0; i < UNIVERSE; i++) {
+        if (m->refs[i] == 0)
+            continue;
+        present++;
+        struct node *node = ordered_next(&forward);
+        assert_non_null(node);
+        assert_int_equal(arena_ref(&f->arena, node), m->refs[i]);
+    }
+    assert_null(ordered_next(&forward));
+    ordered_seek(&backward, &f->ordered, slice_make(NULL, 0), true);
+    for (int i = UNIVERSE - 1; i >= 0; i--) {
+        if (m->refs[i])
+            assert_int_equal(arena_ref(&f->arena, ordered_next(&backward)), m->refs[i]);
+    }
+    assert_null(ordered_next(&backward));
+    assert_int_equal(ordered_check(&f->ordered), present);
+    assert_int_equal(atomic_load(&f->hash.count), present);
+}
+
+static void check_seek(struct model *m, int i, bool reverse)
+{
+    struct ordered_cursor cursor;
+    ordered_seek(&cursor, &m->f->ordered, model_key(m, i), reverse);
+    struct node *node = ordered_next(&cursor);
+    int step = reverse ? -1 : 1, at = reverse ? i - 1 : i;
+    if (reverse)
+        while (at >= 0 && strcmp(m->keys[at], m->keys[i]) == 0)
+            at--;
+    while (at >= 0 && at < UNIVERSE && m->refs[at] == 0)
+        at += step;
+    if (at < 0 || at >= UNIVERSE)
+        assert_null(node);
+    else
+        assert_int_equal(node ? arena_ref(&m->f->arena, node) : 0, m->refs[at]);
+}
+
+static void toggle(struct model *m, int i, bool hint)
+{
+    struct index_fixture *f = m->f;
+    struct arena_cache *cache = &f->caches[0];
+    struct epoch_participant *epoch = &f->participants[0];
+    struct slice key = model_key(m, i);
+    uint64_t hash = hash_table_hash(&f->hash, key);
+    struct node *found = hash_table_find(&f->hash, hash, key);
+    assert_int_equal(found ? arena_ref(&f->arena, found) : 0, m->refs[i]);
+    if (found) {
+        hash_table_remove(&f->hash, hash, m->refs[i]);
+        ordered_remove(&f->ordered, cache, epoch, m->refs[i]);
+        epoch_retire_block(epoch, m->refs[i], node_class(node_meta(found)));
+        m->refs[i] = 0;
+        return;
+    }
+    struct node *node = index_fixture_node(f, 0, key);
+    uint32_t leaf = 0;
+    if (hint)
+        ordered_prefetch(&f->ordered, &key, &leaf, 1);
+    m->refs[i] = arena_ref(&f->arena, node);
+    ordered_insert(&f->ordered, cache, epoch, m->refs[i], leaf);
+    assert_true(keylock_try(&f->locks, keylock_stripe(hash)));
+    hash_table_insert(&f->hash, cache, epoch, hash, m->refs[i]);
+    keylock_release(&f->locks, keylock_stripe(hash));
+}
+
+static void test_model(void **state)
+{
+    (void)state;
+    struct model *m = calloc(1, sizeof *m);
+    assert_non_null(m);
+    m->f = index_fixture_create(1);
+    make_names(m);
+    uint64_t random = fixture_seed();
+    for (int op = 0; op < OPERATIONS; op++) {
+        if (op % 100 == 0) {
+            epoch_exit(&m->f->participants[0]);
+            epoch_enter(&m->f->participants[0]);
+        }
+        uint64_t r = fixture_random(&random);
+        /* Phases: mixed; a window that fills in order; a window that empties. */
+        int phase = op / 100000 % 4, i = (int)(r >> 16) % UNIVERSE;
+        if (i < 0)
+            i += UNIVERSE;
+        if (phase == 1)
+            i = op % UNIVERSE;
+        while (is_duplicate(m, i))
+            i--;
+        bool skip = (phase == 2 && m->refs[i] == 0) || (phase == 1 && m->refs[i]);
+        if (!skip)
+            toggle(m, i, r & 1);
+        if (op % 7 == 0)
+            check_seek(m, i, r & 2);
+        if (op % CHECK_EVERY == 0)
+            check_all(m);
+    }
+    check_all(m);
+    for (int i = 0; i < UNIVERSE; i++) {
+        if (m->refs[i])
+            toggle(m, i, false);
+    }
+    check_all(m);
+    epoch_exit(&m->f->participants[0]);
+    index_fixture_destroy(m->f);
+    for (int i = 0; i < UNIVERSE; i++)
+        free(m->keys[i]);
+    free(m);
+}
+
+/* Keys of the greatest length that share nearly everything: the separators are as long as keys. */
+static void test_longest_keys(void **state)
+{
+    (void)state;
+    enum { KEYS = 1000, LENGTH = 65536 };
+    struct index_fixture *f = index_fixture_create(1);
+    char *key = malloc(LENGTH);
+    assert_non_null(key);
+    memset(key, 'a', LENGTH);
+    for (int i = 0; i < KEYS; i++) {
+        epoch_enter(&f->participants[0]);
+        char digits[8];
+        snprintf(digits, sizeof digits, "%04d", i * 37 % KEYS);
+        memcpy(key + LENGTH - 4, digits, 4);
+        struct node *node = index_fixture_node(f, 0, slice_make(key, LENGTH));
+        ordered_insert(&f->ordered, &f->caches[0], &f->participants[0], arena_ref(&f->arena, node), 0);
+        epoch_exit(&f->participants[0]);
+    }
+    assert_int_equal(ordered_check(&f->ordered), KEYS);
+    free(key);
+    index_fixture_destroy(f);
+}
+
+static void test_hash_grows(void **state)
+{
+    (void)state;
+    enum { KEYS = 200000 };
+    struct index_fixture *f = index_fixture_create(1);
+    char name[32];
+    for (int i = 0; i < KEYS; i++) {
+        epoch_enter(&f->participants[0]);
+        struct slice key = slice_make(name, (size_t)snprintf(name, sizeof name, "key:%012d", i));
+        struct node *node = index_fixture_node(f, 0, key);
+        uint64_t hash = hash_table_hash(&f->hash, key);
+        hash_table_insert(&f->hash, &f->caches[0], &f->participants[0], hash, arena_ref(&f->arena, node));
+        key = slice_make(name, (size_t)snprintf(name, sizeof name, "key:%012d", i / 2));
+        assert_non_null(hash_table_find(&f->hash, hash_table_hash(&f->hash, key), key));
+        epoch_exit(&f->participants[0]);
+    }
+    for (int i = 0; i < KEYS; i++) {
+        struct slice key = slice_make(name, (size_t)snprintf(name, sizeof name, "key:%012d", i));
+        assert_non_null(hash_table_find(&f->hash, hash_table_hash(&f->hash, key), key));
+    }
+    int hits = 0;
+    uint64_t random = 1;
+    for (int i = 0; i < 1000; i++)
+        hits += hash_table_random(&f->hash, fixture_random(&random)) != NULL;
+    assert_in_range(hits, 200, 900); /* the table is between 3/8 and 3/4 full */
+    index_fixture_destroy(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_longest_keys),
+        cmocka_unit_test(test_hash_grows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -107,7 +107,7 @@ static void command_infos(struct command_call *call, int first)
         if (c)
             reply_info(call->reply, c);
         else
-            reply_null_array(call->reply);
+            reply_null(call->reply);
     }
 }
 

@@ -149,8 +149,8 @@ struct kid {
 static struct slice kids_key(struct kids *k, struct slice name, const char *suffix, size_t suffix_len)
 {
     size_t len = k->prefix.len + name.len + suffix_len;
-    if (len > k->key_capacity) {
-        k->key_capacity = len * 2;
+    if (len >= k->key_capacity) {
+        k->key_capacity = len * 2 + 64;
         k->key = realloc(k->key, k->key_capacity);
         CHECK(k->key != NULL);
     }

@@ -139,6 +139,8 @@ void node_publish(struct node *node, uint64_t lsn);
 
 /* The newest deleted tree that covers a node of that version, or NULL. */
 const struct store_range *store_covering_range(const struct store *store, struct slice key, uint64_t lsn);
+/* Is the node in the number of keys? Also when its time has come and nobody has noticed. */
+bool store_node_counts(struct store_worker *sw, const struct node *node);
 bool range_covers(const struct store_range *range, struct slice key);
 
 /* ---- write.c ---- */

@@ -158,6 +158,12 @@ enum store_result store_node_view(struct store_worker *sw, const struct node *no
     return r == STORE_OK && is_expired(sw, view) ? STORE_ABSENT : r;
 }
 
+bool store_node_counts(struct store_worker *sw, const struct node *node)
+{
+    struct store_view view;
+    return node_state(sw, node, &view) == STORE_OK;
+}
+
 struct slice store_node_key(const struct node *node)
 {
     return node_key(node);

@@ -546,28 +546,40 @@ enum store_result store_expire_key(struct store_worker *sw, const struct store_k
 
 /* ---- trees ---- */
 
-/* Live keys that the range covers. All locks are held. */
-static uint64_t count_covered(struct store_worker *sw, const struct store_range *range)
+/* Keys that the range covers. */
+struct covered {
+    uint64_t live;
+    uint64_t counted; /* with those that have expired and are still in the number of keys */
+};
+
+static void count_node(struct store_worker *sw, const struct node *node, struct covered *covered)
 {
-    struct store_cursor cursor;
-    const struct node *node;
-    uint64_t count = 0;
-    struct store_key self;
     struct store_view view;
+    covered->live += store_node_view(sw, node, &view) == STORE_OK;
+    covered->counted += store_node_counts(sw, node);
+}
+
+/* All locks are held. */
+static struct covered count_covered(struct store_worker *sw, const struct store_range *range)
+{
+    struct ordered_cursor cursor;
+    const struct node *node;
+    struct covered covered = {0};
+    struct store_key self;
     store_key_prepare(sw, &self, slice_make(range->path, range->path_len));
     const struct node *own = hash_table_find(&sw->store->hash, self.hash, self.name);
-    if (own && store_node_view(sw, own, &view) == STORE_OK)
-        count++;
+    if (own)
+        count_node(sw, own, &covered);
     char *below = malloc(range->path_len + 1);
     CHECK(below != NULL);
     memcpy(below, range->path, range->path_len);
     below[range->path_len] = '/';
     struct slice prefix = slice_make(below, range->path_len + 1);
-    store_cursor_seek(&cursor, sw, prefix, false);
-    while ((node = store_cursor_next(&cursor)) && slice_starts_with(node_key(node), prefix))
-        count++;
+    ordered_seek(&cursor, &sw->store->ordered, prefix, false);
+    while ((node = ordered_next(&cursor)) && slice_starts_with(node_key(node), prefix))
+        count_node(sw, node, &covered);
     free(below);
-    return count;
+    return covered;
 }
 
 static enum store_result log_tree(struct store_worker *sw, struct store_range *range)
@@ -607,20 +619,20 @@ enum store_result store_delete_tree(struct store_worker *sw, struct slice path, 
     while (slot < STORE_RANGES_MAX && atomic_load_explicit(&store->ranges[slot], memory_order_relaxed))
         slot++;
     enum store_result result = STORE_OK;
-    uint64_t covered =
-        path.len ? count_covered(sw, range) : atomic_load_explicit(&store->keys, memory_order_relaxed);
+    uint64_t all = atomic_load_explicit(&store->keys, memory_order_relaxed);
+    struct covered covered = path.len ? count_covered(sw, range) : (struct covered){all, all};
     if (count)
-        *count = covered;
+        *count = covered.live;
     if (slot == STORE_RANGES_MAX)
         result = STORE_BUSY; /* some deleted tree must be cleared away first */
-    else if (covered)
+    else if (covered.counted)
         result = log_tree(sw, range);
-    bool applied = result == STORE_OK && covered;
+    bool applied = result == STORE_OK && covered.counted;
     if (applied) {
         /* Release: pairs with store_covering_range. The slot before the count that makes readers look. */
         atomic_store_explicit(&store->ranges[slot], range, memory_order_release);
         atomic_fetch_add_explicit(&store->range_count, 1, memory_order_release);
-        atomic_fetch_sub_explicit(&store->keys, covered, memory_order_release);
+        atomic_fetch_sub_explicit(&store->keys, covered.counted, memory_order_release);
         p->jobs[p->job_count++] = (struct range_job){.range = range, .slot = slot};
         store_depends(sw, range->lsn);
     } else if (result == STORE_OK && store->log) {

@@ -1,6 +1,9 @@
 #include "index/hash_table.h"
 
 #include <errno.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 #include <sys/mman.h>
 #include <xxhash.h>
 
@@ -33,6 +36,19 @@ static inline struct hash_bucket *overflow_of(const struct hash_table *table, co
     return ref ? arena_at(table->arena, ref) : NULL;
 }
 
+#ifdef __SSE2__
+
+/* Bits 0-9: slots whose tag matches. */
+static inline unsigned match_words(uint64_t word0, uint64_t word1, uint32_t rest, uint16_t tag)
+{
+    __m128i wanted = _mm_set1_epi16((short)tag);
+    __m128i first = _mm_cmpeq_epi16(_mm_set_epi64x((long long)word1, (long long)word0), wanted);
+    __m128i last = _mm_cmpeq_epi16(_mm_cvtsi32_si128((int)rest), wanted);
+    return (unsigned)_mm_movemask_epi8(_mm_packs_epi16(first, last)) & ((1u << HASH_BUCKET_SLOTS) - 1);
+}
+
+#else
+
 /* Bit 16*i+15 of the result is set where the 16-bit lane i of word may equal tag (exact up to a borrow, which
  * only gives false positives above a true match; references are checked by key anyway). */
 static inline uint64_t lanes_equal(uint64_t word, uint16_t tag)
@@ -42,19 +58,27 @@ static inline uint64_t lanes_equal(uint64_t word, uint16_t tag)
 }
 
 /* Bits 0-9: slots whose tag matches. */
-static inline unsigned bucket_match(const struct hash_bucket *bucket, uint16_t tag)
+static inline unsigned match_words(uint64_t word0, uint64_t word1, uint32_t rest, uint16_t tag)
 {
-    struct hash_bucket *b = (struct hash_bucket *)(uintptr_t)bucket;
-    /* Acquire: a tag that is seen is followed by its reference; pairs with bucket_put. */
-    uint64_t m0 = lanes_equal(atomic_load_explicit(&b->tags[0], memory_order_acquire), tag);
-    uint64_t m1 = lanes_equal(atomic_load_explicit(&b->tags[1], memory_order_acquire), tag);
-    uint64_t m2 = lanes_equal(atomic_load_explicit(&b->tags_rest, memory_order_acquire), tag) & 0x80008000ull;
+    uint64_t m0 = lanes_equal(word0, tag), m1 = lanes_equal(word1, tag);
+    uint64_t m2 = lanes_equal(rest, tag) & 0x80008000ull;
     /* Gathers bits 0, 16, 32, 48 into bits 48..51. */
     const uint64_t gather = 0x0001000200040008ull;
     unsigned g0 = (unsigned)(((m0 >> 15) * gather) >> 48) & 15;
     unsigned g1 = (unsigned)(((m1 >> 15) * gather) >> 48) & 15;
     unsigned g2 = (unsigned)((m2 >> 15 & 1) | (m2 >> 30 & 2));
     return g0 | g1 << 4 | g2 << 8;
+}
+
+#endif
+
+static inline unsigned bucket_match(const struct hash_bucket *bucket, uint16_t tag)
+{
+    struct hash_bucket *b = (struct hash_bucket *)(uintptr_t)bucket;
+    /* Acquire: a tag that is seen is followed by its reference; pairs with bucket_put. */
+    return match_words(atomic_load_explicit(&b->tags[0], memory_order_acquire),
+                       atomic_load_explicit(&b->tags[1], memory_order_acquire),
+                       atomic_load_explicit(&b->tags_rest, memory_order_acquire), tag);
 }
 
 static void bucket_set_tag(struct hash_bucket *b, unsigned slot, uint16_t tag)

@@ -106,50 +106,77 @@ enum { ROWS = sizeof rows / sizeof rows[0], SLOTS = 512, NAME_BYTES_MAX = 16 };
 const unsigned command_count = ROWS;
 const struct command *const *command_table;
 static const struct command *table[ROWS];
-static const struct command *slots[SLOTS];
 
-/* Up to 16 letters in lower case, as two words; false: no command is that long. */
-static inline bool fold(struct slice name, uint64_t words[2])
+struct folded {
+    uint64_t words[2];
+    size_t len;
+};
+
+static struct slot {
+    struct folded name;
+    const struct command *command; /* NULL: free */
+} slots[SLOTS];
+
+/* The first n <= 8 bytes, the rest zero. Not memcpy, whose bytes the load of the word would have to wait for.
+ */
+static inline uint64_t load_word(const char *p, size_t n)
 {
-    if (name.len == 0 || name.len > NAME_BYTES_MAX)
+    if (n == 8)
+        return load_u64(p);
+    if (n >= 4)
+        return load_u32(p) | (uint64_t)load_u32(p + n - 4) << (n - 4) * 8;
+    if (n == 0)
+        return 0;
+    return (uint64_t)(unsigned char)p[0] | (uint64_t)(unsigned char)p[n / 2] << n / 2 * 8 |
+           (uint64_t)(unsigned char)p[n - 1] << (n - 1) * 8;
+}
+
+/* Up to 16 letters in lower case, as two words; false: no command is that long. Names are letters only, and
+ * only the upper case of a letter has the same folded byte. */
+static inline bool fold(struct slice name, struct folded *folded)
+{
+    if (UNLIKELY(name.len == 0 || name.len > NAME_BYTES_MAX))
         return false;
-    words[0] = words[1] = 0;
-    memcpy(words, name.data, name.len);
-    words[0] |= 0x2020202020202020ull;
-    words[1] |= 0x2020202020202020ull;
+    size_t first = name.len < 8 ? name.len : 8;
+    folded->words[0] = load_word(name.data, first) | 0x2020202020202020ull;
+    folded->words[1] = load_word(name.data + first, name.len - first) | 0x2020202020202020ull;
+    folded->len = name.len;
     return true;
 }
 
-static inline unsigned slot_of(const uint64_t words[2])
+static inline unsigned slot_of(const struct folded *name)
 {
-    return (unsigned)((words[0] * 0x9e3779b97f4a7c15ull ^ words[1] * 0xc2b2ae3d27d4eb4full) >> 55) % SLOTS;
+    return (unsigned)((name->words[0] * 0x9e3779b97f4a7c15ull ^ name->words[1] * 0xc2b2ae3d27d4eb4full) >>
+                      55) %
+           SLOTS;
 }
 
 /* Before main, single-threaded: the tables are constant afterwards. */
 __attribute__((constructor)) static void command_init(void)
 {
     for (unsigned i = 0; i < ROWS; i++) {
-        uint64_t words[2];
+        struct folded name;
         rows[i].index = (uint16_t)i;
         table[i] = &rows[i];
-        CHECK(fold(slice_make(rows[i].name, strlen(rows[i].name)), words));
-        unsigned slot = slot_of(words);
-        while (slots[slot])
+        CHECK(fold(slice_make(rows[i].name, strlen(rows[i].name)), &name));
+        unsigned slot = slot_of(&name);
+        while (slots[slot].command)
             slot = (slot + 1) % SLOTS;
-        slots[slot] = &rows[i];
+        slots[slot] = (struct slot){name, &rows[i]};
     }
     command_table = table;
 }
 
 const struct command *command_find(struct slice name)
 {
-    uint64_t words[2];
-    if (!fold(name, words))
+    struct folded folded;
+    if (!fold(name, &folded))
         return NULL;
-    for (unsigned slot = slot_of(words); slots[slot]; slot = (slot + 1) % SLOTS) {
-        const struct command *c = slots[slot];
-        if (strlen(c->name) == name.len && strncasecmp(c->name, name.data, name.len) == 0)
-            return c;
+    for (unsigned i = slot_of(&folded); slots[i].command; i = (i + 1) % SLOTS) {
+        const struct folded *own = &slots[i].name;
+        if (LIKELY(own->words[0] == folded.words[0] && own->words[1] == folded.words[1] &&
+                   own->len == folded.len))
+            return slots[i].command;
     }
     return NULL;
 }
@@ -189,6 +216,23 @@ const struct store_key *command_key(struct command_call *call, int arg, struct s
         return call->keys;
     store_key_prepare(call->sw, own, call->argv[arg]);
     return own;
+}
+
+void command_prepare_keys(struct command_call *call, struct store_key *first, size_t stride, unsigned n,
+                          int step)
+{
+    const struct store_key *group[STORE_PREFETCH_MAX];
+    char *at = (char *)first;
+    for (unsigned i = 0; i < n;) {
+        unsigned count = 0;
+        for (; i < n && count < STORE_PREFETCH_MAX; i++, at += stride) {
+            struct store_key *key = (struct store_key *)(void *)at;
+            store_key_prepare(call->sw, key, call->argv[1 + (int)i * step]);
+            group[count++] = key;
+        }
+        store_keys_prefetch_places(call->sw, group, count);
+        store_keys_prefetch_nodes(call->sw, group, count);
+    }
 }
 
 bool command_word_is(struct slice arg, const char *word)

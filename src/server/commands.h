@@ -19,6 +19,9 @@ enum command_result command_store_failed(struct command_call *call, enum store_r
 bool command_key_ok(struct command_call *call, struct slice key);
 /* Argument `arg` as a prepared key: the worker's if it made it, else *own. */
 const struct store_key *command_key(struct command_call *call, int arg, struct store_key *own);
+/* Prepares and prefetches n keys, stride bytes apart, from every step-th argument, the first one first. */
+void command_prepare_keys(struct command_call *call, struct store_key *first, size_t stride, unsigned n,
+                          int step);
 /* Case-insensitive comparison with a lower-case word. */
 bool command_word_is(struct slice arg, const char *word);
 /* Parses an integer argument or answers Redis's error. */

@@ -27,8 +27,7 @@ enum command_result command_del(struct command_call *call)
     if (n == 1)
         return command_write_one(call, 0, stage_del, NULL);
     struct store_entry *entries = command_scratch(call, n * sizeof *entries);
-    for (unsigned i = 0; i < n; i++)
-        store_key_prepare(call->sw, &entries[i].key, call->argv[1 + i]);
+    command_prepare_keys(call, &entries[0].key, sizeof *entries, n, 1);
     return command_write(call, entries, n, (uint64_t)n * 32, stage_del, NULL);
 }
 
@@ -40,8 +39,7 @@ enum command_result command_exists(struct command_call *call)
         if (!command_key_ok(call, call->argv[1 + i]))
             return COMMAND_DONE;
     }
-    for (unsigned i = 0; i < n; i++)
-        store_key_prepare(call->sw, &keys[i], call->argv[1 + i]);
+    command_prepare_keys(call, keys, sizeof *keys, n, 1);
     for (unsigned attempt = 0;; attempt++) {
         int64_t count = 0;
         bool busy = false;

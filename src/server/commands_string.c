@@ -108,13 +108,7 @@ static bool prepare_keys(struct command_call *call, struct store_key *keys, unsi
         if (!command_key_ok(call, call->argv[1 + (int)i * step]))
             return false;
     }
-    for (unsigned i = 0; i < n; i += KEYS_GROUP) {
-        unsigned end = i + KEYS_GROUP < n ? i + KEYS_GROUP : n;
-        for (unsigned j = i; j < end; j++)
-            store_key_prepare(call->sw, &keys[j], call->argv[1 + (int)j * step]);
-        for (unsigned j = i; j < end; j++)
-            store_key_prefetch(call->sw, &keys[j]);
-    }
+    command_prepare_keys(call, keys, sizeof *keys, n, step);
     return true;
 }
 

@@ -21,6 +21,7 @@ enum {
     ARGV_CAPACITY_LEAST = 1024,
     ARGV_CAPACITY_KEEP = 65536,
     FAST_ARGC_MAX = 512,
+    GROUP_STEP = 32,          /* commands whose memory is asked for together */
     STATE_BYTES_LEAST = 4096, /* a shorter unfinished command is simply parsed again */
 };
 
@@ -167,22 +168,61 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         conn_close_after_reply(conn);
 }
 
-/* Asks for the nodes of all keys, and for the places of keys that are about to be written. */
-static void prefetch(struct group *group)
+/* Asks for the places in the order of keys that are about to be added. */
+static void prefetch_order(struct group *group)
 {
-    struct store_worker *sw = group->worker->sw;
     const struct store_key *writes[GROUP_COMMANDS_MAX];
-    unsigned write_count = 0;
-    for (uint32_t i = 0; i < group->item_count; i++) {
-        struct group_item *item = &group->items[i];
-        if (!item->has_key)
-            continue;
-        store_key_prefetch(sw, &item->key);
-        if (item->command->flags & COMMAND_WRITE)
-            writes[write_count++] = &item->key;
+    unsigned n = 0;
+    for (uint32_t i = 0; i < group->item_count; i++)
+        if (group->items[i].has_key && group->items[i].command->flags & COMMAND_WRITE)
+            writes[n++] = &group->items[i].key;
+    if (n >= 2)
+        store_keys_prefetch_order(group->worker->sw, writes, n);
+}
+
+/* The keys of items from..to-1. */
+static unsigned keys_of(const struct group *group, uint32_t from, uint32_t to, const struct store_key **keys)
+{
+    unsigned n = 0;
+    for (uint32_t i = from; i < to; i++)
+        if (group->items[i].has_key)
+            keys[n++] = &group->items[i].key;
+    return n;
+}
+
+static void prefetch_places(struct group *group)
+{
+    const struct store_key *keys[GROUP_COMMANDS_MAX];
+    unsigned n = keys_of(group, group->places_asked, group->item_count, keys);
+    store_keys_prefetch_places(group->worker->sw, keys, n);
+    group->places_asked = group->item_count;
+}
+
+static void prefetch_nodes(struct group *group, uint32_t to)
+{
+    const struct store_key *keys[GROUP_COMMANDS_MAX];
+    if (to > group->item_count)
+        to = group->item_count;
+    if (to <= group->nodes_asked)
+        return;
+    unsigned n = keys_of(group, group->nodes_asked, to, keys);
+    store_keys_prefetch_nodes(group->worker->sw, keys, n);
+    group->nodes_asked = to;
+}
+
+static void run_items(struct group *group)
+{
+    uint64_t commit_lsn = store_commit_lsn(group->worker->sw->store);
+    uint32_t n = group->item_count;
+    prefetch_places(group);
+    prefetch_order(group);
+    prefetch_nodes(group, GROUP_STEP);
+    for (uint32_t i = 0; i < n; i++) {
+        if (i % GROUP_STEP == 0)
+            prefetch_nodes(group, i + 2 * GROUP_STEP);
+        run_item(group, &group->items[i], commit_lsn);
     }
-    if (write_count >= 2)
-        store_keys_prefetch_order(sw, writes, write_count);
+    STAT_ADD(group->worker->stats.operations, n);
 }
 
 /* What remains of a source goes into the connection's input; a receive buffer goes back to the loop. */
@@ -210,16 +250,9 @@ static void source_finish(struct group *group, struct source *source)
  * returns it, else NULL. */
 static struct source *execute(struct group *group, struct source *open)
 {
-    struct worker *worker = group->worker;
-    uint32_t n = group->item_count;
-    if (n) {
-        uint64_t commit_lsn = store_commit_lsn(worker->sw->store);
-        prefetch(group);
-        for (uint32_t i = 0; i < n; i++)
-            run_item(group, &group->items[i], commit_lsn);
-        STAT_ADD(worker->stats.operations, n);
-    }
-    group->item_count = 0;
+    if (group->item_count)
+        run_items(group);
+    group->item_count = group->places_asked = group->nodes_asked = 0;
     group->argv_used = 0;
     for (uint32_t i = 0; i < group->source_count; i++) {
         struct source *source = &group->sources[i];
@@ -282,6 +315,8 @@ static inline void add_item(struct group *group, struct source *source, const ch
     }
     group->argv_used += argc;
     source->conn->turn_commands++;
+    if (group->item_count % GROUP_STEP == 0)
+        prefetch_places(group);
 }
 
 static void protocol_error(struct conn *conn, const char *text)

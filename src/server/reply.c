@@ -181,14 +181,10 @@ static const char digit_pairs[] =
     "8081828384858687888990919293949596979899";
 
 /* Writes value in decimal, returns the end. Room for 20 bytes. */
-static char *put_u64(char *p, uint64_t value)
+static char *put_long(char *p, uint64_t value)
 {
     char digits[20];
     char *d = digits + sizeof digits;
-    if (value < 10) {
-        *p = (char)('0' + value);
-        return p + 1;
-    }
     while (value >= 100) {
         d -= 2;
         memcpy(d, digit_pairs + value % 100 * 2, 2);
@@ -203,6 +199,20 @@ static char *put_u64(char *p, uint64_t value)
     size_t n = (size_t)(digits + sizeof digits - d);
     memcpy(p, d, n);
     return p + n;
+}
+
+/* Writes value in decimal, returns the end. Room for 20 bytes. */
+static inline char *put_u64(char *p, uint64_t value)
+{
+    if (value < 10) {
+        *p = (char)('0' + value);
+        return p + 1;
+    }
+    if (LIKELY(value < 100)) {
+        memcpy(p, digit_pairs + value * 2, 2);
+        return p + 2;
+    }
+    return put_long(p, value);
 }
 
 static char *put_i64(char *p, int64_t value)

@@ -8,21 +8,18 @@
 enum {
     BUSY_SPINS_MAX = 2000,
     OPTIMISTIC_ATTEMPTS = 4,
-    PREFETCH_ORDER_MAX = 32,
 };
 
 void store_key_prepare(struct store_worker *sw, struct store_key *key, struct slice name)
 {
     key->name = name;
     key->hash = hash_table_hash(&sw->store->hash, name);
-    hash_table_prefetch(&sw->store->hash, key->hash);
 }
 
-void store_key_prefetch(struct store_worker *sw, const struct store_key *key)
+void store_keys_prefetch_places(struct store_worker *sw, const struct store_key *const *keys, unsigned n)
 {
-    const struct node *node = hash_table_candidate(&sw->store->hash, key->hash);
-    if (node)
-        store_node_prefetch(node);
+    for (unsigned i = 0; i < n; i++)
+        hash_table_prefetch(&sw->store->hash, keys[i]->hash);
 }
 
 void store_node_prefetch(const struct node *node)
@@ -31,15 +28,26 @@ void store_node_prefetch(const struct node *node)
     __builtin_prefetch((const char *)node + 64);
 }
 
+void store_keys_prefetch_nodes(struct store_worker *sw, const struct store_key *const *keys, unsigned n)
+{
+    const struct node *nodes[STORE_PREFETCH_MAX];
+    DCHECK(n <= STORE_PREFETCH_MAX);
+    for (unsigned i = 0; i < n; i++)
+        nodes[i] = hash_table_candidate(&sw->store->hash, keys[i]->hash);
+    for (unsigned i = 0; i < n; i++)
+        if (nodes[i])
+            store_node_prefetch(nodes[i]);
+}
+
 void store_keys_prefetch_order(struct store_worker *sw, const struct store_key *const *keys, unsigned n)
 {
     struct store_worker_private *p = sw->private;
-    struct slice names[PREFETCH_ORDER_MAX];
-    uint32_t leaves[PREFETCH_ORDER_MAX];
-    uint64_t hashes[PREFETCH_ORDER_MAX];
+    struct slice names[STORE_PREFETCH_MAX];
+    uint32_t leaves[STORE_PREFETCH_MAX];
+    uint64_t hashes[STORE_PREFETCH_MAX];
     while (n) {
         unsigned count = 0;
-        for (; n && count < PREFETCH_ORDER_MAX; n--, keys++) {
+        for (; n && count < STORE_PREFETCH_MAX; n--, keys++) {
             if (hash_table_candidate(&sw->store->hash, (*keys)->hash))
                 continue;
             names[count] = (*keys)->name;

@@ -41,6 +41,7 @@ struct store_config {
 enum {
     STORE_KEY_BYTES_MAX = RECORD_KEY_BYTES_MAX,
     STORE_WORKERS_MAX = 64,
+    STORE_PREFETCH_MAX = 64,
 };
 
 enum store_result {
@@ -86,10 +87,13 @@ struct store_key {
     uint64_t hash;
 };
 
-/* Step 1: hashes the name and prefetches the hash bucket. */
+/* Hashes the name. */
 void store_key_prepare(struct store_worker *sw, struct store_key *key, struct slice name);
-/* Step 2, some dozen keys later: looks into the bucket and prefetches the node. Optional. */
-void store_key_prefetch(struct store_worker *sw, const struct store_key *key);
+/* Both optional, for up to STORE_PREFETCH_MAX keys: first ask for the hash buckets, later, when those have
+ * come, for the nodes. In batches, because a prefetch does not retire before its address is translated:
+ * between other work a core waits for one page walk after the other, side by side it overlaps them. */
+void store_keys_prefetch_places(struct store_worker *sw, const struct store_key *const *keys, unsigned n);
+void store_keys_prefetch_nodes(struct store_worker *sw, const struct store_key *const *keys, unsigned n);
 /* For n keys about to be written that may be new: walks the ordered index for all of them in step, so that
  * the misses overlap. Optional. */
 void store_keys_prefetch_order(struct store_worker *sw, const struct store_key *const *keys, unsigned n);

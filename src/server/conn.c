@@ -142,7 +142,8 @@ static void close_when_done(struct conn *conn)
 {
     if (conn->flags & CONN_SENDING || reply_pending_bytes(&conn->reply))
         return;
-    bool more_to_run = conn->retry.next != NULL || conn->flags & (CONN_PARKED | CONN_FULL);
+    bool more_to_run =
+        conn->retry.next != NULL || conn->waiting_pieces || conn->flags & (CONN_PARKED | CONN_FULL);
     if (conn->flags & CONN_CLOSING || (conn->flags & CONN_EOF && !more_to_run))
         conn_close(conn);
 }

@@ -53,7 +53,8 @@ struct conn {
     uint32_t flags; /* enum conn_flag */
     uint32_t turn;  /* the worker's turn in which turn_commands was counted */
     uint32_t turn_commands;
-    uint64_t hold_from; /* this turn's held output: first offset and newest LSN; 0: none */
+    uint32_t waiting_pieces; /* of its data in the worker's backlog */
+    uint64_t hold_from;      /* this turn's held output: first offset and newest LSN; 0: none */
     uint64_t hold_lsn;
     struct source *source;                    /* its input in the current group */
     struct conn_link dirty, held, retry, all; /* the worker's lists */

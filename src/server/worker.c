@@ -1,4 +1,4 @@
-/* One turn, in order: what waited from the last turn, events, the group's rest, log writes, replies,
+/* One turn, in order: what waited from the last turn, events, backlog, the group's rest, log writes, replies,
  * background work. Log writes are queued before replies, so that the disk starts on them with the same kernel
  * entry. */
 #include "server/worker.h"
@@ -48,6 +48,7 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     conn_list_init(&worker->all);
     pthread_mutex_init(&worker->mail_lock, NULL);
     group_init(&worker->group, worker);
+    backlog_init(&worker->backlog, worker);
     *out = worker;
     return s;
 }
@@ -283,11 +284,7 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
 {
     switch (event->type) {
     case LOOP_DATA:
-        if (worker->stop_deadline_us) { /* no new commands */
-            loop_buffer_release(worker->loop, event->buffer_id);
-            break;
-        }
-        group_feed(&worker->group, event->owner, event->data, (size_t)event->result, event->buffer_id);
+        backlog_take(&worker->backlog, event);
         break;
     case LOOP_SENT:
         conn_sent(event->owner, event->result);
@@ -302,6 +299,7 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
         on_eof(event->owner, event->result);
         break;
     case LOOP_CLOSED:
+        backlog_forget(&worker->backlog, event->owner);
         conn_destroy(event->owner);
         break;
     case LOOP_WOKEN:
@@ -398,7 +396,8 @@ static bool has_runnable(const struct worker *worker)
 static int64_t wait_us(struct worker *worker, bool background_more, uint64_t background_due_ms)
 {
     int64_t timeout_us = worker->index == 0 ? SAMPLE_US : -1;
-    if (background_more || !conn_list_empty(&worker->dirty) || has_runnable(worker))
+    if (background_more || !conn_list_empty(&worker->dirty) || !backlog_is_empty(&worker->backlog) ||
+        has_runnable(worker))
         return 0;
     if (!conn_list_empty(&worker->retry))
         lower(&timeout_us, PARKED_RETRY_US);
@@ -475,6 +474,7 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     retry_connections(worker);
     for (int i = 0; i < count; i++)
         handle_event(worker, &worker->events[i]);
+    backlog_run(&worker->backlog);
     group_execute(&worker->group);
     if (STAT_GET(worker->stats.operations) != operations)
         STAT_ADD(worker->stats.turns_busy, 1);

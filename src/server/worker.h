@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "log/log.h"
+#include "server/backlog.h"
 #include "server/conn.h"
 #include "server/group.h"
 #include "store/store.h"
@@ -67,6 +68,7 @@ struct worker {
     uint64_t now_us;      /* monotonic, taken at the start of a turn */
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
+    struct backlog backlog;
     struct conn_link dirty; /* have output to look at, this turn */
     struct conn_link held;  /* have held replies */
     struct conn_link retry; /* have input to go on with next turn */

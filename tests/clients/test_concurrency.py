@@ -1,11 +1,12 @@
 """Several connections at once: atomicity, no lost updates, and a linearizability check."""
 
 import random
+import socket
 import threading
 import time
 
 import pytest
-from kvasir_client import Error
+from kvasir_client import Error, encode
 
 pytestmark = pytest.mark.sanitize
 
@@ -251,3 +252,68 @@ def test_flushall_takes_all_at_once(server2, c2):
                 assert len(set(reply)) == 1
 
     together(write, read, read)
+
+
+def pings(server, stop):
+    """A light connection: one small request at a time, until told to stop. Returns how many."""
+    count = 0
+    with server.client() as c:
+        while not stop.is_set():
+            assert c("PING") == "PONG"
+            count += 1
+    return count
+
+
+def test_pipelines_beside_a_light_connection_stay_in_order(server2, c2):
+    stop = threading.Event()
+
+    def heavy(me):
+        with server2.client() as c:
+            for _ in range(4):
+                replies = c.pipeline([["INCR", f"count:{me}"], ["SET", f"value:{me}", "x" * 200], ["GET", f"count:{me}"]] * 700)
+                assert replies[2::3] == [b"%d" % n for n in replies[0::3]]
+
+    def all_heavy():
+        try:
+            together(*[lambda me=me: heavy(me) for me in range(6)])
+        finally:
+            stop.set()
+
+    together(all_heavy, lambda: pings(server2, stop))
+    assert [c2("GET", f"count:{me}") for me in range(6)] == [b"2800"] * 6
+
+
+def test_a_pipeline_that_ends_beside_a_light_connection_is_answered_in_full(server2):
+    stop = threading.Event()
+
+    def send_and_end():
+        try:
+            for _ in range(5):
+                with server2.client() as c:
+                    c.send(encode("SET", "k", "v" * 500) * 1000 + b"*1\r\n$4\r\nPI")  # the last one never ends
+                    c.sock.shutdown(socket.SHUT_WR)
+                    assert [c.reply() for _ in range(1000)] == ["OK"] * 1000
+                    with pytest.raises(EOFError):
+                        c.reply()
+        finally:
+            stop.set()
+
+    together(send_and_end, lambda: pings(server2, stop))
+
+
+def test_pipelines_that_are_cut_off_beside_a_light_connection(server2, c2):
+    stop = threading.Event()
+
+    def cut_off():
+        try:
+            for i in range(30):
+                with server2.client() as c:
+                    c.send(encode("INCR", "n") * 3000)
+                    if i % 2:  # a reset instead of an end
+                        c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        finally:
+            stop.set()
+
+    together(cut_off, cut_off, lambda: pings(server2, stop))
+    assert c2("PING") == "PONG"
+    assert 0 <= int(c2("GET", "n") or 0) <= 2 * 30 * 3000

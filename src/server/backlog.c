@@ -1,0 +1,94 @@
+#include "server/backlog.h"
+
+#include "base/check.h"
+#include "server/conn.h"
+#include "server/worker.h"
+
+void backlog_init(struct backlog *backlog, struct worker *worker)
+{
+    *backlog = (struct backlog){.worker = worker};
+}
+
+static void feed(struct backlog *backlog, const struct loop_event *event)
+{
+    struct worker *worker = backlog->worker;
+    if (worker->stop_deadline_us) /* no new commands */
+        loop_buffer_release(worker->loop, event->buffer_id);
+    else
+        group_feed(&worker->group, event->owner, event->data, (size_t)event->result, event->buffer_id);
+}
+
+static void run_oldest(struct backlog *backlog)
+{
+    struct loop_event event = backlog->pieces[backlog->head];
+    struct conn *conn = event.owner;
+    backlog->head = (backlog->head + 1) % BACKLOG_PIECES_MAX;
+    backlog->count--;
+    conn->waiting_pieces--;
+    feed(backlog, &event);
+    if (conn->flags & CONN_EOF) /* its end came earlier: whether that was all is looked at now */
+        conn_list_add(&backlog->worker->dirty, &conn->dirty);
+}
+
+static void put_off(struct backlog *backlog, const struct loop_event *event)
+{
+    struct conn *conn = event->owner;
+    if (backlog->count == BACKLOG_PIECES_MAX)
+        run_oldest(backlog);
+    backlog->pieces[(backlog->head + backlog->count++) % BACKLOG_PIECES_MAX] = *event;
+    conn->waiting_pieces++;
+}
+
+static bool light_is_active(const struct backlog *backlog)
+{
+    return backlog->light_us && backlog->worker->now_us - backlog->light_us < BACKLOG_LIGHT_ACTIVE_US;
+}
+
+void backlog_take(struct backlog *backlog, const struct loop_event *event)
+{
+    const struct conn *conn = event->owner;
+    /* The small last piece of a pipeline is not light: there are replies to come. */
+    bool light = event->result <= BACKLOG_LIGHT_BYTES && !conn->waiting_pieces && !conn_has_input(conn) &&
+                 !reply_pending_bytes(&conn->reply);
+    if (light) {
+        backlog->light_us = backlog->worker->now_us;
+        backlog->ran_light = true;
+    }
+    if (conn->waiting_pieces || (!light && light_is_active(backlog)))
+        put_off(backlog, event);
+    else
+        feed(backlog, event);
+}
+
+void backlog_run(struct backlog *backlog)
+{
+    bool yield = backlog->ran_light && !backlog->waited; /* first their replies leave */
+    backlog->ran_light = false;
+    backlog->waited = false;
+    if (backlog->count == 0)
+        return;
+    if (!light_is_active(backlog)) {
+        while (backlog->count)
+            run_oldest(backlog);
+    } else if (yield) {
+        backlog->waited = true;
+    } else {
+        run_oldest(backlog);
+    }
+}
+
+void backlog_forget(struct backlog *backlog, struct conn *conn)
+{
+    uint32_t kept = 0, count = backlog->count;
+    if (conn->waiting_pieces == 0)
+        return;
+    for (uint32_t i = 0; i < count; i++) {
+        struct loop_event event = backlog->pieces[(backlog->head + i) % BACKLOG_PIECES_MAX];
+        if (event.owner == conn)
+            loop_buffer_release(backlog->worker->loop, event.buffer_id);
+        else
+            backlog->pieces[(backlog->head + kept++) % BACKLOG_PIECES_MAX] = event;
+    }
+    backlog->count = kept;
+    conn->waiting_pieces = 0;
+}

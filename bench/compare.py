@@ -93,15 +93,11 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def generator(server, *options, background=False, nice=0):
+def generator(server, *options):
     """The generator's command line."""
     protocol = ["--protocol", "memcached"] if server.kind == "memcached" else []
     command = [KVASIR, "bench", "--connect", f"127.0.0.1:{server.port}", "--json", "--pin", str(GENERATOR_CORE),
                "--value-size", str(VALUE_BYTES), *protocol, *map(str, options)]  # fmt: skip
-    if nice:
-        command = ["nice", "-n", str(nice), *command]
-    if background:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     before = server.cpu_seconds()
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0 or not result.stdout.strip():
@@ -212,22 +208,12 @@ class Bench:
         end(servers)
 
     def open_loop(self, servers):
-        """GET p99 at 50,000/s from the intended start, idle and while another generator saturates durable SETs. Both
-        generators share core 1; the loud one is nice 19, so that the other measures the server."""
+        """GET p99 at 50,000/s from the intended start, idle and while 8 connections beside saturate the server with
+        durable SETs. One generator thread does both: two of them would measure how they share core 1."""
         options = ["--workload", "get", "--keys", self.keys, "--clients", 50, "--rate", 50000, "--seconds", self.seconds]
 
-        def loud(server):
-            noise = generator(server, "--workload", "set", "--keys", self.keys, "--clients", 8, "--pipeline", 500,
-                              "--seconds", self.seconds + 60, background=True, nice=19)  # fmt: skip
-            time.sleep(1)  # until it is at full speed
-            try:
-                return generator(server, *options)
-            finally:
-                noise.kill()
-                noise.wait()
-
         idle = self.interleaved(servers, lambda s: generator(s, *options))
-        busy = self.interleaved(servers, loud)
+        busy = self.interleaved(servers, lambda s: generator(s, *options, "--beside", 8, "--pipeline", 500))
         p99 = [{n: [x["latency_us"]["p99"] for x in v] for n, v in got.items()} for got in (idle, busy)]
         seen = {name: [b / a for a, b in zip(p99[0][name], p99[1][name])] for name in p99[0]}
         self.add("get-idle-p99", "GET p99 at 50,000/s, idle server", "us", p99[0], better="less")

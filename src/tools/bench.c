@@ -118,6 +118,8 @@ static status_t parse_rest(struct bench_config *config, const char *value_size, 
         config->threads = config->clients;
     config->seconds = seconds > 0 ? seconds : config->insert_only ? 0 : 10;
     config->warmup_seconds = config->insert_only ? 0 : config->seconds >= 3 ? 1 : config->seconds / 5;
+    if (config->beside && (config->rate <= 0 || config->protocol != BENCH_RESP))
+        return status_error(STATUS_INVALID, "--beside goes with --rate and the Redis protocol");
     if (config->rate > 0 && config->pipeline > BENCH_OPEN_LOOP_WINDOW)
         config->pipeline = BENCH_OPEN_LOOP_WINDOW;
     return status_ok();
@@ -217,6 +219,7 @@ static status_t load_keys(const struct bench_config *config, struct bench_totals
     load.insert_only = true;
     load.dist = BENCH_UNIFORM;
     load.seconds = load.warmup_seconds = load.rate = 0;
+    load.beside = 0;
     load.pipeline = LOAD_PIPELINE;
     load.clients = LOAD_CLIENTS;
     load.threads = 1;
@@ -305,6 +308,10 @@ int tool_bench(int argc, char **argv)
          0, 1000000},
         {"rate", OPTION_DOUBLE, &config.rate, "OPS", "open-loop: this many requests a second in all", 0,
          1000000000},
+        {"beside", OPTION_U64, &config.beside, "N",
+         "with --rate: each thread has N more connections that saturate the server with pipelined SETs; "
+         "counted apart",
+         0, 1000},
         {"load", OPTION_FLAG, &config.load, NULL, "store the keys first", 0, 0},
         {"verify", OPTION_FLAG, &config.verify, NULL, "compare every value read with what belongs there", 0,
          0},

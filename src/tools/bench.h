@@ -61,7 +61,9 @@ struct bench_config {
     uint64_t range_limit; /* keys a page of the range workload; 0: 1..BENCH_SCAN_KEYS_MAX at random */
     double seconds;       /* whole run; 0: no end (insert) */
     double warmup_seconds;
-    double rate; /* requests a second over all connections; 0: closed loop */
+    double rate;     /* requests a second over all connections; 0: closed loop */
+    uint64_t beside; /* with a rate: further connections that send SETs, `pipeline` at a time, as fast as they
+                        can */
     bool verify, load, json;
     int64_t pin; /* CPU of the first thread, the others follow; -1: none */
     uint64_t seed;
@@ -74,6 +76,7 @@ struct bench_stats {
     _Atomic uint64_t wrong;      /* --verify: not the value it should be */
     _Atomic uint64_t range_keys; /* keys that came in RANGE replies */
     _Atomic uint64_t behind_ns;  /* open loop: how late the last request was sent */
+    _Atomic uint64_t beside_ops; /* of the connections beside the measured ones */
     struct histogram latency;    /* ns */
 };
 
@@ -110,6 +113,7 @@ struct bench_conn {
     int fd;
     bool want_out; /* EPOLLOUT is armed */
     bool dirty;    /* open loop: formatted, not sent yet */
+    bool beside;   /* see bench_config; closed loop whatever the rate */
     char *out;     /* out_head..out_tail waits to be sent */
     size_t out_head, out_tail, out_capacity;
     char *in; /* in_head..in_tail waits to be recognised */
@@ -129,14 +133,16 @@ struct bench_thread {
     unsigned index;
     pthread_t thread;
     int epoll;
-    struct bench_conn *conns;
-    uint32_t conn_count;
+    struct bench_conn *conns; /* the measured ones, then those beside */
+    uint32_t conn_count;      /* all */
+    uint32_t measured_count;
     struct prng prng;
     uint64_t insert_next, insert_end; /* handed out by shared->next_insert, not used yet */
     bool insert_done;                 /* no more to hand out */
     bool draining;                    /* the run is over: replies count no more */
     uint64_t issued;                  /* open loop */
     uint32_t turn;                    /* open loop: connection of the next request */
+    uint32_t beside_turn;             /* the connection beside that sends next */
     uint32_t idle_conns;              /* insert: connections that have nothing more to do */
     /* expected replies of fixed size */
     char get_head[24];
@@ -188,7 +194,7 @@ void bench_thread_close(struct bench_thread *t);
 
 /* bench_report.c */
 struct bench_totals {
-    uint64_t ops, errors, nils, wrong, range_keys, behind_ns;
+    uint64_t ops, errors, nils, wrong, range_keys, behind_ns, beside_ops;
     double seconds, ops_per_second;
     struct histogram latency;
     const char *error_text;

@@ -11,7 +11,8 @@
 #include "tools/client.h"
 
 enum {
-    OUT_BYTES_MAX = 1 << 18, /* of an output buffer, unless one request is longer */
+    OUT_BYTES_MAX = 1 << 18,    /* of an output buffer, unless one request is longer */
+    BESIDE_BYTES_MAX = 1 << 12, /* small, so that the measured requests between are not late */
     IN_BYTES_MIN = 1 << 12,
     IN_BYTES_MAX = 1 << 17, /* of an input buffer at first; it grows for longer replies */
     REQUEST_OVERHEAD_BYTES = 128,
@@ -25,13 +26,14 @@ static size_t clamp(size_t n, size_t low, size_t high)
 static status_t allocate(struct bench_thread *t, struct bench_conn *c)
 {
     const struct bench_config *config = t->config;
-    size_t window = config->rate > 0 ? BENCH_OPEN_LOOP_WINDOW : config->pipeline;
+    size_t window = config->rate > 0 && !c->beside ? BENCH_OPEN_LOOP_WINDOW : config->pipeline;
+    size_t out_max = c->beside ? BESIDE_BYTES_MAX : OUT_BYTES_MAX;
     uint32_t ring = 1;
     while (ring < window + 1)
         ring *= 2;
     t->request_bytes_max = REQUEST_OVERHEAD_BYTES + config->sizes.max;
     c->out_capacity = clamp(window * t->request_bytes_max, t->request_bytes_max,
-                            OUT_BYTES_MAX > t->request_bytes_max ? OUT_BYTES_MAX : t->request_bytes_max);
+                            out_max > t->request_bytes_max ? out_max : t->request_bytes_max);
     c->in_capacity = clamp(window * (config->sizes.max + 32), IN_BYTES_MIN, IN_BYTES_MAX);
     c->ring_mask = ring - 1;
     c->out = malloc(c->out_capacity);
@@ -45,7 +47,7 @@ static status_t allocate(struct bench_thread *t, struct bench_conn *c)
 
 status_t bench_conn_open(struct bench_thread *t, struct bench_conn *c, uint32_t index)
 {
-    *c = (struct bench_conn){.fd = -1};
+    *c = (struct bench_conn){.fd = -1, .beside = index >= t->measured_count};
     TRY(allocate(t, c));
     TRY(client_connect(t->config->connect, &c->fd));
     struct epoll_event event = {.events = EPOLLIN, .data.u32 = index};

@@ -170,7 +170,9 @@ status_t bench_reply_take(struct bench_thread *t, struct bench_conn *c, uint64_t
         }
         c->in_head += n;
         c->ring_head++;
-        if (ended && !t->draining) {
+        if (ended && !t->draining && c->beside) {
+            BENCH_COUNT(stats->beside_ops, 1);
+        } else if (ended && !t->draining) {
             ops++;
             histogram_add(&stats->latency, now_ns > request.start_ns ? now_ns - request.start_ns : 0);
         }

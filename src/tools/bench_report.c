@@ -22,6 +22,7 @@ static void add_stats(struct bench_totals *totals, const struct bench_stats *sta
     totals->nils += BENCH_LOAD(stats->nils);
     totals->wrong += BENCH_LOAD(stats->wrong);
     totals->range_keys += BENCH_LOAD(stats->range_keys);
+    totals->beside_ops += BENCH_LOAD(stats->beside_ops);
     if (BENCH_LOAD(stats->behind_ns) > totals->behind_ns)
         totals->behind_ns = BENCH_LOAD(stats->behind_ns);
     histogram_merge(&totals->latency, &stats->latency);
@@ -119,6 +120,9 @@ void bench_report_table(FILE *out, const struct bench_config *config, const stru
     fprintf(out, "  throughput   %14.0f ops/s\n", t->ops_per_second);
     if (t->range_keys)
         fprintf(out, "  keys read    %14.0f keys/s\n", (double)t->range_keys / t->seconds);
+    if (config->beside)
+        fprintf(out, "  SETs beside  %14.0f ops/s\n",
+                t->seconds > 0 ? (double)t->beside_ops / t->seconds : 0);
     fprintf(out, "  latency  avg %14.1f us\n", histogram_mean(h) / 1e3);
     fprintf(out, "           p50 %14.1f us\n", quantile_us(h, 0.5));
     fprintf(out, "           p90 %14.1f us\n", quantile_us(h, 0.9));
@@ -176,6 +180,7 @@ void bench_report_json(FILE *out, const struct bench_config *config, const struc
             t->seconds, t->ops_per_second);
     fprintf(out, ",\"range_keys\":%llu,\"range_keys_per_second\":%.1f", (unsigned long long)t->range_keys,
             t->seconds > 0 ? (double)t->range_keys / t->seconds : 0);
+    fprintf(out, ",\"beside_ops_per_second\":%.1f", t->seconds > 0 ? (double)t->beside_ops / t->seconds : 0);
     fprintf(
         out,
         ",\"latency_us\":{\"mean\":%.3f,\"p50\":%.3f,\"p90\":%.3f,\"p99\":%.3f,\"p999\":%.3f,\"max\":%.3f}",

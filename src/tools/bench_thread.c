@@ -74,7 +74,7 @@ static bool put_next(struct bench_thread *t, struct bench_conn *c, uint64_t star
         bench_conn_put(t, c, BENCH_RMW_SET, next->op_id & ((1ull << 56) - 1), next->start_ns);
         return true;
     }
-    enum bench_op op = pick_op(t);
+    enum bench_op op = c->beside ? BENCH_SET : pick_op(t);
     if (op == BENCH_INSERT) {
         if (!next_insert(t, &id))
             return false;
@@ -101,23 +101,36 @@ static status_t fill_and_send(struct bench_thread *t, struct bench_conn *c, uint
     return bench_conn_send(t, c);
 }
 
-static status_t start_batch(struct bench_thread *t, struct bench_conn *c, uint64_t now_ns)
+/* One piece of one connection's batch, so that measured requests get their turn in between. *more: there is
+ * something left to send. */
+static status_t push_beside(struct bench_thread *t, uint64_t now_ns, bool *more)
 {
-    c->quota = t->config->pipeline;
-    return fill_and_send(t, c, now_ns);
+    uint32_t count = t->conn_count - t->measured_count;
+    *more = false;
+    for (uint32_t i = 0; i < count; i++) {
+        struct bench_conn *c = &t->conns[t->measured_count + t->beside_turn];
+        t->beside_turn = (t->beside_turn + 1) % count;
+        if (c->quota && !c->want_out && bench_conn_room(t, c)) {
+            *more = true;
+            return fill_and_send(t, c, now_ns);
+        }
+    }
+    return status_ok();
 }
 
 static status_t on_event(struct bench_thread *t, struct bench_conn *c, uint32_t events, bool issue)
 {
     bool got = false;
-    bool open_loop = t->config->rate > 0;
+    bool open_loop = t->config->rate > 0 && !c->beside;
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
         TRY(bench_conn_receive(c, &got));
         if (got) {
             uint64_t now_ns = bench_now_ns();
             TRY(bench_reply_take(t, c, now_ns));
-            if (!open_loop && issue && bench_in_flight(c) == 0 && c->quota == 0)
-                return start_batch(t, c, now_ns);
+            if (!open_loop && issue && bench_in_flight(c) == 0 && c->quota == 0) {
+                c->quota = t->config->pipeline;
+                return c->beside ? status_ok() : fill_and_send(t, c, now_ns);
+            }
             if (open_loop && c->follow_count) {
                 while (c->follow_count && bench_conn_room(t, c))
                     put_next(t, c, now_ns);
@@ -125,7 +138,7 @@ static status_t on_event(struct bench_thread *t, struct bench_conn *c, uint32_t 
             }
         }
     }
-    if (c->quota && (events & EPOLLOUT || got))
+    if (c->quota && !c->beside && (events & EPOLLOUT || got))
         return fill_and_send(t, c, bench_now_ns());
     return events & EPOLLOUT ? bench_conn_send(t, c) : status_ok();
 }
@@ -143,9 +156,9 @@ static status_t issue_due(struct bench_thread *t, uint64_t now_ns, uint64_t *nex
         if (due > now_ns)
             break;
         struct bench_conn *c = NULL;
-        for (uint32_t tried = 0; tried < t->conn_count && c == NULL; tried++) {
+        for (uint32_t tried = 0; tried < t->measured_count && c == NULL; tried++) {
             struct bench_conn *candidate = &t->conns[t->turn];
-            t->turn = t->turn + 1 == t->conn_count ? 0 : t->turn + 1;
+            t->turn = t->turn + 1 == t->measured_count ? 0 : t->turn + 1;
             if (bench_conn_room(t, candidate) && bench_in_flight(candidate) < BENCH_OPEN_LOOP_WINDOW)
                 c = candidate;
         }
@@ -159,7 +172,7 @@ static status_t issue_due(struct bench_thread *t, uint64_t now_ns, uint64_t *nex
         t->issued++;
         c->dirty = true;
     }
-    for (uint32_t i = 0; i < t->conn_count && t->issued > issued; i++)
+    for (uint32_t i = 0; i < t->measured_count && t->issued > issued; i++)
         if (t->conns[i].dirty)
             TRY(bench_conn_send(t, &t->conns[i]));
     return status_ok();
@@ -186,11 +199,18 @@ static bool all_answered(const struct bench_thread *t)
     return true;
 }
 
+/* The measured connections first, then one of those beside: the others are reported again. */
 static status_t handle(struct bench_thread *t, const struct epoll_event *events, int count, bool issue)
 {
-    for (int i = 0; i < count; i++)
-        TRY(on_event(t, &t->conns[events[i].data.u32], events[i].events, issue));
-    return status_ok();
+    int beside = -1;
+    for (int i = 0; i < count; i++) {
+        if (t->conns[events[i].data.u32].beside)
+            beside = beside < 0 || (t->issued + (uint64_t)i) % (unsigned)count == 0 ? i : beside;
+        else
+            TRY(on_event(t, &t->conns[events[i].data.u32], events[i].events, issue));
+    }
+    return beside < 0 ? status_ok()
+                      : on_event(t, &t->conns[events[beside].data.u32], events[beside].events, issue);
 }
 
 /* After the end: replies under way are read, so that the server is left in peace; they no longer count. */
@@ -216,8 +236,12 @@ static status_t run(struct bench_thread *t)
     bool counting = config->warmup_seconds <= 0;
     t->current = counting ? &t->stats : &t->warmup;
     t->count_start_ns = now_ns;
-    for (uint32_t i = 0; i < t->conn_count && config->rate <= 0; i++)
-        TRY(start_batch(t, &t->conns[i], bench_now_ns()));
+    for (uint32_t i = 0; i < t->conn_count; i++) {
+        struct bench_conn *c = &t->conns[i];
+        c->quota = config->rate > 0 && !c->beside ? 0 : config->pipeline;
+        if (c->quota && !c->beside)
+            TRY(fill_and_send(t, c, bench_now_ns()));
+    }
     while (!atomic_load_explicit(&t->shared->stop, memory_order_relaxed)) {
         now_ns = bench_now_ns();
         if (!counting && now_ns >= count_ns) {
@@ -229,6 +253,11 @@ static status_t run(struct bench_thread *t)
             break;
         if (config->rate > 0)
             TRY(issue_due(t, now_ns, &next_ns));
+        bool more = false;
+        if (config->beside)
+            TRY(push_beside(t, now_ns, &more));
+        if (more)
+            next_ns = now_ns; /* looks, but does not wait */
         int count = wait_events(t, events, now_ns, t->insert_done ? UINT64_MAX : next_ns);
         if (count < 0 && errno != EINTR)
             return status_errno(errno, "epoll_wait");
@@ -279,6 +308,8 @@ status_t bench_thread_open(struct bench_thread *t, struct bench_shared *shared, 
     bench_reply_init(t);
     uint32_t wanted =
         (uint32_t)(config->clients / config->threads + (index < config->clients % config->threads));
+    t->measured_count = wanted;
+    wanted += (uint32_t)config->beside;
     t->conns = calloc(wanted, sizeof *t->conns);
     if (t->conns == NULL)
         return status_error(STATUS_NO_MEMORY, "out of memory");

@@ -150,6 +150,15 @@ def test_bench(kv, c, workload):
     assert {"mean", "p50", "p99", "max"} <= set(numbers["latency_us"])
 
 
+def test_bench_beside(kv, c):
+    result = kv("bench", "--json", "--load", "--keys", 1000, "--seconds", 2, "--clients", 4, "--rate", 5000, "--beside", 2, "--pipeline", 50)
+    numbers = json.loads(result.stdout)
+    assert result.returncode == 0 and numbers["errors"] == 0 and numbers["nils"] == 0
+    assert numbers["ops"] >= 1000 and numbers["beside_ops_per_second"] > 0
+    refused = kv("bench", "--beside", 2)
+    assert refused.returncode == 2 and b"--rate" in refused.stderr
+
+
 def test_bench_open_loop(kv, c):
     result = kv("bench", "--json", "--load", "--keys", 1000, "--seconds", 3, "--clients", 4, "--rate", 5000)
     assert result.returncode == 0, result.stderr

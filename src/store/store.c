@@ -158,8 +158,9 @@ static status_t open_log(struct store *store)
     struct log_config config = {
         .disk = c->disk,
         .path = c->path,
+        .segment_bytes_first = c->log_segment_bytes_first,
         .segment_bytes_max = c->log_segment_bytes_max,
-        .background = true,
+        .background = !c->no_threads,
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
         .replay = store_replay,
         .replay_progress = store_replay_progress,

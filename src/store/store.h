@@ -31,7 +31,9 @@ struct store_config {
     enum store_durability durability;
     uint64_t memory_bytes_max; /* 0: no cap */
     unsigned workers;
-    uint64_t log_segment_bytes_max; /* 0: the log's default */
+    uint64_t log_segment_bytes_first, log_segment_bytes_max; /* 0: the log's default */
+    bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
+                      */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
     void (*on_progress)(void *context);
     void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);

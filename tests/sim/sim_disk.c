@@ -224,6 +224,8 @@ static int sim_remove(struct disk *disk, int folder, const char *name)
     if (r < 0 || f == NULL)
         return r < 0 ? r : -ENOENT;
     f->named = false;
+    if (!f->synced_named) /* no crash can bring it back */
+        file_free(f);
     return 0;
 }
 

@@ -1,0 +1,159 @@
+/* A store of one worker or more over the simulated disk, driven by hand. */
+#ifndef KVASIR_TESTS_STORE_FIXTURE_H
+#define KVASIR_TESTS_STORE_FIXTURE_H
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "log/log.h"
+#include "sim/sim_disk.h"
+#include "store/store.h"
+
+struct fixture {
+    struct sim_disk *sim;
+    struct store_config config;
+    struct store *store;
+    struct store_worker *sw; /* of worker 0 */
+};
+
+static inline void fixture_open(struct fixture *f)
+{
+    status_t s = store_open(&f->config, &f->store);
+    if (!status_is_ok(&s))
+        fail_msg("%s", s.text);
+    f->sw = store_worker_get(f->store, 0);
+}
+
+static inline void fixture_init(struct fixture *f, unsigned workers)
+{
+    *f = (struct fixture){.sim = sim_disk_create(1)};
+    f->config = (struct store_config){.disk = &f->sim->disk,
+                                      .path = "sim",
+                                      .workers = workers,
+                                      .log_segment_bytes_first = 1 << 20,
+                                      .log_segment_bytes_max = 8 << 20,
+                                      .no_threads = true};
+    fixture_open(f);
+}
+
+/* Brings everything that was written to the disk. result < 0: the disk says so instead. */
+static inline void fixture_flush(struct fixture *f, int64_t result)
+{
+    struct log_flush flush;
+    struct log *log = store_log(f->store);
+    (void)log_prepare(log);
+    while (log_flush_take(log, 1000, true, &flush, NULL)) {
+        int64_t n = f->sim->disk.ops->write(&f->sim->disk, flush.fd, flush.buffer, flush.len, flush.offset);
+        sim_disk_sync_range(f->sim, flush.fd, flush.offset, flush.len);
+        log_flush_done(log, &flush, result < 0 ? result : n, 1000);
+        (void)log_prepare(log);
+    }
+}
+
+static inline void fixture_reopen(struct fixture *f)
+{
+    fixture_flush(f, 0);
+    store_close(f->store);
+    sim_disk_restart(f->sim);
+    fixture_open(f);
+}
+
+static inline void fixture_deinit(struct fixture *f)
+{
+    if (f->store)
+        store_close(f->store);
+    sim_disk_destroy(f->sim);
+}
+
+static inline struct slice text(const char *s)
+{
+    return slice_make(s, strlen(s));
+}
+
+/* One key, one turn. value.data NULL: a delete. */
+static inline enum store_result put(struct store_worker *sw, struct slice key, struct slice value,
+                                    uint64_t expire_ms)
+{
+    struct store_entry entry;
+    store_turn_begin(sw);
+    sw->depends_lsn = 0;
+    store_key_prepare(sw, &entry.key, key);
+    enum store_result r = store_write_begin(sw, &entry, 1, value.len);
+    if (r == STORE_OK) {
+        if (value.data)
+            store_stage_set(sw, &entry, 0, value, expire_ms);
+        else
+            store_stage_delete(&entry, 0);
+        r = store_write_commit(sw);
+    }
+    store_turn_end(sw);
+    return r;
+}
+
+/* As a worker does it: what is busy is tried again in later turns, with flushes between. */
+static inline void put_surely(struct fixture *f, struct slice key, struct slice value)
+{
+    enum store_result r = STORE_BUSY;
+    for (int turns = 0; r == STORE_BUSY && turns < 4; turns++) {
+        r = put(f->sw, key, value, 0);
+        fixture_flush(f, 0);
+    }
+    assert_int_equal(r, STORE_OK);
+}
+
+/* STORE_OK with a copy of the value (for free()). */
+static inline enum store_result get(struct store_worker *sw, struct slice key, char **value, size_t *len)
+{
+    struct store_key prepared;
+    struct store_view view;
+    *value = NULL;
+    *len = 0;
+    store_turn_begin(sw);
+    sw->depends_lsn = 0;
+    store_key_prepare(sw, &prepared, key);
+    enum store_result r = store_find(sw, &prepared, &view);
+    if (r == STORE_OK) {
+        *len = view.len;
+        *value = malloc(view.len + 1);
+        assert_non_null(*value);
+        assert_true(store_view_copy(&view, *value, 0, view.len));
+        (*value)[view.len] = '\0';
+    }
+    store_turn_end(sw);
+    return r;
+}
+
+static inline void assert_value(struct store_worker *sw, const char *key, const char *expected)
+{
+    char *value;
+    size_t len;
+    assert_int_equal(get(sw, text(key), &value, &len), STORE_OK);
+    assert_int_equal(len, strlen(expected));
+    assert_string_equal(value, expected);
+    free(value);
+}
+
+static inline void assert_absent(struct store_worker *sw, const char *key)
+{
+    char *value;
+    size_t len;
+    assert_int_equal(get(sw, text(key), &value, &len), STORE_ABSENT);
+}
+
+static inline uint64_t count(struct store_worker *sw)
+{
+    store_turn_begin(sw);
+    uint64_t n = store_count(sw);
+    store_turn_end(sw);
+    return n;
+}
+
+#endif

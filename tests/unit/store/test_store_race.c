@@ -1,0 +1,252 @@
+/* Several workers on the same keys, each on its thread; one more thread flushes. Made for ThreadSanitizer,
+ * and for the promises that only hold if every lock, sequence and epoch does: no lost update, several keys
+ * written together are seen together, a deleted tree is gone as a whole. */
+#include "store_fixture.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { THREADS = 3, ROUNDS = 6000, COUNTERS = 4, PAIRS = 4, TREE_KEYS = 3 };
+
+struct race {
+    struct fixture f;
+    _Atomic int running;
+    _Atomic uint64_t added[COUNTERS];
+    _Atomic uint64_t snapshots, trees;
+};
+
+struct thread {
+    struct race *race;
+    struct store_worker *sw;
+    struct prng prng;
+    pthread_t id;
+};
+
+/* assert_* of cmocka belong to the main thread. */
+#define REQUIRE(condition)                                                                                   \
+    do {                                                                                                     \
+        if (!(condition)) {                                                                                  \
+            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                          \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+static uint64_t number(struct slice value)
+{
+    uint64_t n = 0;
+    REQUIRE(value.len == 0 || value.len >= 8);
+    if (value.len)
+        memcpy(&n, value.data, 8);
+    return n;
+}
+
+/* A value that holds n; of a size that makes nodes grow, shrink and move out. */
+static struct slice value_with(char buffer[1500], uint64_t n)
+{
+    size_t len = 8 + prng_mix(n) % (n % 7 == 0 ? 1400 : 40);
+    memset(buffer, (int)n, len);
+    memcpy(buffer, &n, 8);
+    return slice_make(buffer, len);
+}
+
+static void increment(struct thread *t)
+{
+    char key[16], buffer[1500];
+    struct store_entry entry;
+    int i = (int)prng_below(&t->prng, COUNTERS);
+    snprintf(key, sizeof key, "counter:%d", i);
+    store_key_prepare(t->sw, &entry.key, text(key));
+    if (store_write_begin(t->sw, &entry, 1, 0) != STORE_OK)
+        return;
+    uint64_t n = number(store_entry_value(&entry, 0));
+    store_stage_set(t->sw, &entry, 0, value_with(buffer, n + 1), 0);
+    if (store_write_commit(t->sw) == STORE_OK)
+        atomic_fetch_add_explicit(&t->race->added[i], 1, memory_order_relaxed);
+}
+
+static void pair_keys(struct thread *t, struct store_key keys[2], char names[2][16])
+{
+    int i = (int)prng_below(&t->prng, PAIRS);
+    for (int j = 0; j < 2; j++) {
+        snprintf(names[j], 16, "pair:%d:%c", i, "ab"[j]);
+        store_key_prepare(t->sw, &keys[j], text(names[j]));
+    }
+}
+
+static void write_pair(struct thread *t)
+{
+    char names[2][16], buffer[1500];
+    struct store_key keys[2];
+    struct store_entry entries[2];
+    pair_keys(t, keys, names);
+    entries[0].key = keys[1];
+    entries[1].key = keys[0];
+    if (store_write_begin(t->sw, entries, 2, 0) != STORE_OK)
+        return;
+    REQUIRE(store_entry_live(entries, 0) == store_entry_live(entries, 1));
+    REQUIRE(number(store_entry_value(entries, 0)) == number(store_entry_value(entries, 1)));
+    bool delete = prng_below(&t->prng, 5) == 0;
+    struct slice value = value_with(buffer, prng_next(&t->prng));
+    for (unsigned i = 0; i < 2; i++) {
+        if (delete)
+            store_stage_delete(entries, i);
+        else
+            store_stage_set(t->sw, entries, i, value, 0);
+    }
+    (void)store_write_commit(t->sw);
+}
+
+static bool read_number(struct thread *t, const struct store_key *key, uint64_t *n)
+{
+    struct store_view view;
+    char buffer[1500];
+    *n = 0;
+    enum store_result r = store_find(t->sw, key, &view);
+    if (r == STORE_ABSENT)
+        return true;
+    if (r != STORE_OK || !store_view_copy(&view, buffer, 0, view.len))
+        return false;
+    *n = number(slice_make(buffer, view.len));
+    for (uint32_t i = 8; i < view.len; i++)
+        REQUIRE(buffer[i] == (char)*n); /* not torn */
+    return true;
+}
+
+static void read_pair(struct thread *t)
+{
+    char names[2][16];
+    struct store_key keys[2];
+    uint64_t n[2];
+    pair_keys(t, keys, names);
+    for (unsigned attempt = 0; attempt < 8; attempt++) {
+        if (store_snapshot_begin(t->sw, keys, 2, attempt) != STORE_OK)
+            return;
+        bool whole = read_number(t, &keys[0], &n[0]) && read_number(t, &keys[1], &n[1]);
+        if (!store_snapshot_end(t->sw) || !whole)
+            continue;
+        REQUIRE(n[0] == n[1]);
+        atomic_fetch_add_explicit(&t->race->snapshots, 1, memory_order_relaxed);
+        return;
+    }
+}
+
+static void write_tree(struct thread *t)
+{
+    char names[TREE_KEYS][16], buffer[1500];
+    struct store_entry entries[TREE_KEYS];
+    uint64_t removed;
+    if (prng_below(&t->prng, 4) == 0) {
+        enum store_result r = store_delete_tree(t->sw, text("tree"), &removed);
+        REQUIRE(r == STORE_BUSY || (r == STORE_OK && (removed == 0 || removed == TREE_KEYS)));
+        return;
+    }
+    for (int i = 0; i < TREE_KEYS; i++) {
+        snprintf(names[i], sizeof names[i], "tree/%d/x", i);
+        store_key_prepare(t->sw, &entries[i].key, text(names[i]));
+    }
+    if (store_write_begin(t->sw, entries, TREE_KEYS, 0) != STORE_OK)
+        return;
+    for (unsigned i = 1; i < TREE_KEYS; i++)
+        REQUIRE(store_entry_live(entries, i) == store_entry_live(entries, 0));
+    for (unsigned i = 0; i < TREE_KEYS; i++)
+        store_stage_set(t->sw, entries, i, value_with(buffer, 5), 0);
+    (void)store_write_commit(t->sw);
+}
+
+static void read_tree(struct thread *t)
+{
+    for (unsigned attempt = 0; attempt < 8; attempt++) {
+        struct store_cursor cursor;
+        const struct node *node;
+        int found = 0;
+        if (store_snapshot_begin(t->sw, NULL, 0, attempt) != STORE_OK)
+            return;
+        store_cursor_seek(&cursor, t->sw, text("tree/"), false);
+        while ((node = store_cursor_next(&cursor)) && slice_starts_with(store_node_key(node), text("tree/")))
+            found++;
+        if (!store_snapshot_end(t->sw))
+            continue;
+        REQUIRE(found == 0 || found == TREE_KEYS);
+        atomic_fetch_add_explicit(&t->race->trees, 1, memory_order_relaxed);
+        return;
+    }
+}
+
+static void *work(void *context)
+{
+    struct thread *t = context;
+    for (int round = 0; round < ROUNDS; round++) {
+        store_turn_begin(t->sw);
+        for (uint64_t n = prng_below(&t->prng, 8); n > 0; n--) {
+            switch (prng_below(&t->prng, 6)) {
+            case 0:
+                increment(t);
+                break;
+            case 1:
+                write_pair(t);
+                break;
+            case 2:
+                write_tree(t);
+                break;
+            case 3:
+                read_tree(t);
+                break;
+            default:
+                read_pair(t);
+            }
+        }
+        (void)store_background(t->sw, 4, NULL);
+        store_turn_end(t->sw);
+    }
+    /* Release: pairs with flush_all. */
+    atomic_fetch_sub_explicit(&t->race->running, 1, memory_order_release);
+    return NULL;
+}
+
+/* The only thread that touches the disk. */
+static void *flush_all(void *context)
+{
+    struct race *race = context;
+    while (atomic_load_explicit(&race->running, memory_order_acquire) > 0)
+        fixture_flush(&race->f, 0);
+    fixture_flush(&race->f, 0);
+    return NULL;
+}
+
+static void test_race(void **state)
+{
+    static struct race race;
+    struct thread threads[THREADS];
+    pthread_t flusher;
+    (void)state;
+    fixture_init(&race.f, THREADS);
+    race.running = THREADS;
+    assert_int_equal(pthread_create(&flusher, NULL, flush_all, &race), 0);
+    for (unsigned i = 0; i < THREADS; i++) {
+        threads[i] = (struct thread){.race = &race, .sw = store_worker_get(race.f.store, i)};
+        prng_seed(&threads[i].prng, i + 1);
+        assert_int_equal(pthread_create(&threads[i].id, NULL, work, &threads[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(threads[i].id, NULL);
+    pthread_join(flusher, NULL);
+    assert_true(race.snapshots > 100 && race.trees > 100);
+    for (int round = 0; round < 2; round++) { /* as the threads left it, and as the log says */
+        for (int i = 0; i < COUNTERS; i++) {
+            char key[16], *value;
+            size_t len;
+            snprintf(key, sizeof key, "counter:%d", i);
+            assert_int_equal(get(race.f.sw, text(key), &value, &len), STORE_OK);
+            assert_int_equal(number(slice_make(value, len)), race.added[i]);
+            free(value);
+        }
+        fixture_reopen(&race.f);
+    }
+    fixture_deinit(&race.f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_race)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -77,6 +77,13 @@ static inline uint32_t arena_ref(const struct arena *arena, const void *block)
     return (uint32_t)((uint64_t)((const char *)block - arena->base) / ARENA_UNIT_BYTES);
 }
 
+/* Address space that no cache has yet; blocks on free lists come on top. Relaxed: a hint. */
+static inline uint64_t arena_room(const struct arena *arena)
+{
+    return arena->reserved_bytes -
+           atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->used_bytes, memory_order_relaxed);
+}
+
 /* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class);
 void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);

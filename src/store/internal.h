@@ -17,6 +17,8 @@ enum {
     STORE_HINTS = 256,           /* remembered places in the ordered index, by hash */
     STORE_SWEEP_PERIOD_MS = 100, /* how often the sweeper for expired keys gets a budget */
     STORE_SWEEP_SLICE = 2048,    /* keys it looks at without a break */
+    STORE_ARENA_KEPT_BYTES =
+        256 << 20, /* of the index's address space: for what a refused write does not stop */
 };
 
 /* A deleted tree. Readers honour it from lsn on; its maker's worker unlinks the keys. Freed by epoch. */

@@ -491,6 +491,18 @@ static struct plan make_plan(struct store_worker_private *p)
     return plan;
 }
 
+/* Would the write go beyond the cap, or beyond what the index can address? Deletes may always go on. */
+static bool is_over_memory(const struct store *store, const struct plan *plan)
+{
+    uint64_t cap =
+        atomic_load_explicit(&((struct store *)(uintptr_t)store)->memory_bytes_max, memory_order_relaxed);
+    if (plan->only_deletes)
+        return false;
+    if (UNLIKELY(arena_room(&store->arena) < STORE_ARENA_KEPT_BYTES + plan->bytes))
+        return true;
+    return UNLIKELY(cap != 0) && store_memory_bytes(store) + plan->bytes > cap;
+}
+
 enum store_result store_write_commit(struct store_worker *sw)
 {
     struct store_worker_private *p = sw->private;
@@ -498,11 +510,11 @@ enum store_result store_write_commit(struct store_worker *sw)
     CHECK(p->entry_count > 0);
     struct plan plan = make_plan(p);
     enum store_result result = STORE_OK;
-    uint64_t lsn = 0, cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
+    uint64_t lsn = 0;
     bool grow_large = false;
     if (plan.records == 0)
         goto done;
-    if (UNLIKELY(cap != 0) && !plan.only_deletes && store_memory_bytes(store) + plan.bytes > cap) {
+    if (UNLIKELY(is_over_memory(store, &plan))) {
         result = STORE_NO_MEMORY;
         goto done;
     }

@@ -1,6 +1,7 @@
 /* A store by itself: what its answers depend on, its limits, and every way in which it refuses. */
 #include "store_fixture.h"
 
+#include "store/internal.h"
 #include "sys/clock.h"
 
 static bool is_durable(const struct fixture *f)
@@ -230,6 +231,33 @@ static void test_the_memory_cap(void **state)
     fixture_deinit(&f);
 }
 
+static void test_the_end_of_the_address_space(void **state)
+{
+    struct fixture f;
+    char key[32];
+    int stored = 0;
+    (void)state;
+    fixture_init(&f, 1);
+    uint64_t reserved = f.store->arena.reserved_bytes;
+    f.store->arena.reserved_bytes = f.store->arena.used_bytes + STORE_ARENA_KEPT_BYTES + (4 << 20);
+    enum store_result r = STORE_OK;
+    for (; r == STORE_OK && stored < 200000; stored += r == STORE_OK) {
+        snprintf(key, sizeof key, "k:%d", stored);
+        r = put(f.sw, text(key), text("some value that lies in the node"), 0);
+        if (stored % 1000 == 0)
+            fixture_flush(&f, 0);
+    }
+    assert_int_equal(r, STORE_NO_MEMORY);
+    assert_true(stored > 10000);
+    assert_absent(f.sw, key);
+    assert_int_equal(put(f.sw, text("k:0"), (struct slice){0}, 0), STORE_OK);
+    assert_int_equal(count(f.sw), stored - 1);
+    f.store->arena.reserved_bytes = reserved;
+    assert_int_equal(put(f.sw, text(key), text("v"), 0), STORE_OK);
+    fixture_flush(&f, 0);
+    fixture_deinit(&f);
+}
+
 static void test_a_locked_key_is_busy_and_nothing_happens(void **state)
 {
     struct fixture f;
@@ -387,6 +415,7 @@ int main(void)
         cmocka_unit_test(test_a_full_disk_refuses_and_recovers),
         cmocka_unit_test(test_a_failed_flush_ends_all_writing),
         cmocka_unit_test(test_the_memory_cap),
+        cmocka_unit_test(test_the_end_of_the_address_space),
         cmocka_unit_test(test_a_locked_key_is_busy_and_nothing_happens),
         cmocka_unit_test(test_a_snapshot_notices_a_write),
         cmocka_unit_test(test_repeated_keys_see_each_other),

@@ -214,7 +214,8 @@ static status_t uring_listen(struct loop *loop, int listen_fd, void *owner)
 {
     struct uring_loop *u = uring_of(loop);
     for (unsigned i = 0; i < LISTENERS_MAX; i++) {
-        if (u->listeners[i].fd < 0) {
+        if (u->listeners[i].fd < 0 &&
+            !u->listeners[i].armed) { /* armed: the kernel still has the one before */
             u->listeners[i] = (struct listener){.fd = listen_fd, .owner = owner};
             return status_ok(); /* armed by the next wait, on the loop's own thread */
         }
@@ -533,6 +534,40 @@ static int init_ring(struct uring_loop *u)
     return io_uring_queue_init_params(SQ_ENTRIES, &u->ring, &params);
 }
 
+/* Multishot receives into provided buffers came with Linux 6.0; older kernels refuse them only when one is
+ * tried. 0 or -errno. */
+static int try_multishot_receive(void)
+{
+    struct io_uring ring;
+    struct io_uring_cqe *cqe = NULL;
+    struct __kernel_timespec second = {.tv_sec = 1};
+    char byte = 'x';
+    int pair[2], r = io_uring_queue_init(4, &ring, 0);
+    if (r < 0)
+        return r;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        r = -errno;
+        io_uring_queue_exit(&ring);
+        return r;
+    }
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
+    io_uring_prep_provide_buffers(sqe, &byte, 1, 1, BUFFER_GROUP, 0);
+    sqe->flags |= IOSQE_IO_LINK | IOSQE_CQE_SKIP_SUCCESS;
+    sqe = io_uring_get_sqe(&ring);
+    io_uring_prep_recv_multishot(sqe, pair[0], NULL, 0, 0);
+    sqe->flags |= IOSQE_BUFFER_SELECT;
+    sqe->buf_group = BUFFER_GROUP;
+    r = write(pair[1], &byte, 1) == 1 ? io_uring_submit(&ring) : -EIO;
+    if (r >= 0)
+        r = io_uring_wait_cqe_timeout(&ring, &cqe, &second);
+    if (r == 0)
+        r = cqe->res == 1 ? 0 : cqe->res < 0 ? cqe->res : -EINVAL;
+    close(pair[0]);
+    close(pair[1]);
+    io_uring_queue_exit(&ring);
+    return r;
+}
+
 status_t loop_uring_create(struct loop **out)
 {
     static const struct loop_ops ops = {
@@ -548,9 +583,13 @@ status_t loop_uring_create(struct loop **out)
         .wait = uring_wait,
         .wake = uring_wake,
     };
+    int r = try_multishot_receive();
+    if (r < 0)
+        return status_error(STATUS_UNSUPPORTED, "io_uring is not available here, or too old: %s",
+                            strerror(-r));
     struct uring_loop *u = calloc(1, sizeof *u);
     CHECK(u != NULL);
-    int r = init_ring(u);
+    r = init_ring(u);
     if (r < 0) {
         free(u);
         return status_error(STATUS_UNSUPPORTED, "io_uring is not available here: %s", strerror(-r));

@@ -86,7 +86,13 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     int r = getaddrinfo(host[0] ? host : NULL, service, &hints, &info);
     if (r != 0)
         return status_error(STATUS_INVALID, "cannot listen on '%s': %s", address, gai_strerror(r));
-    status_t s = listen_on(info, address, fd);
+    status_t s = status_ok();
+    for (const struct addrinfo *i = info; i;
+         i = i->ai_next) { /* a name may stand for several: the first that works */
+        s = listen_on(i, address, fd);
+        if (status_is_ok(&s))
+            break;
+    }
     freeaddrinfo(info);
     TRY(s);
     struct sockaddr_storage bound;
@@ -97,10 +103,12 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     return status_ok();
 }
 
+/* Only a refusal says that nobody is there: a full queue or a lack of rights does not. */
 static bool is_answering(const struct sockaddr_un *address)
 {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool alive = fd >= 0 && connect(fd, (const struct sockaddr *)address, sizeof *address) == 0;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool alive = fd < 0 || connect(fd, (const struct sockaddr *)address, sizeof *address) == 0 ||
+                 (errno != ECONNREFUSED && errno != ENOENT);
     if (fd >= 0)
         close(fd);
     return alive;

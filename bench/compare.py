@@ -195,7 +195,7 @@ class Bench:
             if row in wanted:
                 got = self.interleaved(servers, lambda s, c=clients, p=pipeline: generator(
                     s, "--workload", "get", "--keys", self.keys, "--clients", c, "--pipeline", p, "--seconds", self.seconds_of(p)),
-                    self.rounds_of(p))  # fmt: skip
+                    self.rounds_of(pipeline))  # fmt: skip
                 self.add(row, title, "ops/s", rates(got), must)
         end(servers)
 

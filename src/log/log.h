@@ -34,6 +34,7 @@
 enum {
     LOG_BLOCK_BYTES = 4096,
     LOG_BATCH_BYTES = 1 << 20,     /* capacity of an ordinary batch */
+    LOG_REPLAY_RECORDS_MAX = 32,   /* handed to replay at a time */
     LOG_SMALL_BYTES_MAX = 1 << 17, /* a longer reservation needs a batch of its own: log_large_create */
     LOG_SEGMENT_SHIFT = 36,
     LOG_FLUSHES_MAX = 4, /* writes in flight */
@@ -53,10 +54,10 @@ struct log_config {
                                      often */
     uint64_t
         flush_delay_us; /* for disks with very dear flushes: collect this long before a flush. Default 0 */
-    /* Called for every record in log order during log_open; record's slices are valid during the call. A
-     * transaction's records come one by one, without the frame. A failure ends log_open with it. May be NULL.
-     */
-    status_t (*replay)(void *context, const struct record *record);
+    /* Called during log_open with all records in log order, up to LOG_REPLAY_RECORDS_MAX at a time, so that
+     * their look-ups can overlap; the slices are valid during the call. A transaction's records come without
+     * the frame. A failure ends log_open with it. May be NULL. */
+    status_t (*replay)(void *context, const struct record *records, unsigned n);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
     /* The commit point moved, or space came free, or the log died: whoever holds replies or parked operations

@@ -187,21 +187,26 @@ static bool batch_is_valid(const struct reader *r, const struct batch_header *h,
     return count == h->record_count && txn_rest == 0;
 }
 
+/* All records of a valid batch, to whom they are for. */
 static status_t deliver(struct reader *r, const struct batch_header *h, const char *data)
 {
     uint64_t at = BATCH_HEADER_BYTES;
-    struct record record;
+    struct record records[LOG_REPLAY_RECORDS_MAX];
+    unsigned n = 0;
     while (at < h->length && !r->stopped) {
-        at += (uint64_t)record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, &record);
-        if (record.type == RECORD_TXN)
+        struct record *record = &records[n];
+        at += (uint64_t)record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, record);
+        if (record->type == RECORD_TXN)
             continue;
         r->records++;
-        if (r->each && record.lsn >= r->from)
-            r->stopped = !r->each(r->context, &record);
-        if (r->config && r->config->replay)
-            TRY(r->config->replay(r->config->context, &record));
+        if (r->each && record->lsn >= r->from)
+            r->stopped = !r->each(r->context, record);
+        if (r->config && r->config->replay && ++n == LOG_REPLAY_RECORDS_MAX) {
+            TRY(r->config->replay(r->config->context, records, n));
+            n = 0;
+        }
     }
-    return status_ok();
+    return n ? r->config->replay(r->config->context, records, n) : status_ok();
 }
 
 /* Reads the batch at an offset: *valid with its header, all of it in *data. */

@@ -115,6 +115,9 @@ struct store {
     size_t sweep_position_len;
 };
 
+/* ---- replay.c: log_config.replay; context: struct replay ---- */
+status_t store_replay(void *context, const struct record *records, unsigned n);
+
 /* ---- payload.c: values in nodes. Callers hold the key's lock; multi-word changes happen between node_begin
  * and node_publish ---- */
 

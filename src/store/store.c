@@ -9,8 +9,6 @@
 #include "store/internal.h"
 #include "sys/clock.h"
 
-enum { REPLAY_TURN_RECORDS = 1024 };
-
 void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes)
 {
     if (n <= *capacity && array)
@@ -24,99 +22,7 @@ void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes)
     return array;
 }
 
-/* ---- recovery ---- */
-
-static void replay_set(struct store_worker *sw, const struct record *r, struct node *node, uint64_t hash)
-{
-    struct store *store = sw->store;
-    struct store_worker_private *p = sw->private;
-    if (node) {
-        uint64_t had = node_meta(node) & NODE_EXPIRES ? 1 : 0;
-        node_begin(node);
-        payload_set(store, p, node, r->value, r->expire_ms);
-        node_publish(node, r->lsn);
-        atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
-        return;
-    }
-    node = payload_node_create(store, p, r->key, r->value, r->expire_ms, r->lsn);
-    node_publish(node, r->lsn);
-    uint32_t ref = arena_ref(&store->arena, node);
-    ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, 0);
-    hash_table_insert(&store->hash, &p->arena, &p->epoch, hash, ref);
-    atomic_fetch_add_explicit(&store->keys, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&store->expiring, r->expire_ms != 0, memory_order_relaxed);
-}
-
-static void replay_delete(struct store_worker *sw, struct node *node, uint64_t hash)
-{
-    struct store *store = sw->store;
-    if (node_meta(node) & NODE_EXPIRES)
-        atomic_fetch_sub_explicit(&store->expiring, 1, memory_order_relaxed);
-    payload_clear(store, sw->private, node);
-    store_unlink(store, sw->private, node, hash);
-    atomic_fetch_sub_explicit(&store->keys, 1, memory_order_relaxed);
-}
-
-static void replay_expire(struct store_worker *sw, const struct record *r, struct node *node)
-{
-    struct payload old = payload_get(node);
-    char *copy = malloc(old.len + 1);
-    CHECK(copy != NULL);
-    memcpy(copy, old.value, old.len);
-    struct record set = *r;
-    set.value = slice_make(copy, old.len);
-    replay_set(sw, &set, node, 0);
-    free(copy);
-}
-
-static void replay_tree(struct store_worker *sw, const struct record *r)
-{
-    struct store *store = sw->store;
-    struct store_range *range = malloc(sizeof *range + r->key.len);
-    CHECK(range != NULL);
-    range->lsn = r->lsn;
-    range->path_len = r->key.len;
-    memcpy(range->path, r->key.data, r->key.len);
-    struct node *node = hash_table_find(&store->hash, hash_table_hash(&store->hash, r->key), r->key);
-    if (node && r->key.len)
-        replay_delete(sw, node, hash_table_hash(&store->hash, r->key));
-    struct ordered_cursor cursor;
-    char *below = malloc(r->key.len + 1);
-    CHECK(below != NULL);
-    memcpy(below, r->key.data, r->key.len);
-    below[r->key.len] = '/';
-    ordered_seek(&cursor, &store->ordered, slice_make(below, r->key.len ? r->key.len + 1 : 0), false);
-    while ((node = ordered_next(&cursor)) && range_covers(range, node_key(node)))
-        replay_delete(sw, node, hash_table_hash(&store->hash, node_key(node)));
-    free(below);
-    free(range);
-}
-
-static status_t store_replay(void *context, const struct record *r)
-{
-    struct replay *replay = context;
-    struct store *store = replay->store;
-    struct store_worker *sw = &store->workers[0];
-    if (replay->records++ % REPLAY_TURN_RECORDS == 0) {
-        epoch_exit(&sw->private->epoch);
-        epoch_enter(&sw->private->epoch);
-    }
-    if (r->type == RECORD_DELTREE) {
-        replay_tree(sw, r);
-        return status_ok();
-    }
-    uint64_t hash = hash_table_hash(&store->hash, r->key);
-    struct node *node = hash_table_find(&store->hash, hash, r->key);
-    if (node && atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1 >= r->lsn)
-        return status_ok(); /* versions decide, not positions */
-    if (r->type == RECORD_SET || r->type == RECORD_SET_EXPIRE)
-        replay_set(sw, r, node, hash);
-    else if (r->type == RECORD_DELETE && node)
-        replay_delete(sw, node, hash);
-    else if (r->type == RECORD_EXPIRE && node)
-        replay_expire(sw, r, node);
-    return status_ok();
-}
+/* ---- life ---- */
 
 static void store_replay_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
@@ -124,8 +30,6 @@ static void store_replay_progress(void *context, uint64_t done_bytes, uint64_t t
     if (store->config.load_progress)
         store->config.load_progress(store->config.context, done_bytes, total_bytes);
 }
-
-/* ---- life ---- */
 
 static status_t init_index(struct store *store)
 {

@@ -59,13 +59,20 @@ static struct slice make_value(struct world *w, uint64_t id, uint32_t len)
     return slice_make(w->scratch, len);
 }
 
-static status_t on_replay(void *context, const struct record *record)
+static status_t on_record(void *context, const struct record *record)
 {
     struct world *w = context;
     REQUIRE(w, w->replayed < w->count);
     const struct entry *e = &w->history[w->replayed++];
     REQUIRE(w, record->lsn == e->lsn && record->key.len == 8 && load_u64(record->key.data) == e->id);
     REQUIRE(w, slice_equal(record->value, make_value(w, e->id, e->value_len)));
+    return status_ok();
+}
+
+static status_t on_replay(void *context, const struct record *records, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        TRY(on_record(context, &records[i]));
     return status_ok();
 }
 

@@ -17,11 +17,18 @@
 
 static unsigned replayed;
 
-static status_t on_replay(void *context, const struct record *record)
+static status_t on_record(void *context, const struct record *record)
 {
     uint64_t id = load_u64(record->key.data);
     assert_int_equal(id, replayed); /* in order, none missing */
     replayed++;
+    return status_ok();
+}
+
+static status_t on_replay(void *context, const struct record *records, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        TRY(on_record(context, &records[i]));
     return status_ok();
 }
 

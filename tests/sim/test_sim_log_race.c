@@ -96,7 +96,7 @@ static void flush_all(struct shared *s)
     }
 }
 
-static status_t on_replay(void *context, const struct record *r)
+static status_t on_record(void *context, const struct record *r)
 {
     struct shared *s = context;
     uint64_t thread = load_u64(r->key.data), i = load_u64(r->key.data + 8);
@@ -107,6 +107,13 @@ static status_t on_replay(void *context, const struct record *r)
     assert_int_equal(r->value.len, value_len(thread, i));
     for (size_t n = 0; n < r->value.len; n++)
         assert_int_equal(r->value.data[n], 'a' + (int)thread);
+    return status_ok();
+}
+
+static status_t on_replay(void *context, const struct record *records, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        TRY(on_record(context, &records[i]));
     return status_ok();
 }
 

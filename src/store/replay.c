@@ -1,0 +1,137 @@
+/* Recovery: from the log's records to index and values. */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+
+enum { TURN_RECORDS = 1024 }; /* so often what was replaced may be freed */
+
+/* hint: a place in the ordered index near the key, or 0. */
+static void replay_set(struct store_worker *sw, const struct record *r, struct node *node, uint64_t hash,
+                       uint32_t hint)
+{
+    struct store *store = sw->store;
+    struct store_worker_private *p = sw->private;
+    if (node) {
+        uint64_t had = node_meta(node) & NODE_EXPIRES ? 1 : 0;
+        node_begin(node);
+        payload_set(store, p, node, r->value, r->expire_ms);
+        node_publish(node, r->lsn);
+        atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
+        return;
+    }
+    node = payload_node_create(store, p, r->key, r->value, r->expire_ms, r->lsn);
+    node_publish(node, r->lsn);
+    uint32_t ref = arena_ref(&store->arena, node);
+    ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, hint);
+    hash_table_insert(&store->hash, &p->arena, &p->epoch, hash, ref);
+    atomic_fetch_add_explicit(&store->keys, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&store->expiring, r->expire_ms != 0, memory_order_relaxed);
+}
+
+static void replay_delete(struct store_worker *sw, struct node *node, uint64_t hash)
+{
+    struct store *store = sw->store;
+    if (node_meta(node) & NODE_EXPIRES)
+        atomic_fetch_sub_explicit(&store->expiring, 1, memory_order_relaxed);
+    payload_clear(store, sw->private, node);
+    store_unlink(store, sw->private, node, hash);
+    atomic_fetch_sub_explicit(&store->keys, 1, memory_order_relaxed);
+}
+
+static void replay_expire(struct store_worker *sw, const struct record *r, struct node *node)
+{
+    struct payload old = payload_get(node);
+    char *copy = malloc(old.len + 1);
+    CHECK(copy != NULL);
+    memcpy(copy, old.value, old.len);
+    struct record set = *r;
+    set.value = slice_make(copy, old.len);
+    replay_set(sw, &set, node, 0, 0);
+    free(copy);
+}
+
+static void replay_tree(struct store_worker *sw, const struct record *r)
+{
+    struct store *store = sw->store;
+    struct store_range *range = malloc(sizeof *range + r->key.len);
+    CHECK(range != NULL);
+    range->lsn = r->lsn;
+    range->path_len = r->key.len;
+    memcpy(range->path, r->key.data, r->key.len);
+    struct node *node = hash_table_find(&store->hash, hash_table_hash(&store->hash, r->key), r->key);
+    if (node && r->key.len)
+        replay_delete(sw, node, hash_table_hash(&store->hash, r->key));
+    struct ordered_cursor cursor;
+    char *below = malloc(r->key.len + 1);
+    CHECK(below != NULL);
+    memcpy(below, r->key.data, r->key.len);
+    below[r->key.len] = '/';
+    ordered_seek(&cursor, &store->ordered, slice_make(below, r->key.len ? r->key.len + 1 : 0), false);
+    while ((node = ordered_next(&cursor)) && range_covers(range, node_key(node)))
+        replay_delete(sw, node, hash_table_hash(&store->hash, node_key(node)));
+    free(below);
+    free(range);
+}
+
+static void replay_record(struct store_worker *sw, const struct record *r, uint64_t hash, uint32_t hint)
+{
+    if (r->type == RECORD_DELTREE) {
+        replay_tree(sw, r);
+        return;
+    }
+    struct node *node = hash_table_find(&sw->store->hash, hash, r->key);
+    if (node && atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1 >= r->lsn)
+        return; /* versions decide, not positions */
+    if (r->type == RECORD_SET || r->type == RECORD_SET_EXPIRE)
+        replay_set(sw, r, node, hash, hint);
+    else if (r->type == RECORD_DELETE && node)
+        replay_delete(sw, node, hash);
+    else if (r->type == RECORD_EXPIRE && node)
+        replay_expire(sw, r, node);
+}
+
+/* Asks for all the memory that the records will need; hashes and hints are for replay_record. */
+static void prefetch(struct store *store, const struct record *records, unsigned n, uint64_t *hashes,
+                     uint32_t *hints)
+{
+    const struct node *nodes[LOG_REPLAY_RECORDS_MAX];
+    struct slice names[LOG_REPLAY_RECORDS_MAX];
+    uint32_t leaves[LOG_REPLAY_RECORDS_MAX];
+    unsigned indexes[LOG_REPLAY_RECORDS_MAX], absent = 0;
+    for (unsigned i = 0; i < n; i++)
+        hashes[i] = hash_table_hash(&store->hash, records[i].key);
+    for (unsigned i = 0; i < n; i++)
+        hash_table_prefetch(&store->hash, hashes[i]);
+    for (unsigned i = 0; i < n; i++)
+        nodes[i] = hash_table_candidate(&store->hash, hashes[i]);
+    for (unsigned i = 0; i < n; i++) {
+        hints[i] = 0;
+        if (nodes[i]) {
+            store_node_prefetch(nodes[i]);
+        } else if (records[i].type == RECORD_SET || records[i].type == RECORD_SET_EXPIRE) {
+            indexes[absent] = i;
+            names[absent++] = records[i].key;
+        }
+    }
+    ordered_prefetch(&store->ordered, names, leaves, absent);
+    for (unsigned i = 0; i < absent; i++)
+        hints[indexes[i]] = leaves[i];
+}
+
+status_t store_replay(void *context, const struct record *records, unsigned n)
+{
+    struct replay *replay = context;
+    struct store_worker *sw = &replay->store->workers[0];
+    uint64_t hashes[LOG_REPLAY_RECORDS_MAX];
+    uint32_t hints[LOG_REPLAY_RECORDS_MAX];
+    replay->records += n;
+    if (replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS) {
+        epoch_exit(&sw->private->epoch);
+        epoch_enter(&sw->private->epoch);
+    }
+    prefetch(replay->store, records, n, hashes, hints);
+    for (unsigned i = 0; i < n; i++)
+        replay_record(sw, &records[i], hashes[i], hints[i]);
+    return status_ok();
+}

@@ -119,7 +119,7 @@ static int print_line(const struct command_call *call, const struct conn *conn, 
         (unsigned long long)((now_us - conn->created_us) / 1000000),
         (unsigned long long)(now_us > active_us ? (now_us - active_us) / 1000000 : 0),
         conn->is_unix ? "U" : "N", input, (unsigned long long)output, (unsigned long long)output,
-        (unsigned long long)(sizeof *conn + input + output), command, STAT_GET(conn->resp), conn->library,
+        (unsigned long long)sizeof *conn + input + output, command, STAT_GET(conn->resp), conn->library,
         conn->library_version);
 }
 

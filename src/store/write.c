@@ -338,7 +338,8 @@ static enum store_result log_plan(struct store_worker *sw, const struct plan *pl
     bool large = plan->bytes > LOG_SMALL_BYTES_MAX;
     if (UNLIKELY(large)) {
         p->hashes = store_grow(p->hashes, &p->hashes_capacity, plan->records + 1, sizeof *p->hashes);
-        encode(p, plan, log_large_data(p->large), NULL, p->hashes);
+        slot = (struct log_slot){0}; /* not known yet: seal_large */
+        encode(p, plan, log_large_data(p->large), &slot, p->hashes);
     }
     enum log_reserve_result r =
         log_reserve(store->log, plan->bytes, plan->records, kind, large ? p->large : NULL, &slot);

@@ -73,9 +73,10 @@ static status_t listen_on(const struct addrinfo *info, const char *address, int 
 
 status_t net_listen_tcp(const char *address, int *fd, int *port)
 {
-    char host[HOST_BYTES];
-    const char *service = NULL;
+    char host[HOST_BYTES] = "";
+    const char *service = "";
     TRY(split_address(address, host, &service));
+    *fd = -1;
     char *end;
     unsigned long number = strtoul(service, &end, 10);
     if (*end != '\0' || number > UINT16_MAX)
@@ -95,11 +96,10 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     }
     freeaddrinfo(info);
     TRY(s);
-    struct sockaddr_storage bound;
+    struct sockaddr_in6 bound = {0}; /* the port lies at the same place in both families */
     socklen_t len = sizeof bound;
     getsockname(*fd, (struct sockaddr *)&bound, &len);
-    *port = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                              : ((struct sockaddr_in *)&bound)->sin_port);
+    *port = ntohs(bound.sin6_port);
     return status_ok();
 }
 

@@ -105,7 +105,7 @@ status_t client_connect(const char *address, int *out)
 
 status_t client_open(const char *address, struct client **out)
 {
-    int fd;
+    int fd = -1;
     TRY(client_connect(address, &fd));
     struct client *c = calloc(1, sizeof *c);
     char *in = malloc(IN_BYTES_FIRST);

@@ -165,7 +165,7 @@ int tool_del(int argc, char **argv)
         return rc;
     struct slice *request = calloc((size_t)count + 1, sizeof *request);
     status_t s = request ? client_open(connect, &client) : status_error(STATUS_NO_MEMORY, "out of memory");
-    if (status_is_ok(&s)) {
+    if (request && status_is_ok(&s)) {
         request[0] = SLICE_LITERAL("DEL");
         for (int i = 1; i <= count; i++)
             request[i] = text_slice(argv[i]);

@@ -166,9 +166,10 @@ static status_t read_text(const char *path, char **text)
     fclose(file);
     if (buffer && !error && whole) {
         buffer[n] = '\0';
-        *text = buffer;
-        if (strlen(buffer) == n)
+        if (strlen(buffer) == n) {
+            *text = buffer;
             return status_ok();
+        }
     }
     free(buffer);
     if (error)

@@ -74,7 +74,7 @@ static void log_start(const struct server *server)
 /* The config file named on the command line is read first, so that the command line wins. */
 static status_t read_config(const struct option_spec *specs, int argc, char **argv, char **buffer)
 {
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc && argv[i]; i++) {
         const char *path = NULL;
         if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
             path = argv[i + 1];

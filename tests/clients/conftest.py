@@ -99,7 +99,7 @@ def c2(server2):
 @pytest.fixture
 def r(server):
     """redis-py."""
-    client = redis.Redis(port=server.port)
+    client = redis.Redis("127.0.0.1", server.port)
     client.flushall()
     yield client
     client.close()

@@ -431,7 +431,7 @@ def test_redis_py_unix_socket(server):
     client = redis.Redis(unix_socket_path=server.unix)
     assert client.ping()
     client.set("k", "over unix")
-    assert redis.Redis(port=server.port).get("k") == b"over unix"
+    assert redis.Redis("127.0.0.1", server.port).get("k") == b"over unix"
 
 
 # ---- the end ----

@@ -224,6 +224,13 @@ def test_a_failed_flush_ends_the_server(make_server, io, n):
 # ---- a full disk ----
 
 
+def on_small_disk(size, folder):
+    """What to put before a command so that folder is a tmpfs of that size, in a mount namespace of its own."""
+    mount = f'mount -t tmpfs -o size={size} none "$0"'
+    own = "-m" if os.geteuid() == 0 else "-rm"
+    return ["unshare", own, "sh", "-c", f'{mount} && exec "$@"', folder]
+
+
 @pytest.fixture
 def small_disk(make_server):
     """A server whose data folder is a file system of 64 MB of its own."""
@@ -231,8 +238,7 @@ def small_disk(make_server):
     def make(*options):
         server = make_server(*options)
         os.makedirs(server.data)
-        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-        server.prefix = [*unshare, "sh", "-c", 'mount -t tmpfs -o size=64m none "$0" && exec "$@"', server.data]
+        server.prefix = on_small_disk("64m", server.data)
         return server.start()
 
     return make
@@ -283,8 +289,7 @@ def test_disk_full(small_disk, io):
 def test_no_room_at_the_start(make_server):
     server = make_server()
     os.makedirs(server.data)
-    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-    server.prefix = [*unshare, "sh", "-c", 'mount -t tmpfs -o size=64k none "$0" && exec "$@"', server.data]
+    server.prefix = on_small_disk("64k", server.data)
     code, log = server.run_to_end()
     assert code == 1
     assert server.data in log and ("space" in log or "full" in log), log

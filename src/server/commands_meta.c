@@ -2,6 +2,7 @@
 #include <sys/time.h>
 
 #include "server/commands.h"
+#include "server/subcommand.h"
 
 enum command_result command_ping(struct command_call *call)
 {
@@ -74,14 +75,14 @@ static void reply_docs(struct reply *r, const struct command *c)
     reply_bulk_text(r, c->group);
 }
 
-static void command_docs(struct command_call *call)
+static enum command_result command_docs(struct command_call *call)
 {
     uint64_t count = 0;
     if (call->argc == 2) {
         reply_map(call->reply, command_count);
         for (unsigned i = 0; i < command_count; i++)
             reply_docs(call->reply, command_table[i]);
-        return;
+        return COMMAND_DONE;
     }
     for (int i = 2; i < call->argc; i++)
         count += command_find(call->argv[i]) != NULL;
@@ -91,6 +92,7 @@ static void command_docs(struct command_call *call)
         if (c)
             reply_docs(call->reply, c);
     }
+    return COMMAND_DONE;
 }
 
 static void command_infos(struct command_call *call, int first)
@@ -111,25 +113,39 @@ static void command_infos(struct command_call *call, int first)
     }
 }
 
+static enum command_result command_count_all(struct command_call *call)
+{
+    reply_integer(call->reply, command_count);
+    return COMMAND_DONE;
+}
+
+static enum command_result command_info_some(struct command_call *call)
+{
+    command_infos(call, 2);
+    return COMMAND_DONE;
+}
+
+static enum command_result command_list(struct command_call *call)
+{
+    reply_array(call->reply, command_count);
+    for (unsigned i = 0; i < command_count; i++)
+        reply_bulk_text(call->reply, command_table[i]->name);
+    return COMMAND_DONE;
+}
+
 enum command_result command_command(struct command_call *call)
 {
-    if (call->argc == 1) {
-        command_infos(call, 1);
-    } else if (command_word_is(call->argv[1], "count") && call->argc == 2) {
-        reply_integer(call->reply, command_count);
-    } else if (command_word_is(call->argv[1], "info")) {
-        command_infos(call, 2);
-    } else if (command_word_is(call->argv[1], "docs")) {
-        command_docs(call);
-    } else if (command_word_is(call->argv[1], "list") && call->argc == 2) {
-        reply_array(call->reply, command_count);
-        for (unsigned i = 0; i < command_count; i++)
-            reply_bulk_text(call->reply, command_table[i]->name);
-    } else if (command_word_is(call->argv[1], "count")) {
-        reply_error(call->reply, "ERR wrong number of arguments for 'command|count' command");
-    } else {
-        reply_error(call->reply, "ERR unknown subcommand '%.*s'. Try COMMAND HELP.",
-                    (int)(call->argv[1].len < 64 ? call->argv[1].len : 64), call->argv[1].data);
-    }
+    static const struct subcommand table[] = {
+        {"count", 2, command_count_all, "COUNT\n    Return the number of commands."},
+        {"docs", -2, command_docs,
+         "DOCS [<command-name> ...]\n    Return documentation of the commands, or of all."},
+        {"info", -2, command_info_some,
+         "INFO [<command-name> ...]\n    Return details of the commands, or of all."},
+        {"list", 2, command_list, "LIST\n    Return the names of all commands."},
+        {0},
+    };
+    if (call->argc > 1)
+        return subcommand_run(call, table);
+    command_infos(call, 1);
     return COMMAND_DONE;
 }

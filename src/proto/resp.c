@@ -43,6 +43,13 @@ static const char *read_number(const char *p, const char *end, uint32_t *value, 
     return p + 2;
 }
 
+/* A header too short to be looked at quickly: more is waited for only if it may still become a good one, so
+ * that a client whose last bytes are bad is told at once. */
+static enum resp_result more_digits(const char *p, const char *end)
+{
+    return end - p > 1 && (unsigned char)p[1] - (unsigned)'0' > 9 ? RESP_UNUSUAL : RESP_MORE;
+}
+
 /* The header of one argument: '$', length, CRLF. At least 5 bytes are there. Lengths of one and two digits,
  * nearly all of them, are read without a loop. */
 static inline const char *read_bulk_header(const char *p, const char *end, uint32_t *len,
@@ -74,7 +81,7 @@ enum resp_result resp_parse_complete(const char *data, const char *end, const st
     const char *p = data;
     uint32_t n;
     if (UNLIKELY(end - p < 4))
-        return p < end && *p == '*' ? RESP_MORE : RESP_UNUSUAL;
+        return p < end && *p == '*' ? more_digits(p, end) : RESP_UNUSUAL;
     if (UNLIKELY(*p != '*'))
         return RESP_UNUSUAL;
     if (LIKELY(load_u16(p + 2) == CRLF)) {
@@ -92,7 +99,7 @@ enum resp_result resp_parse_complete(const char *data, const char *end, const st
     for (uint32_t i = 0; i < n; i++) {
         uint32_t len;
         if (UNLIKELY(end - p < 5))
-            return p < end && *p != '$' ? RESP_UNUSUAL : RESP_MORE;
+            return p < end && *p != '$' ? RESP_UNUSUAL : more_digits(p, end);
         p = read_bulk_header(p, end, &len, &result);
         if (UNLIKELY(p == NULL))
             return result;

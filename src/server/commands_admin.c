@@ -44,17 +44,22 @@ enum command_result command_lastsave(struct command_call *call)
 
 enum command_result command_shutdown(struct command_call *call)
 {
+    static const char *const words[] = {"nosave", "save", "now", "force", "abort"};
+    enum { NOSAVE = 1, SAVE = 2, ABORT = 16 };
+    unsigned given = 0;
     for (int i = 1; i < call->argc; i++) {
-        struct slice option = call->argv[i];
-        if (subcommand_is(option, "abort") && call->argc == 2) {
-            reply_error(call->reply, "ERR No shutdown in progress.");
-            return COMMAND_DONE;
-        }
-        if (!subcommand_is(option, "nosave") && !subcommand_is(option, "save") &&
-            !subcommand_is(option, "now") && !subcommand_is(option, "force")) {
-            reply_error(call->reply, "ERR syntax error");
-            return COMMAND_DONE;
-        }
+        unsigned w = 0;
+        while (w < 5 && !subcommand_is(call->argv[i], words[w]))
+            w++;
+        if (w == 5)
+            return command_syntax_error(call);
+        given |= 1u << w;
+    }
+    if ((given & ABORT && given != ABORT) || (given & NOSAVE && given & SAVE))
+        return command_syntax_error(call);
+    if (given & ABORT) {
+        reply_error(call->reply, "ERR No shutdown in progress.");
+        return COMMAND_DONE;
     }
     server_request_stop(call->server, SERVER_STOPPING);
     return COMMAND_CLOSE; /* as Redis: no reply, the connection ends */

@@ -172,17 +172,20 @@ static bool parse_scan_options(struct command_call *call, struct scan_options *o
     return true;
 }
 
+/* False: an error was answered. */
+static bool scan_number(struct command_call *call, uint64_t *number)
+{
+    *number = 0; /* of an empty text too, as strtoul, which Redis uses */
+    if (call->argv[1].len == 0 || parse_u64(call->argv[1], number))
+        return true;
+    reply_error(call->reply, "ERR invalid cursor");
+    return false;
+}
+
 /* Key to go on at (scratch memory); false: an error was answered. */
-static bool scan_start(struct command_call *call, const struct scan_options *o, char *buffer,
+static bool scan_start(struct command_call *call, const struct scan_options *o, uint64_t number, char *buffer,
                        struct slice *from, struct slice *prefix)
 {
-    uint64_t number;
-    if (call->argv[1].len == 0) {
-        number = 0; /* as strtoul, which Redis uses */
-    } else if (!parse_u64(call->argv[1], &number)) {
-        reply_error(call->reply, "ERR invalid cursor");
-        return false;
-    }
     *prefix = o->pattern.data ? glob_prefix(o->pattern, buffer) : slice_make(buffer, 0);
     *from = *prefix;
     if (number == 0)
@@ -201,7 +204,8 @@ enum command_result command_scan(struct command_call *call)
 {
     struct scan_options o;
     struct slice from, prefix;
-    if (!parse_scan_options(call, &o))
+    uint64_t number;
+    if (!scan_number(call, &number) || !parse_scan_options(call, &o))
         return COMMAND_DONE;
     size_t room = o.pattern.len + STORE_KEY_BYTES_MAX + 8;
     size_t offset = (room + 7) & ~(size_t)7;
@@ -209,7 +213,7 @@ enum command_result command_scan(struct command_call *call)
     size_t capacity = (uint64_t)o.count < most ? (size_t)o.count : (size_t)most;
     char *scratch = command_scratch(call, offset + capacity * sizeof(void *));
     const struct node **found = (const struct node **)(void *)(scratch + offset);
-    if (!scan_start(call, &o, scratch, &from, &prefix))
+    if (!scan_start(call, &o, number, scratch, &from, &prefix))
         return COMMAND_DONE;
     struct store_cursor cursor;
     const struct node *node = NULL;

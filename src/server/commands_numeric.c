@@ -68,7 +68,7 @@ enum command_result command_decrby(struct command_call *call)
 /* As Redis: the whole text is a number, without spaces around it; infinities are numbers, NaN is not. */
 static bool parse_long_double(struct slice text, long double *value)
 {
-    char copy[256], *end;
+    char copy[FLOAT_BYTES], *end;
     if (text.len == 0 || text.len >= sizeof copy || text.data[0] == ' ')
         return false;
     memcpy(copy, text.data, text.len);

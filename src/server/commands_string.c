@@ -312,8 +312,9 @@ enum command_result command_getdel(struct command_call *call)
 /* ---- GETEX ---- */
 
 struct getex_options {
-    bool persist, has_expire;
-    bool seconds, absolute; /* what the number, argument 3, means */
+    bool persist;
+    int expire_at;          /* the argument with the number; 0: none */
+    bool seconds, absolute; /* what it means */
 };
 
 static bool stage_getex(struct command_call *call, struct store_entry *entries, void *context)
@@ -324,10 +325,11 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
         return true;
     }
     uint64_t expire_ms;
-    if (o->has_expire && !command_expire_ms(call, call->argv[3], o->seconds, o->absolute, true, &expire_ms))
+    if (o->expire_at &&
+        !command_expire_ms(call, call->argv[o->expire_at], o->seconds, o->absolute, true, &expire_ms))
         return false;
     reply_bulk(call->reply, store_entry_value(entries, 0));
-    if (o->has_expire)
+    if (o->expire_at)
         store_stage_expire(call->sw, entries, 0, expire_ms);
     else if (o->persist && store_entry_expire_ms(entries, 0))
         store_stage_expire(call->sw, entries, 0, 0);
@@ -337,17 +339,23 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
 enum command_result command_getex(struct command_call *call)
 {
     struct getex_options o = {0};
-    if (call->argc == 3 && command_word_is(call->argv[2], "persist")) {
-        o.persist = true;
-    } else if (call->argc == 4 && expire_option(call->argv[2], &o.seconds, &o.absolute)) {
-        o.has_expire = true;
-    } else if (call->argc != 2) {
-        return command_syntax_error(call);
-    } else {
-        struct store_key own;
-        return command_reply_view(call, command_key(call, 1, &own));
+    for (int i = 2; i < call->argc; i++) {
+        bool s, a;
+        if (command_word_is(call->argv[i], "persist") && !o.expire_at) {
+            o.persist = true;
+        } else if (expire_option(call->argv[i], &s, &a) && !o.persist && i + 1 < call->argc &&
+                   (!o.expire_at || (s == o.seconds && a == o.absolute))) { /* as Redis: the last counts */
+            o.expire_at = ++i;
+            o.seconds = s;
+            o.absolute = a;
+        } else {
+            return command_syntax_error(call);
+        }
     }
-    return command_write_one(call, 0, stage_getex, &o);
+    if (call->argc > 2)
+        return command_write_one(call, 0, stage_getex, &o);
+    struct store_key own;
+    return command_reply_view(call, command_key(call, 1, &own));
 }
 
 /* ---- several at once ---- */

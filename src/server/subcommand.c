@@ -45,8 +45,12 @@ enum command_result subcommand_run(struct command_call *call, const struct subco
 {
     struct slice name = call->argv[1];
     char command[32];
-    if (subcommand_is(name, "help") && call->argc == 2)
-        return reply_help(call, table);
+    if (subcommand_is(name, "help")) {
+        if (call->argc == 2)
+            return reply_help(call, table);
+        reply_error(call->reply, "ERR wrong number of arguments for '%s|help' command", call->command->name);
+        return COMMAND_DONE;
+    }
     for (const struct subcommand *s = table; s->name; s++) {
         if (!subcommand_is(name, s->name))
             continue;

@@ -83,6 +83,8 @@ MALFORMED = [
     (b"*+1\r\n", b"-ERR Protocol error: invalid multibulk length\r\n"),
     (b"*1\r\nx\r\n", b"-ERR Protocol error: expected '$', got 'x'\r\n"),
     (b"*1\r\n*1\r\n", b"-ERR Protocol error: expected '$', got '*'\r\n"),
+    (b"*1\r\n$x\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),
+    (b"*1\r\n$\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),
     (b"*1\r\n$abc\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),
     (b"*1\r\n$-1\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),
     (b"*1\r\n$-2147483648\r\n", b"-ERR Protocol error: invalid bulk length\r\n"),

@@ -73,7 +73,10 @@ void backlog_run(struct backlog *backlog)
     } else if (yield) {
         backlog->waited = true;
     } else {
-        run_oldest(backlog);
+        for (int bytes = 0; backlog->count && bytes < BACKLOG_TURN_BYTES;) {
+            bytes += backlog->pieces[backlog->head].result;
+            run_oldest(backlog);
+        }
     }
 }
 

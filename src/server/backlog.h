@@ -2,9 +2,10 @@
  * thousands.
  *
  * A turn answers everybody at its end, so its length is everybody's latency. While light connections are
- * active (one small request at a time), a worker takes heavy data (pipelines, bulk loads) piece by piece: one
- * receive buffer in a turn, and in alternating turns when light commands come all the time. Without light
- * connections nothing is put off, and throughput is what it would be without this.
+ * active (one small request at a time), a worker takes heavy data (pipelines, bulk loads) piece by piece: at
+ * most one receive buffer or BACKLOG_TURN_BYTES of smaller ones in a turn, and in alternating turns when
+ * light commands come all the time. Without light connections nothing is put off, and throughput is what it
+ * would be without this.
  *
  * A connection's data stays in order: behind a waiting piece all later pieces wait. Waiting pieces keep their
  * receive buffers, so there is a limit on them; beyond it the oldest runs at once.
@@ -24,6 +25,7 @@ struct worker;
 enum {
     BACKLOG_PIECES_MAX = 128,       /* a power of two, and well below the loop's receive buffers */
     BACKLOG_LIGHT_BYTES = 512,      /* a request of at most so many is light */
+    BACKLOG_TURN_BYTES = 4096,      /* of heavy data in a turn; a larger piece runs whole */
     BACKLOG_LIGHT_ACTIVE_US = 2000, /* how long one light request counts as activity */
 };
 

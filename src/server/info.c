@@ -32,6 +32,13 @@ struct totals {
     uint64_t held, parked, connections;
     uint64_t turns, turns_busy, system_calls;
     uint64_t pool_bytes;
+    uint64_t calls[WORKER_COMMANDS_MAX];
+    uint64_t errors[REPLY_ERROR_KINDS];
+};
+
+/* The totals at the last CONFIG RESETSTAT. */
+struct info_base {
+    struct totals totals;
 };
 
 static void add_up(struct server *server, struct totals *t)
@@ -54,23 +61,40 @@ static void add_up(struct server *server, struct totals *t)
         t->turns += __atomic_load_n(&w->loop->stats.turns, __ATOMIC_RELAXED);
         t->system_calls += __atomic_load_n(&w->loop->stats.system_calls, __ATOMIC_RELAXED);
         t->pool_bytes += reply_pool_bytes(w->pool);
+        for (unsigned c = 0; c < command_count; c++)
+            t->calls[c] += STAT_GET(w->stats.calls[c]);
+        for (unsigned k = 0; k < REPLY_ERROR_KINDS; k++)
+            t->errors[k] += reply_pool_errors(w->pool, k);
     }
+}
+
+/* The base may be newer: another worker may have reset while these were added up. */
+static void subtract(uint64_t *from, const uint64_t *base, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        from[i] = from[i] > base[i] ? from[i] - base[i] : 0;
 }
 
 static void subtract_base(struct server *server, struct totals *t)
 {
     pthread_mutex_lock(&server->registry_lock);
-    for (unsigned i = 0; i < 8; i++)
-        t->counters[i] -= server->stats_base[i];
+    if (server->info_base) {
+        const struct totals *base = &server->info_base->totals;
+        subtract(t->counters, base->counters, sizeof t->counters / sizeof t->counters[0]);
+        subtract(t->calls, base->calls, command_count);
+        subtract(t->errors, base->errors, REPLY_ERROR_KINDS);
+    }
     pthread_mutex_unlock(&server->registry_lock);
 }
 
 void info_reset(struct server *server)
 {
-    struct totals t;
-    add_up(server, &t);
+    struct info_base *base = malloc(sizeof *base);
+    CHECK(base);
+    add_up(server, &base->totals);
     pthread_mutex_lock(&server->registry_lock);
-    memcpy(server->stats_base, t.counters, sizeof t.counters);
+    free(server->info_base);
+    server->info_base = base;
     pthread_mutex_unlock(&server->registry_lock);
 }
 
@@ -209,11 +233,16 @@ static void print_cpu(struct info *i)
 static void print_commandstats(struct info *i)
 {
     for (unsigned c = 0; c < command_count; c++) {
-        uint64_t calls = 0;
-        for (unsigned w = 0; w < i->server->worker_count; w++)
-            calls += STAT_GET(i->server->workers[w]->stats.calls[c]);
-        if (calls)
-            fprintf(i->out, "cmdstat_%s:calls=%" PRIu64 "\r\n", command_table[c]->name, calls);
+        if (i->totals.calls[c])
+            fprintf(i->out, "cmdstat_%s:calls=%" PRIu64 "\r\n", command_table[c]->name, i->totals.calls[c]);
+    }
+}
+
+static void print_errorstats(struct info *i)
+{
+    for (unsigned k = 0; k < REPLY_ERROR_KINDS; k++) {
+        if (i->totals.errors[k])
+            fprintf(i->out, "errorstat_%s:count=%" PRIu64 "\r\n", reply_error_kinds[k], i->totals.errors[k]);
     }
 }
 
@@ -286,6 +315,7 @@ static const struct section {
     {"replication", "Replication", print_replication, true},
     {"cpu", "CPU", print_cpu, true},
     {"commandstats", "Commandstats", print_commandstats, false},
+    {"errorstats", "Errorstats", print_errorstats, true},
     {"keyspace", "Keyspace", print_keyspace, true},
     {"kvasir", "Kvasir", print_kvasir, true},
 };

@@ -9,7 +9,7 @@
 /* The sections that the call's arguments name. The caller frees it. */
 char *info_text(const struct command_call *call, size_t *size);
 
-/* CONFIG RESETSTAT: counters of the Stats section start from here. */
+/* CONFIG RESETSTAT: counters of the Stats, Commandstats and Errorstats sections start from here. */
 void info_reset(struct server *server);
 
 #endif

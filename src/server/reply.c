@@ -31,7 +31,8 @@ struct reply_mark {
 struct reply_pool {
     struct reply_chunk *free;
     unsigned free_count;
-    _Atomic uint64_t bytes; /* relaxed: a statistic, written by the pool's worker only */
+    _Atomic uint64_t bytes;                     /* relaxed: a statistic, written by the pool's worker only */
+    _Atomic uint64_t errors[REPLY_ERROR_KINDS]; /* same */
 };
 
 enum {
@@ -64,6 +65,25 @@ void reply_pool_destroy(struct reply_pool *pool)
 uint64_t reply_pool_bytes(const struct reply_pool *pool)
 {
     return atomic_load_explicit(&pool->bytes, memory_order_relaxed);
+}
+
+const char *const reply_error_kinds[REPLY_ERROR_KINDS] = {"ERR", "IOERR",     "LOADING", "NOPROTO",
+                                                          "OOM", "WRONGPASS", "OTHER"};
+
+uint64_t reply_pool_errors(const struct reply_pool *pool, unsigned kind)
+{
+    return atomic_load_explicit(&pool->errors[kind], memory_order_relaxed);
+}
+
+static void count_error(struct reply_pool *pool, const char *text)
+{
+    size_t len = strcspn(text, " ");
+    unsigned kind = 0;
+    while (kind < REPLY_ERROR_KINDS - 1 &&
+           (strncmp(text, reply_error_kinds[kind], len) != 0 || reply_error_kinds[kind][len] != '\0'))
+        kind++;
+    uint64_t count = atomic_load_explicit(&pool->errors[kind], memory_order_relaxed);
+    atomic_store_explicit(&pool->errors[kind], count + 1, memory_order_relaxed);
 }
 
 static void pool_count(struct reply_pool *pool, size_t plus, size_t minus)
@@ -276,6 +296,7 @@ void reply_error(struct reply *r, const char *format, ...)
         *p++ = (unsigned char)text[i] < ' ' || text[i] == 127 ? ' ' : text[i];
     r->cursor = put_crlf(p);
     r->error_count++;
+    count_error(r->pool, text);
 }
 
 void reply_integer(struct reply *r, int64_t value)

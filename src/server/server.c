@@ -243,6 +243,7 @@ void server_destroy(struct server *server)
         unlink(server->config.unix_path);
     }
     scan_cursors_destroy(server->scan_cursors);
+    free(server->info_base);
     pthread_mutex_destroy(&server->registry_lock);
     free(server);
 }

@@ -78,9 +78,9 @@ struct server {
     uint64_t sampled_us, sampled_operations; /* worker 0's */
 
     pthread_mutex_t registry_lock;
-    struct conn *registry;  /* under registry_lock: all connections, newest first */
-    uint64_t connection_id; /* under registry_lock: the last one given */
-    uint64_t stats_base[8]; /* under registry_lock: what CONFIG RESETSTAT subtracts (info.c) */
+    struct conn *registry;       /* under registry_lock: all connections, newest first */
+    uint64_t connection_id;      /* under registry_lock: the last one given */
+    struct info_base *info_base; /* under registry_lock: what CONFIG RESETSTAT subtracts (info.c); malloc */
 };
 
 STATUS_MUST_USE status_t server_create(const struct server_config *config, struct server **out);

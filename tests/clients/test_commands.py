@@ -253,6 +253,23 @@ def test_info_counts(c):
     assert int(after["used_memory_rss"]) > 1 << 20
 
 
+def test_info_errorstats_and_reset(c):
+    assert c("CONFIG", "RESETSTAT") == "OK"
+    assert "errorstat_" not in c("INFO", "errorstats").decode()
+    c.pipeline([["NOSUCH"], ["GET"], ["HELLO", "9"], ["SET", "k", "x"], ["INCR", "k"], ["AUTH", "nobody", "x"]])
+    text = c("INFO", "errorstats").decode()
+    assert text.startswith("# Errorstats\r\n")
+    assert "errorstat_ERR:count=3\r\n" in text
+    assert "errorstat_NOPROTO:count=1\r\n" in text
+    assert "errorstat_WRONGPASS:count=1\r\n" in text
+    assert info(c)["total_error_replies"] == "5"
+    assert "# Errorstats" in c("INFO").decode()
+    assert "cmdstat_incr:calls=1" in c("INFO", "commandstats").decode()
+    assert c("CONFIG", "RESETSTAT") == "OK"
+    assert info(c, "commandstats").keys() <= {"cmdstat_config", "cmdstat_config|resetstat", "cmdstat_info"}
+    assert info(c, "errorstats") == {}
+
+
 def test_info_sections(c):
     text = c("INFO", "server").decode()
     assert text.startswith("# Server\r\n")

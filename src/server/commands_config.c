@@ -1,5 +1,5 @@
 /* CONFIG: the settings that exist, under Redis's names. Most are decided at start and can only be read. */
-#include <fnmatch.h>
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,6 +7,7 @@
 #include "base/parse.h"
 #include "server/commands.h"
 #include "server/conn.h"
+#include "server/glob.h"
 #include "server/info.h"
 #include "server/server.h"
 #include "server/subcommand.h"
@@ -121,15 +122,15 @@ static void read_setting(const struct server *server, const struct setting *sett
         setting->get(server, out);
 }
 
-static bool is_asked_for(const struct command_call *call, const char *name)
+/* Patterns are Redis's, in either case; the names are in lower case. */
+static bool is_asked_for(struct command_call *call, const char *name)
 {
     for (int i = 2; i < call->argc; i++) {
-        char pattern[128];
-        if (call->argv[i].len >= sizeof pattern)
-            continue;
-        memcpy(pattern, call->argv[i].data, call->argv[i].len);
-        pattern[call->argv[i].len] = '\0';
-        if (fnmatch(pattern, name, FNM_CASEFOLD) == 0)
+        struct slice arg = call->argv[i];
+        char *pattern = command_scratch(call, arg.len + 1);
+        for (size_t k = 0; k < arg.len; k++)
+            pattern[k] = (char)tolower((unsigned char)arg.data[k]);
+        if (glob_matches(slice_make(pattern, arg.len), slice_make(name, strlen(name))))
             return true;
     }
     return false;
@@ -194,9 +195,17 @@ static enum command_result config_set(struct command_call *call)
             return COMMAND_DONE;
         }
     }
-    for (int i = 2; i < call->argc; i += 2)
-        if (!apply_setting(call, find_setting(call->argv[i]), call->argv[i + 1]))
-            return COMMAND_DONE;
+    char before[SETTING_COUNT][VALUE_BYTES];
+    for (unsigned i = 0; i < SETTING_COUNT; i++)
+        read_setting(call->server, &settings[i], before[i]);
+    for (int i = 2; i < call->argc; i += 2) {
+        if (apply_setting(call, find_setting(call->argv[i]), call->argv[i + 1]))
+            continue;
+        for (unsigned k = 0; k < SETTING_COUNT; k++) /* all or nothing */
+            if (settings[k].set)
+                (void)settings[k].set(call->server, slice_make(before[k], strlen(before[k])));
+        return COMMAND_DONE;
+    }
     reply_ok(call->reply);
     return COMMAND_DONE;
 }

@@ -343,6 +343,28 @@ def test_config(c):
     assert c("CONFIG", "RESETSTAT") == "OK"
 
 
+def test_config_get_takes_redis_patterns(c):
+    def names(*patterns):
+        return sorted(c("CONFIG", "GET", *patterns)[0::2])
+
+    assert names("MaxMemor?") == [b"maxmemory"]
+    assert names("[^a-lo-z]axmemory") == [b"maxmemory"]  # fnmatch would know [!...] only
+    assert names("[!m]axmemory") == [b"maxmemory"]  # '!' is a character like others
+    assert names("max*\\memory") == [b"maxmemory"]
+    assert names("*" * 500 + "xmemory-policy") == [b"maxmemory-policy"]
+    assert names("nosuch*", "") == []
+
+
+def test_config_set_is_all_or_nothing(c):
+    (clients,) = c("CONFIG", "GET", "maxclients")[1:]
+    try:
+        assert c.error("CONFIG", "SET", "maxmemory", "5gb", "maxclients", "nonsense").startswith("ERR CONFIG SET failed")
+        assert c("CONFIG", "GET", "maxmemory") == [b"maxmemory", b"0"]
+        assert c("CONFIG", "GET", "maxclients") == [b"maxclients", clients]
+    finally:
+        c("CONFIG", "SET", "maxmemory", "0")
+
+
 def client_lines(c, *options):
     return [dict(field.split("=", 1) for field in line.split(" ")) for line in c("CLIENT", "LIST", *options).decode().splitlines()]
 

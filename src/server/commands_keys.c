@@ -96,9 +96,17 @@ enum command_result command_flush(struct command_call *call)
     return COMMAND_DONE;
 }
 
+/* The reply waits for every write until now: a key may have been seen whose writer was still at it, so that
+ * its version was not known. */
+static void depend_on_all(struct command_call *call)
+{
+    (void)store_count(call->sw);
+}
+
 enum command_result command_randomkey(struct command_call *call)
 {
     const struct node *node = store_random(call->sw, clock_monotonic_us() * 0x9e3779b97f4a7c15ull);
+    depend_on_all(call);
     if (node)
         reply_bulk(call->reply, store_node_key(node));
     else
@@ -196,7 +204,9 @@ static bool scan_start(struct command_call *call, const struct scan_options *o, 
         reply_error(call->reply, "ERR invalid cursor");
         return false;
     }
-    *from = slice_make(key, len);
+    /* A position of a scan without this pattern may lie before all that can match. */
+    if (slice_compare(slice_make(key, len), *prefix) > 0)
+        *from = slice_make(key, len);
     return true;
 }
 
@@ -230,6 +240,7 @@ enum command_result command_scan(struct command_call *call)
         if (!o.nothing && (!o.pattern.data || glob_matches(o.pattern, key)))
             found[count++] = node;
     }
+    depend_on_all(call);
     uint64_t next = node ? scan_cursors_put(server_scan_cursors(call->server), store_node_key(node)) : 0;
     reply_array(call->reply, 2);
     reply_bulk_integer(call->reply, (int64_t)next);

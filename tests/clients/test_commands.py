@@ -171,6 +171,17 @@ def test_scan_match_count_type(c):
     assert scan(c, "TYPE", "nosuch") == []
 
 
+def test_scan_goes_on_with_another_pattern(c):
+    """A position of a scan without a pattern lies before all that the pattern can match."""
+    c.pipeline(["SET", f"{letter}{i}", "v"] for letter in "ap" for i in range(30))
+    cursor, seen = c("SCAN", "0", "COUNT", "5")[0], set()
+    while cursor != b"0":
+        cursor, keys = c("SCAN", cursor, "MATCH", "p*", "COUNT", "7")
+        seen.update(keys)
+    assert all(key.startswith(b"p") for key in seen)
+    assert len(seen) == 30 or IS_REDIS  # there some were before the position
+
+
 def test_scan_while_others_write(server, c):
     """A key that is there from start to end is found, whatever else comes and goes."""
     stays = {b"stays:%d" % i for i in range(2000)}

@@ -116,7 +116,7 @@ static int print_line(const struct command_call *call, const struct conn *conn, 
         "multi=-1 qbuf=%u qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%llu oll=0 omem=%llu "
         "tot-mem=%llu events=r cmd=%s user=default redir=-1 resp=%d lib-name=%s lib-ver=%s",
         (unsigned long long)conn->id, conn->address, conn->local_address, conn->stream.fd, conn->name,
-        (unsigned long long)((now_us - conn->created_us) / 1000000),
+        (unsigned long long)(now_us > conn->created_us ? (now_us - conn->created_us) / 1000000 : 0),
         (unsigned long long)(now_us > active_us ? (now_us - active_us) / 1000000 : 0),
         conn->is_unix ? "U" : "N", input, (unsigned long long)output, (unsigned long long)output,
         (unsigned long long)sizeof *conn + input + output, command, STAT_GET(conn->resp), conn->library,
@@ -125,19 +125,25 @@ static int print_line(const struct command_call *call, const struct conn *conn, 
 
 /* Which connections are meant. */
 struct filter {
-    const int64_t *ids; /* any of them, when id_count */
+    const int64_t *ids; /* any of them, when id_count; ascending */
     int id_count;
     struct slice address, local_address; /* data NULL: any */
     bool none;                           /* a type of which there are none */
     bool skip_me;
 };
 
+static int compare_ids(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
 static bool matches(const struct filter *filter, const struct command_call *call, const struct conn *conn)
 {
-    bool id = filter->id_count == 0;
-    for (int i = 0; i < filter->id_count; i++)
-        id |= filter->ids[i] == (int64_t)conn->id;
-    if (!id || filter->none || (filter->skip_me && conn == call->conn))
+    int64_t id = (int64_t)conn->id;
+    bool named = filter->id_count == 0 ||
+                 bsearch(&id, filter->ids, (size_t)filter->id_count, sizeof id, compare_ids) != NULL;
+    if (!named || filter->none || (filter->skip_me && conn == call->conn))
         return false;
     if (filter->address.data && !subcommand_is(filter->address, conn->address))
         return false;
@@ -209,6 +215,7 @@ static enum command_result client_list(struct command_call *call)
         }
         filter.ids = ids;
         filter.id_count = call->argc - 3;
+        qsort(ids, (size_t)filter.id_count, sizeof *ids, compare_ids);
     } else if (call->argc != 2) {
         reply_error(call->reply, "ERR syntax error");
         return COMMAND_DONE;
@@ -282,13 +289,12 @@ static enum command_result client_kill(struct command_call *call)
             reply_error(call->reply, "ERR No such client");
         return me ? COMMAND_CLOSE : COMMAND_DONE;
     }
-    if (call->argc % 2) {
-        reply_error(call->reply, "ERR syntax error");
-        return COMMAND_DONE;
-    }
-    for (int i = 2; i < call->argc; i += 2)
+    for (int i = 2; i < call->argc; i += 2) {
+        if (i + 1 == call->argc)
+            return command_syntax_error(call);
         if (!parse_kill_option(call, i, &filter, &id))
             return COMMAND_DONE;
+    }
     reply_integer(call->reply, kill_matching(call, &filter, &me));
     return me ? COMMAND_CLOSE : COMMAND_DONE;
 }

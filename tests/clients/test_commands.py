@@ -402,6 +402,14 @@ def test_client_list_and_info(server, c):
     wait_until(lambda: ids[1] not in {int(line["id"]) for line in client_lines(c)}, 5, "the closed client to leave the list")
 
 
+def test_client_list_by_ids(server, c):
+    with server.client() as other:
+        ids = [c("CLIENT", "ID"), other("CLIENT", "ID")]
+        assert [int(line["id"]) for line in client_lines(c, "ID", ids[1], 999999999, ids[0])] in (ids, ids[::-1])
+        assert [int(line["id"]) for line in client_lines(c, "ID", ids[1], 7777777)] == ids[1:]
+        assert client_lines(c, "ID", 999999999) == []
+
+
 def test_client_setinfo(server, c):
     if IS_REDIS:
         return  # CLIENT SETINFO is of Redis 7.2, newer than Debian's

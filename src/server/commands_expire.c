@@ -33,11 +33,8 @@ static bool parse_conditions(struct command_call *call, unsigned *conditions)
         while (w < 4 && !command_word_is(call->argv[i], words[w]))
             w++;
         if (w == 4) {
-            char option[64];
-            size_t n = call->argv[i].len < sizeof option - 1 ? call->argv[i].len : sizeof option - 1;
-            memcpy(option, call->argv[i].data, n);
-            option[n] = '\0';
-            reply_error(call->reply, "ERR Unsupported option %s", option);
+            reply_error(call->reply, "ERR Unsupported option %.*s", (int)call->argv[i].len,
+                        call->argv[i].data);
             return false;
         }
         *conditions |= 1u << w;
@@ -110,7 +107,7 @@ static enum command_result reply_expiry(struct command_call *call, bool seconds,
     } else if (r == STORE_OK) {
         answer = (int64_t)view.expire_ms - (absolute ? 0 : (int64_t)call->sw->now_ms);
         if (seconds)
-            answer = (answer + 500) / 1000;
+            answer = answer / 1000 + (answer % 1000 >= 500); /* nearest, without overflow */
     }
     reply_integer(call->reply, answer);
     return COMMAND_DONE;

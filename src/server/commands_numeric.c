@@ -1,4 +1,5 @@
 /* Numbers in strings. */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -69,7 +70,7 @@ enum command_result command_decrby(struct command_call *call)
 static bool parse_long_double(struct slice text, long double *value)
 {
     char copy[FLOAT_BYTES], *end;
-    if (text.len == 0 || text.len >= sizeof copy || text.data[0] == ' ')
+    if (text.len == 0 || text.len >= sizeof copy || isspace((unsigned char)text.data[0]))
         return false;
     memcpy(copy, text.data, text.len);
     copy[text.len] = '\0';

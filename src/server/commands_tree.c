@@ -160,7 +160,7 @@ static struct slice kids_key(struct kids *k, struct slice name, const char *suff
     return slice_make(k->key, len);
 }
 
-static void kids_add(struct kids *k, struct slice name, const struct node *node)
+static void kids_add_found(struct kids *k, struct slice name, const struct node *node)
 {
     if (k->count == k->capacity) {
         k->capacity = k->capacity ? k->capacity * 2 : 256;
@@ -168,28 +168,13 @@ static void kids_add(struct kids *k, struct slice name, const struct node *node)
         CHECK(k->items != NULL);
     }
     k->items[k->count++] = (struct kid){name, node};
-    k->last = name;
-    k->has_last = true;
 }
 
-/* Keys are in byte order, names must be too, and '/' is not the smallest byte: the keys below "bash/" come
- * after those below "bash-doc/", but "bash" is the smaller name. So before a new name is added, each of its
- * beginnings that is followed by a byte below '/' is looked for as a path. `known`: so many first bytes it
- * shares with the name before, for which that was done. */
-static void kids_add_shorter(struct kids *k, struct slice name, size_t known)
+static void kids_add(struct kids *k, struct slice name, const struct node *node)
 {
-    struct store_cursor cursor;
-    for (size_t len = 0; len < name.len && k->count < k->limit; len++) {
-        struct slice shorter = slice_make(name.data, len);
-        if ((unsigned char)name.data[len] >= '/' || (len < known && k->has_last) ||
-            (k->has_last && slice_compare(shorter, k->last) <= 0) || slice_compare(shorter, k->from) < 0)
-            continue;
-        struct slice below = kids_key(k, shorter, "/", 1);
-        store_cursor_seek(&cursor, k->call->sw, below, false);
-        const struct node *node = store_cursor_next(&cursor);
-        if (node && slice_starts_with(store_node_key(node), below))
-            kids_add(k, slice_make(store_node_key(node).data + k->prefix.len, len), NULL);
-    }
+    kids_add_found(k, name, node);
+    k->last = name;
+    k->has_last = true;
 }
 
 static size_t common_len(struct slice a, struct slice b)
@@ -198,6 +183,56 @@ static size_t common_len(struct slice a, struct slice b)
     while (i < n && a.data[i] == b.data[i])
         i++;
     return i;
+}
+
+static struct slice kids_rest(const struct kids *k, const struct node *node)
+{
+    struct slice key = store_node_key(node);
+    return slice_make(key.data + k->prefix.len, key.len - k->prefix.len);
+}
+
+/* Length of the shortest beginning of a name that may still have to be added: behind the last one and not
+ * before `from`. The name itself is both. */
+static size_t shortest_wanted(const struct kids *k, struct slice name)
+{
+    size_t least = k->has_last ? common_len(name, k->last) + 1 : 0;
+    size_t same = common_len(name, k->from);
+    size_t from = same < k->from.len ? same + 1 : same;
+    return least > from ? least : from;
+}
+
+/* Keys are in byte order, names must be too, and '/' is not the smallest byte: the keys below "bash/" come
+ * after those below "bash-doc/", but "bash" is the smaller name. So before a new name is added, each of its
+ * beginnings that is followed by a byte below '/' is looked for as a path. `known`: so many first bytes it
+ * shares with the name before, for which that was done.
+ *
+ * The shorter the beginning, the later its path in the order of keys. So they are looked for from the longest
+ * on, and the key found last tells how many of the next ones cannot be there: a name may have 64 Ki bytes. */
+static void kids_add_shorter(struct kids *k, struct slice name, size_t known)
+{
+    size_t first = k->count, least = shortest_wanted(k, name), shared = name.len;
+    if (k->has_last && known > least)
+        least = known;
+    for (size_t len = name.len; len-- > least;) {
+        if ((unsigned char)name.data[len] >= '/' || shared < len)
+            continue; /* shared: the key found last is behind this path and not in it */
+        struct store_cursor cursor;
+        struct slice below = kids_key(k, slice_make(name.data, len), "/", 1);
+        store_cursor_seek(&cursor, k->call->sw, below, false);
+        const struct node *node = store_cursor_next(&cursor);
+        if (node == NULL || !slice_starts_with(store_node_key(node), k->prefix))
+            break; /* nor are there keys behind */
+        shared = common_len(kids_rest(k, node), name);
+        if (slice_starts_with(store_node_key(node), below))
+            kids_add_found(k, slice_make(kids_rest(k, node).data, len), NULL);
+    }
+    for (size_t i = first, j = k->count; i + 1 < j; i++) {
+        struct kid swap = k->items[i];
+        k->items[i] = k->items[--j];
+        k->items[j] = swap;
+    }
+    if (k->count > k->limit)
+        k->count = (size_t)k->limit;
 }
 
 static void collect_kids(struct kids *k)

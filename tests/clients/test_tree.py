@@ -1,6 +1,7 @@
 """KIDS, RANGE and DELTREE: kvasir's own commands, against a model made of a Python dict."""
 
 import random
+import time
 
 import pytest
 from kvasir_client import encode
@@ -91,6 +92,19 @@ def test_kids_pages(c):
         found += page
         start = page[-1] + b"\0"
     assert found == expected
+
+
+def test_kids_of_long_names_take_no_time(c):
+    """Each beginning of a name that is followed by a byte below '/' may be a name too, with its keys further on."""
+    length = 60000
+    names = [b"%c%c" % (33 + i % 14, 33 + i // 14) + b"-" * length for i in range(150)]
+    shorter = [b"!", names[20][:1000], names[20][:1001], names[20][:40000]]
+    c.pipeline(["SET", b"p/" + name, "v"] for name in names)
+    c.pipeline(["SET", b"p/" + name + b"/x", "v"] for name in shorter)
+    start = time.monotonic()
+    assert c("KIDS", "p") == sorted(names + shorter)
+    assert time.monotonic() - start < 5
+    assert c("KIDS", "p", "FROM", names[20][:1001], "LIMIT", 3) == sorted([*shorter[2:], names[20]])
 
 
 @pytest.mark.parametrize(

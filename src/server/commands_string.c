@@ -5,7 +5,12 @@
 #include "base/parse.h"
 #include "server/commands.h"
 
-enum { VIEW_TRIES = 8, SMALL_BULK_BYTES = 4096, KEYS_GROUP = 32 };
+enum {
+    VIEW_TRIES = 8,
+    KEYS_GROUP = 32,
+    MGET_BYTES_MAX = 1 << 30, /* of values, and one more: a small request that names a large value a million
+                                 times must not take all memory */
+};
 
 /* ---- reading ---- */
 
@@ -119,17 +124,25 @@ enum command_result command_mget(struct command_call *call)
     if (!prepare_keys(call, keys, n, 1))
         return COMMAND_DONE;
     struct reply_position start = reply_position(call->reply);
+    uint64_t pending = reply_pending_bytes(call->reply);
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, keys, n, attempt) == STORE_BUSY)
             return COMMAND_AGAIN;
         reply_array(call->reply, n);
         enum command_result r = COMMAND_DONE;
-        for (unsigned i = 0; i < n && r == COMMAND_DONE; i++)
+        unsigned i = 0;
+        for (; i < n && r == COMMAND_DONE && reply_pending_bytes(call->reply) - pending <= MGET_BYTES_MAX;
+             i++)
             r = command_reply_view(call, &keys[i]);
         bool same = store_snapshot_end(call->sw);
-        if (r == COMMAND_DONE && same)
+        if (r == COMMAND_DONE && same && i == n)
             return COMMAND_DONE;
         reply_rollback(call->reply, start);
+        if (r == COMMAND_DONE && i < n) {
+            reply_error(call->reply, "ERR the reply would be longer than %d bytes; ask for fewer keys",
+                        MGET_BYTES_MAX);
+            return COMMAND_DONE;
+        }
         if (r == COMMAND_AGAIN)
             return r;
     }

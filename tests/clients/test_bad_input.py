@@ -95,6 +95,15 @@ def test_max_clients(make_server):
 # ---- greedy clients ----
 
 
+def test_mget_of_one_large_value_many_times(server, c):
+    """A request of a few kilobytes must not make a reply that takes all memory."""
+    c("SET", "large", "x" * (32 << 20))
+    before = rss_bytes(server)
+    assert c.error("MGET", *["large"] * 10000).startswith("ERR the reply would be longer than 1073741824 bytes")
+    assert c("MGET", "none", "none") == [None, None]
+    assert rss_bytes(server) - before < 256 << 20
+
+
 @sanitize
 def test_announced_but_never_sent_costs_nothing(make_server):
     server = make_server("--max-value", "512M").start()

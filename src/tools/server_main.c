@@ -86,6 +86,15 @@ static status_t read_config(const struct option_spec *specs, int argc, char **ar
     return status_ok();
 }
 
+static void use_port(struct settings *s)
+{
+    if (s->port == 0)
+        return;
+    snprintf(s->port_address, sizeof s->port_address, "127.0.0.1:%llu", (unsigned long long)s->port);
+    s->config.listen = s->port_address;
+    s->port = 0;
+}
+
 /* -1 to go on, else the exit code. */
 static int read_settings(struct settings *s, int argc, char **argv)
 {
@@ -125,14 +134,12 @@ static int read_settings(struct settings *s, int argc, char **argv)
         fprintf(stderr, "kvasir server: %s\n", status.text);
         return SERVER_EXIT_USAGE;
     }
+    use_port(s); /* now, so that --listen on the command line wins over the file's port */
     int code = options_begin("server", usage, about, specs, argc, argv, 0, 0, &positional);
     if (code >= 0)
         free(buffer);
     /* else its texts are used for as long as the process lives */
-    if (s->port) {
-        snprintf(s->port_address, sizeof s->port_address, "127.0.0.1:%llu", (unsigned long long)s->port);
-        c->listen = s->port_address;
-    }
+    use_port(s);
     return code;
 }
 

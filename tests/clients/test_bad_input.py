@@ -285,6 +285,9 @@ def test_config_file(make_server, tmp_path):
     with server.client() as c:
         assert c("CONFIG", "GET", "maxclients") == [b"maxclients", b"9"]
         assert c("CONFIG", "GET", "proto-max-bulk-len") == [b"proto-max-bulk-len", b"2097152"]
+    config.write_text("port 1\nthreads 1\n")  # make_server gives --listen
+    server = make_server("--config", config).start()
+    assert server.stop() == 0
     config.write_text("threads 1\nnosuch 3\n")
     log = refused(make_server("--config", config), "nosuch")
     assert "2" in log  # the line

@@ -126,8 +126,8 @@ static struct segment *pop_finished(struct log *log, const struct segment *in_us
     return first;
 }
 
-/* Takes completed batches off the front. Returns segments to close; large batches to free go to *large. Under
- * the lock. */
+/* Takes completed batches off the front. Returns segments that get no more writes; large batches to free go
+ * to *large. Under the lock. */
 static struct segment *advance(struct log *log, struct log_batch **large)
 {
     struct segment *finished = NULL, **end = &finished;
@@ -172,7 +172,7 @@ void log_flush_done(struct log *log, const struct log_flush *flush, int64_t resu
     while (finished) {
         struct segment *s = finished;
         finished = s->next;
-        log->config.disk->ops->close(log->config.disk, s->fd);
+        segments_seal(s->file);
         free(s);
     }
     while (large) {

@@ -44,6 +44,7 @@ struct log {
     struct log_config config;
     char *path;
     int folder, lock_fd;
+    struct segments *own_segments; /* NULL: config.segments is the caller's */
 
     /* The open batch: pool index + turn (high 32 bits: a number that grows by one with each batch) and offset
      * (low 32 bits). */
@@ -93,6 +94,8 @@ struct log_batch *batch_pop(struct batch_list *list);
 /* flush.c */
 void log_die(struct log *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* prepare.c */
+/* Takes a segment that was never used out of table and folder, and frees it. */
+void log_discard(struct log *log, struct segment *segment);
 status_t log_prepare_start(struct log *log);
 void log_prepare_stop(struct log *log);
 void log_prepare_wake(struct log *log);
@@ -102,8 +105,6 @@ struct replay_end {
     uint64_t lsn;          /* end of the last valid batch: where the log was cut or ends; 0: no batch */
     uint64_t previous_lsn; /* start of the last valid batch */
     uint64_t last_number;  /* highest segment number seen, also of removed ones */
-    uint64_t files_bytes;
-    uint64_t segments;
     uint64_t records;
     uint64_t cut_bytes;
 };

@@ -324,9 +324,13 @@ bool log_disk_full(const struct log *log)
 
 void log_stats_get(struct log *log, struct log_stats *out)
 {
+    struct segments_totals totals;
     spin_lock(&log->lock);
     *out = log->stats;
     spin_unlock(&log->lock);
+    segments_totals_get(log->config.segments, &totals);
+    out->segments = totals.log_segments;
+    out->files_bytes = totals.log_bytes;
 }
 
 /* ---- life ---- */
@@ -386,8 +390,7 @@ static status_t first_segment(struct log *log)
     log->next_bytes = bytes * 2 < log->config.segment_bytes_max ? bytes * 2 : log->config.segment_bytes_max;
     log->current = log->oldest = s;
     log->position = LOG_BLOCK_BYTES;
-    log->stats.segments++;
-    log->stats.files_bytes += s->bytes;
+    segment_hand_over(s, log->config.segments);
     return status_ok();
 }
 
@@ -399,8 +402,6 @@ static status_t open_parts(struct log *log)
     TRY(log_replay(&log->config, log->folder, &end));
     log->previous_lsn = end.previous_lsn;
     log->next_number = end.last_number + 1;
-    log->stats.files_bytes = end.files_bytes;
-    log->stats.segments = end.segments;
     log->stats.replayed_records = end.records;
     log->stats.cut_bytes = end.cut_bytes;
     TRY(first_segment(log));
@@ -429,9 +430,9 @@ static void log_free(struct log *log)
     while (log->oldest) {
         struct segment *s = log->oldest;
         log->oldest = s->next;
-        disk->ops->close(disk, s->fd);
-        free(s);
+        free(s); /* its file stays in the table */
     }
+    segments_destroy(log->own_segments);
     if (log->lock_fd >= 0)
         disk->ops->close(disk, log->lock_fd);
     if (log->folder >= 0)
@@ -451,6 +452,8 @@ status_t log_open(const struct log_config *config, struct log **out)
     log->path = strdup(config->path);
     CHECK(log->path != NULL);
     log->config.path = log->path;
+    if (config->segments == NULL)
+        log->config.segments = log->own_segments = segments_create(config->disk);
     if (log->config.segment_bytes_first == 0)
         log->config.segment_bytes_first = 4 << 20;
     if (log->config.segment_bytes_max == 0)
@@ -494,12 +497,7 @@ void log_close(struct log *log)
 {
     log_prepare_stop(log);
     write_farewell(log);
-    if (log->prepared) {
-        char name[SEGMENT_NAME_BYTES];
-        segment_name(name, log->prepared->number);
-        log->config.disk->ops->close(log->config.disk, log->prepared->fd);
-        (void)log->config.disk->ops->remove(log->config.disk, log->folder, name);
-        free(log->prepared);
-    }
+    if (log->prepared)
+        log_discard(log, log->prepared);
     log_free(log);
 }

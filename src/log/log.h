@@ -42,10 +42,13 @@ enum {
 
 struct log;
 struct log_batch;
+struct segments;
 
 struct log_config {
     struct disk *disk;
     const char *path;             /* folder, created if missing */
+    struct segments *segments;    /* where all segment files are listed, with their descriptors; must outlive
+                                     the log. NULL: the log has a table of its own */
     uint64_t segment_bytes_first; /* size of the first segment after a start; 0: 4 MiB. Doubles to
                                      segment_bytes_max */
     uint64_t segment_bytes_max;   /* 0: 64 MiB */
@@ -68,8 +71,9 @@ struct log_config {
 };
 
 /* Locks the folder (STATUS_BUSY if another process has it), replays what is there, cuts a torn tail durably,
- * and starts a new segment. Damage below a point known to be durable, or a newer format version, is an error
- * that names file and offset. */
+ * and starts a new segment. Whatever it answers, files that are listed in config->segments stay so until the
+ * caller destroys that table. Damage below a point known to be durable, or a newer format version, is an
+ * error that names file and offset. */
 STATUS_MUST_USE status_t log_open(const struct log_config *config, struct log **out);
 
 /* Everything must have been flushed (or given up). Joins the background thread, removes an unused prepared

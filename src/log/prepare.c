@@ -25,21 +25,19 @@ static bool next_plan(struct log *log, uint64_t *number, uint64_t *bytes, struct
     return wanted;
 }
 
-static void discard(struct log *log, struct segment *s)
+void log_discard(struct log *log, struct segment *s)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, s->number);
-    log->config.disk->ops->close(log->config.disk, s->fd);
     (void)log->config.disk->ops->remove(log->config.disk, log->folder, name);
-    spin_lock(&log->lock);
-    log->stats.segments--;
-    log->stats.files_bytes -= s->bytes;
-    spin_unlock(&log->lock);
+    segments_unlist(log->config.segments, s->file);
+    (void)segments_reap(log->config.segments);
     free(s);
 }
 
 static void take_prepared(struct log *log, struct segment *s)
 {
+    segment_hand_over(s, log->config.segments); /* before anybody gets an LSN in it */
     spin_lock(&log->lock);
     log->prepared = s;
     log->next_number = s->number + 1;
@@ -47,8 +45,6 @@ static void take_prepared(struct log *log, struct segment *s)
     log->next_bytes = twice < max ? twice : max;
     if (s->bytes >= log->wanted_bytes)
         log->wanted_bytes = 0;
-    log->stats.segments++;
-    log->stats.files_bytes += s->bytes;
     spin_unlock(&log->lock);
     bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
     if (was_full)
@@ -64,7 +60,7 @@ bool log_prepare(struct log *log)
     if (!next_plan(log, &number, &bytes, &outgrown))
         return false;
     if (outgrown)
-        discard(log, outgrown);
+        log_discard(log, outgrown);
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
     spin_lock(&log->lock);

@@ -137,17 +137,26 @@ static status_t check_unused(struct reader *r, const char *name)
         r->path, name);
 }
 
+static void segment_close(struct reader *r)
+{
+    if (r->segment.file == NULL)
+        r->disk->ops->close(r->disk, r->segment.fd);
+}
+
 /* Opens a segment. *empty: it was never used (its creation was cut short by a crash). */
 static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, number);
     *empty = false;
-    int fd = r->disk->ops->open(r->disk, r->folder, name, false, true);
+    struct segments *table = r->config ? r->config->segments : NULL; /* it keeps what recovery opens */
+    struct segment_file *file = table ? segments_find(table, segment_lsn(number, 0)) : NULL;
+    int fd = file ? file->fd : r->disk->ops->open(r->disk, r->folder, name, table != NULL, true);
     if (fd < 0)
         return status_errno(-fd, "cannot open %s/%s", r->path, name);
     status_t s = segment_read_header(r->disk, fd, r->path, number, &r->segment);
     r->segment.fd = fd;
+    r->segment.file = file;
     r->window_len = 0;
     r->window_offset = 0;
     int64_t size = r->disk->ops->size(r->disk, fd);
@@ -157,13 +166,10 @@ static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
         s = check_unused(r, name);
     }
     if (!status_is_ok(&s))
-        r->disk->ops->close(r->disk, fd);
+        segment_close(r);
+    else if (table && !file && !*empty)
+        r->segment.file = segments_add(table, false, number, r->segment.generation, r->file_bytes, fd);
     return s;
-}
-
-static void segment_close(struct reader *r)
-{
-    r->disk->ops->close(r->disk, r->segment.fd);
 }
 
 /* Checks the records of a batch; counts them. */
@@ -319,40 +325,47 @@ static status_t judge(struct reader *r)
         lsn_offset(place), r->path, name, durable);
 }
 
+/* What was read is made durable (the writes of a killed process may have got only as far as the disk's cache,
+ * and what was replayed is from now on shown to clients); then what lies behind the end is cut off. */
+static int settle_segment(struct reader *r, size_t i, struct segment_file *file, struct replay_end *end)
+{
+    struct disk *disk = r->disk;
+    uint64_t size = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    uint64_t keep = i == r->end_index ? lsn_offset(r->end_lsn) : size;
+    int e = i + LOG_FLUSHES_MAX >= r->end_index ? disk->ops->sync(disk, file->fd) : 0;
+    if (e >= 0 && size > keep) {
+        end->cut_bytes = size - keep;
+        e = disk->ops->truncate(disk, file->fd, keep);
+        if (e >= 0)
+            e = disk->ops->sync(disk, file->fd);
+        atomic_store_explicit(&file->bytes, keep, memory_order_relaxed);
+    }
+    segments_seal(file);
+    return e;
+}
+
 /* Cuts what lies behind the end: later segments go, the last one is truncated, and empty ones are removed. */
 static status_t cut(struct reader *r, struct replay_end *end)
 {
     struct disk *disk = r->disk;
+    struct segments *table = r->config->segments;
     char name[SEGMENT_NAME_BYTES];
     for (size_t i = 0; i < r->count; i++) {
         segment_name(name, r->numbers[i]);
-        bool empty = !r->previous_lsn || i > r->end_index;
-        if (empty) {
-            int e = disk->ops->remove(disk, r->folder, name);
+        struct segment_file *file = segments_find(table, segment_lsn(r->numbers[i], 0));
+        if (file && r->previous_lsn && i <= r->end_index) {
+            int e = settle_segment(r, i, file, end);
             if (e < 0)
-                return status_errno(-e, "cannot remove the unused log segment %s/%s", r->path, name);
+                return status_errno(-e, "cannot cut the log's tail in %s/%s", r->path, name);
             continue;
         }
-        int fd = disk->ops->open(disk, r->folder, name, true, false);
-        if (fd < 0)
-            return status_errno(-fd, "cannot open %s/%s for writing", r->path, name);
-        int64_t size = disk->ops->size(disk, fd);
-        /* First what was read: the writes of a killed process may have got only as far as the disk's cache,
-         * and what was replayed is from now on shown to clients. */
-        int e = i + LOG_FLUSHES_MAX >= r->end_index ? disk->ops->sync(disk, fd) : 0;
-        if (e >= 0 && i == r->end_index && size > (int64_t)lsn_offset(r->end_lsn)) {
-            end->cut_bytes = (uint64_t)size - lsn_offset(r->end_lsn);
-            size = (int64_t)lsn_offset(r->end_lsn);
-            e = disk->ops->truncate(disk, fd, (uint64_t)size);
-            if (e >= 0)
-                e = disk->ops->sync(disk, fd);
-        }
-        disk->ops->close(disk, fd);
+        int e = disk->ops->remove(disk, r->folder, name);
         if (e < 0)
-            return status_errno(-e, "cannot cut the log's tail in %s/%s", r->path, name);
-        end->segments++;
-        end->files_bytes += (uint64_t)size;
+            return status_errno(-e, "cannot remove the unused log segment %s/%s", r->path, name);
+        if (file)
+            segments_unlist(table, file);
     }
+    (void)segments_reap(table);
     int e = disk->ops->folder_sync(disk, r->folder);
     return e < 0 ? status_errno(-e, "cannot sync the folder %s", r->path) : status_ok();
 }

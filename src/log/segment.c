@@ -36,7 +36,7 @@ void segment_name(char name[SEGMENT_NAME_BYTES], uint64_t number)
 bool segment_parse_name(const char *name, uint64_t *number)
 {
     char again[SEGMENT_NAME_BYTES];
-    if (sscanf(name, "log-%10" SCNu64 ".kv", number) != 1)
+    if (sscanf(name, "log-%10" SCNu64 ".kv", number) != 1 || *number > SEGMENT_NUMBER_MAX)
         return false;
     segment_name(again, *number);
     return strcmp(name, again) == 0;
@@ -69,6 +69,8 @@ status_t segment_create(struct disk *disk, int folder, const char *path, uint64_
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, number);
+    if (number > SEGMENT_NUMBER_MAX)
+        return status_error(STATUS_UNSUPPORTED, "the log in %s has used up its segment numbers", path);
     *out = (struct segment){.number = number, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
     if (getrandom(&out->generation, sizeof out->generation, 0) != sizeof out->generation)
         return status_errno(errno, "cannot get random bytes");
@@ -99,6 +101,11 @@ status_t segment_create(struct disk *disk, int folder, const char *path, uint64_
         return status_errno(-r, "cannot make log segment %s/%s of %" PRIu64 " KiB", path, name,
                             out->bytes >> 10);
     return status_ok();
+}
+
+void segment_hand_over(struct segment *s, struct segments *segments)
+{
+    s->file = segments_add(segments, false, s->number, s->generation, s->bytes, s->fd);
 }
 
 status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64_t number,

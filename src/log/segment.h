@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "log/log.h"
+#include "log/segments.h"
 #include "sys/disk.h"
 
 enum {
@@ -26,7 +27,8 @@ struct segment {
     uint64_t generation; /* random; mixed into every checksum of the segment */
     uint64_t bytes;      /* file size */
     int fd;
-    struct segment *next; /* log.c's list of segments with writes to come or under way */
+    struct segment_file *file; /* the table's entry, which owns fd; NULL: fd is the caller's */
+    struct segment *next;      /* log.c's list of segments with writes to come or under way */
 };
 
 /* The head of a batch, which is what one flush writes; at a multiple of LOG_BLOCK_BYTES. Little-endian, as it
@@ -59,13 +61,16 @@ static inline uint64_t lsn_offset(uint64_t lsn)
 }
 
 void segment_name(char name[SEGMENT_NAME_BYTES], uint64_t number);
-/* True and the number if name is a segment's. */
+/* True and the number if name is a segment's (of a number up to SEGMENT_NUMBER_MAX). */
 bool segment_parse_name(const char *name, uint64_t *number);
 
 /* Makes and opens segment `number`: allocates, zero-fills, writes the header, syncs file and folder. On
  * failure nothing is left. */
 STATUS_MUST_USE status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number,
                                         uint64_t bytes, struct segment *out);
+
+/* Lists it in the table, which owns the descriptor from then on. */
+void segment_hand_over(struct segment *segment, struct segments *segments);
 
 /* Reads and checks the header of an open segment file. STATUS_CORRUPT: not (or not completely) a header. */
 STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64_t number,

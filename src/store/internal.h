@@ -10,6 +10,7 @@
 #include "index/keylock.h"
 #include "index/node.h"
 #include "index/ordered.h"
+#include "log/segments.h"
 #include "store/store.h"
 
 enum {
@@ -89,6 +90,7 @@ struct replay {
 struct store {
     struct store_config config;
     struct log *log;
+    struct segments *segments; /* all files that values lie in; NULL with STORE_NONE */
     struct arena arena;
     struct epoch epoch;
     struct keylock locks;

@@ -59,8 +59,10 @@ static status_t open_log(struct store *store)
     const struct store_config *c = &store->config;
     if (c->durability == STORE_NONE)
         return status_ok();
+    store->segments = segments_create(c->disk);
     struct log_config config = {
         .disk = c->disk,
+        .segments = store->segments,
         .path = c->path,
         .segment_bytes_first = c->log_segment_bytes_first,
         .segment_bytes_max = c->log_segment_bytes_max,
@@ -144,6 +146,7 @@ void store_close(struct store *store)
 {
     if (store->log)
         log_close(store->log);
+    segments_destroy(store->segments);
     if (store->arena.base && atomic_load_explicit(&store->value_bytes, memory_order_relaxed) > 0)
         free_large_values(store);
     for (unsigned i = 0; i < store->config.workers; i++) {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -201,6 +202,30 @@ static int64_t real_free_bytes(struct disk *disk, int folder)
     return fstatvfs(folder, &s) < 0 ? -errno : (int64_t)(s.f_bavail * s.f_frsize);
 }
 
+enum { SECTOR_BYTES = 512, BLOCK_BYTES = 4096 };
+
+static int real_direct_unit(struct disk *disk, int fd)
+{
+    (void)disk;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    if (!(flags & O_DIRECT)) /* buffered: anything goes, but sectors are what a disk has */
+        return SECTOR_BYTES;
+#ifdef STATX_DIOALIGN
+    struct statx s;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &s) == 0 && s.stx_mask & STATX_DIOALIGN &&
+        s.stx_dio_offset_align > 0)
+        return (int)s.stx_dio_offset_align;
+#endif
+    char *buffer = aligned_alloc(BLOCK_BYTES, BLOCK_BYTES);
+    if (buffer == NULL)
+        return -ENOMEM;
+    ssize_t n = pread(fd, buffer, SECTOR_BYTES, SECTOR_BYTES);
+    free(buffer);
+    return n < 0 ? BLOCK_BYTES : SECTOR_BYTES;
+}
+
 struct disk *disk_real(void)
 {
     static const struct disk_ops ops = {
@@ -220,6 +245,7 @@ struct disk *disk_real(void)
         .remove = real_remove,
         .list = real_list,
         .free_bytes = real_free_bytes,
+        .direct_unit = real_direct_unit,
     };
     static struct disk disk = {&ops};
     return &disk;

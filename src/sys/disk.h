@@ -36,6 +36,9 @@ struct disk_ops {
      * non-zero. */
     int (*list)(struct disk *disk, int folder, int (*each)(void *context, const char *name), void *context);
     int64_t (*free_bytes)(struct disk *disk, int folder);
+    /* What offset and length of a transfer through this descriptor must be a multiple of. The buffer's
+     * address: 4096 is always enough. */
+    int (*direct_unit)(struct disk *disk, int fd);
 };
 
 struct disk {

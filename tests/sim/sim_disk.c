@@ -69,11 +69,33 @@ static void file_free(struct sim_file *f)
     *f = (struct sim_file){0};
 }
 
+/* Frees a file that no crash can bring back and nobody can reach. */
+static void file_drop(struct sim_file *f)
+{
+    if (!f->named && !f->synced_named && f->opens == 0)
+        file_free(f);
+}
+
+static struct sim_file *open_file(struct disk *disk, int fd)
+{
+    struct sim_file *f = &sim_of(disk)->files[fd];
+    CHECK(fd >= 0 && fd < SIM_FILES_MAX && f->opens > 0); /* closed, and used again? */
+    return f;
+}
+
+unsigned sim_disk_opens(const struct sim_disk *sim)
+{
+    unsigned n = 0;
+    for (int i = 0; i < SIM_FILES_MAX; i++)
+        n += sim->files[i].opens;
+    return n;
+}
+
 static uint64_t used_bytes(struct sim_disk *sim)
 {
     uint64_t n = 0;
     for (int i = 0; i < SIM_FILES_MAX; i++)
-        n += sim->files[i].named ? sim->files[i].size : 0;
+        n += sim->files[i].named || sim->files[i].opens ? sim->files[i].size : 0;
     return n;
 }
 
@@ -95,6 +117,8 @@ static int sim_open(struct disk *disk, int folder, const char *name, bool write,
     struct sim_file *f = sim_disk_file(sim_of(disk), name);
     if (sim_of(disk)->dead)
         return -EIO;
+    if (f)
+        f->opens++;
     return f ? (int)(f - sim_of(disk)->files) : -ENOENT;
 }
 
@@ -112,6 +136,7 @@ static int sim_create(struct disk *disk, int folder, const char *name, bool dire
         CHECK(strlen(name) < sizeof sim->files[i].name);
         memcpy(sim->files[i].name, name, strlen(name) + 1);
         sim->files[i].named = true;
+        sim->files[i].opens = 1;
         return i;
     }
     return -ENOSPC;
@@ -121,17 +146,22 @@ static void sim_close(struct disk *disk, int fd)
 {
     if (fd == LOCK_FD)
         sim_of(disk)->locked = false;
+    if (fd >= SIM_FILES_MAX)
+        return;
+    struct sim_file *f = open_file(disk, fd);
+    if (--f->opens == 0)
+        file_drop(f);
 }
 
 static int64_t sim_size(struct disk *disk, int fd)
 {
-    return (int64_t)sim_of(disk)->files[fd].size;
+    return (int64_t)open_file(disk, fd)->size;
 }
 
 static int64_t sim_read(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset)
 {
     struct sim_disk *sim = sim_of(disk);
-    struct sim_file *f = &sim->files[fd];
+    struct sim_file *f = open_file(disk, fd);
     int r = fault(sim, SIM_READ);
     if (r < 0)
         return r;
@@ -145,7 +175,7 @@ static int64_t sim_read(struct disk *disk, int fd, void *buffer, size_t len, uin
 static int64_t sim_write(struct disk *disk, int fd, const void *buffer, size_t len, uint64_t offset)
 {
     struct sim_disk *sim = sim_of(disk);
-    struct sim_file *f = &sim->files[fd];
+    struct sim_file *f = open_file(disk, fd);
     int r = fault(sim, SIM_WRITE);
     if (r < 0)
         return r;
@@ -165,7 +195,7 @@ static int sim_allocate(struct disk *disk, int fd, uint64_t len)
         return r;
     if (sim->capacity && used_bytes(sim) + len > sim->capacity)
         return -ENOSPC;
-    sim_disk_resize(&sim->files[fd], len);
+    sim_disk_resize(open_file(disk, fd), len);
     return 0;
 }
 
@@ -174,7 +204,7 @@ static int sim_truncate(struct disk *disk, int fd, uint64_t len)
     int r = fault(sim_of(disk), SIM_TRUNCATE);
     if (r < 0)
         return r;
-    sim_disk_resize(&sim_of(disk)->files[fd], len);
+    sim_disk_resize(open_file(disk, fd), len);
     return 0;
 }
 
@@ -188,7 +218,7 @@ void sim_disk_sync_range(struct sim_disk *sim, int fd, uint64_t offset, uint64_t
 static int sim_sync(struct disk *disk, int fd)
 {
     struct sim_disk *sim = sim_of(disk);
-    struct sim_file *f = &sim->files[fd];
+    struct sim_file *f = open_file(disk, fd);
     int r = fault(sim, SIM_SYNC);
     if (r < 0)
         return r;
@@ -206,8 +236,7 @@ static int sim_folder_sync(struct disk *disk, int folder)
         return r;
     for (int i = 0; i < SIM_FILES_MAX; i++) {
         sim->files[i].synced_named = sim->files[i].named;
-        if (!sim->files[i].named)
-            file_free(&sim->files[i]);
+        file_drop(&sim->files[i]);
     }
     return 0;
 }
@@ -224,8 +253,7 @@ static int sim_remove(struct disk *disk, int folder, const char *name)
     if (r < 0 || f == NULL)
         return r < 0 ? r : -ENOENT;
     f->named = false;
-    if (!f->synced_named) /* no crash can bring it back */
-        file_free(f);
+    file_drop(f);
     return 0;
 }
 
@@ -242,6 +270,12 @@ static int64_t sim_free_bytes(struct disk *disk, int folder)
 {
     struct sim_disk *sim = sim_of(disk);
     return sim->capacity ? (int64_t)(sim->capacity - used_bytes(sim)) : INT64_MAX;
+}
+
+static int sim_direct_unit(struct disk *disk, int fd)
+{
+    int unit = sim_of(disk)->direct_unit;
+    return unit ? unit : SIM_SECTOR_BYTES;
 }
 
 static const struct disk_ops sim_ops = {
@@ -261,6 +295,7 @@ static const struct disk_ops sim_ops = {
     .remove = sim_remove,
     .list = sim_list,
     .free_bytes = sim_free_bytes,
+    .direct_unit = sim_direct_unit,
 };
 
 struct sim_disk *sim_disk_create(uint64_t seed)
@@ -316,6 +351,10 @@ void sim_disk_restart(struct sim_disk *sim)
 {
     sim->locked = sim->dead = false;
     sim->fail_after = 0;
+    for (int i = 0; i < SIM_FILES_MAX; i++) {
+        sim->files[i].opens = 0;
+        file_drop(&sim->files[i]);
+    }
 }
 
 void sim_disk_copy(struct sim_disk *to, const struct sim_disk *from)

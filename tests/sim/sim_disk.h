@@ -16,6 +16,7 @@ struct sim_file {
     char *data, *stable;
     uint8_t *dirty; /* per sector */
     uint64_t size, stable_size, capacity;
+    unsigned opens; /* descriptors of it */
 };
 
 enum sim_op { SIM_ANY, SIM_WRITE, SIM_SYNC, SIM_ALLOCATE, SIM_CREATE, SIM_REMOVE, SIM_TRUNCATE, SIM_READ };
@@ -25,6 +26,7 @@ struct sim_disk {
     struct sim_file files[SIM_FILES_MAX];
     struct prng prng;
     uint64_t capacity; /* bytes; 0: unlimited */
+    int direct_unit;   /* what it answers; 0: 512 */
     bool locked;
     bool dead; /* everything fails and changes nothing: the process is gone */
     /* The fail_after-th operation of this kind from now on answers fail_errno (with fail_dies: and the disk
@@ -37,6 +39,8 @@ struct sim_disk {
 
 struct sim_disk *sim_disk_create(uint64_t seed);
 void sim_disk_destroy(struct sim_disk *sim);
+/* Descriptors of files that are open. */
+unsigned sim_disk_opens(const struct sim_disk *sim);
 /* The machine stops and starts again; all descriptors are void. */
 void sim_disk_crash(struct sim_disk *sim);
 /* The process stops and starts again: nothing written is lost. */

@@ -219,12 +219,14 @@ static void stop(struct world *w)
     if (how == 0) {
         drain(w);
         log_close(w->log);
+        REQUIRE(w, sim_disk_opens(w->sim) == 0);
         return;
     }
     w->sim->dead = true;
     w->unpublished.bytes = 0;
     w->flights_count = 0;
     log_close(w->log);
+    REQUIRE(w, sim_disk_opens(w->sim) == 0);
     w->crashes++;
     if (how == 1)
         sim_disk_restart(w->sim); /* kill -9: what was written stays */
@@ -245,7 +247,7 @@ static void start(struct world *w)
             w->sim->fail_after = 0;
             return;
         }
-        REQUIRE(w, s.code == STATUS_IO);
+        REQUIRE(w, s.code == STATUS_IO && sim_disk_opens(w->sim) == 0);
         sim_disk_crash(w->sim);
     }
     status_t s = open_log(w);

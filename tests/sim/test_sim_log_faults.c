@@ -13,6 +13,7 @@
 #include "base/bytes.h"
 #include "log/log.h"
 #include "log/segment.h"
+#include "log/segments.h"
 #include "sim/sim_disk.h"
 
 static unsigned replayed;
@@ -348,6 +349,61 @@ static void test_read(void **state)
     sim_disk_destroy(sim);
 }
 
+/* A table that outlives the log: what the log makes, reads, finishes and discards is listed, or not, and its
+ * sizes are those of the files. */
+static void test_table(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_closed(40); /* 14 or so to a segment */
+    struct segments *table = segments_create(&sim->disk);
+    struct log_config config = {.disk = &sim->disk,
+                                .path = "sim",
+                                .segments = table,
+                                .segment_bytes_first = 64 << 10,
+                                .segment_bytes_max = 64 << 10};
+    struct log *log;
+    struct log_slot slot;
+    status_t s = log_open(&config, &log);
+    assert_true(status_is_ok(&s));
+    char name[SEGMENT_NAME_BYTES];
+    for (unsigned number = 1; number <= 3; number++) {
+        struct segment_file *f = segments_find(table, segment_lsn(number, 5000));
+        segment_name(name, number);
+        assert_ptr_equal(sim_disk_file(sim, name), &sim->files[f->fd]);
+        assert_int_equal(atomic_load(&f->bytes), sim->files[f->fd].size);
+        assert_true(atomic_load(&f->sealed));
+    }
+    assert_false(atomic_load(&segments_find(table, segment_lsn(4, 0))->sealed)); /* new */
+    assert_null(segments_find(table, segment_lsn(5, 0)));
+    assert_true(log_prepare(log));
+    assert_non_null(segments_find(table, segment_lsn(5, 0)));
+    /* The one made ahead is too small for this record: it goes. */
+    struct log_batch *large = log_large_create(log, 200 << 10);
+    assert_int_equal(log_reserve(log, 200 << 10, 1, LOG_NORMAL, large, &slot), LOG_WAIT);
+    log_large_destroy(large);
+    assert_true(log_prepare(log));
+    assert_null(segments_find(table, segment_lsn(5, 0)));
+    assert_null(sim_disk_file(sim, "log-0000000005.kv"));
+    struct segment_file *next = segments_find(table, segment_lsn(6, 0));
+    assert_true(atomic_load(&next->bytes) > 200 << 10);
+    /* Used up and flushed: sealed, and still open. */
+    for (unsigned i = 40; i < 60; i++) {
+        assert_int_equal(append(log, i, 100, LOG_NORMAL), LOG_RESERVED);
+        flush(sim, log);
+    }
+    assert_true(atomic_load(&segments_find(table, segment_lsn(4, 0))->sealed));
+    struct log_stats *stats = malloc(sizeof *stats);
+    log_stats_get(log, stats);
+    assert_int_equal(stats->segments, 5);
+    assert_int_equal(sim_disk_opens(sim), 5);
+    free(stats);
+    log_close(log);
+    assert_int_equal(sim_disk_opens(sim), 5);
+    segments_destroy(table);
+    assert_int_equal(sim_disk_opens(sim), 0);
+    sim_disk_destroy(sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -362,6 +418,7 @@ int main(void)
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_start_on_a_full_disk),
         cmocka_unit_test(test_read),
+        cmocka_unit_test(test_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,289 @@
+#include "log/segments.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+
+enum {
+    PAGE_SLOTS = 1024,
+    PAGES = (SEGMENT_NUMBER_MAX + 1) / PAGE_SLOTS,
+    KINDS = 2, /* log, data */
+    DIRECT_UNIT_MIN = 512,
+    DIRECT_UNIT_MAX = 4096,
+};
+
+/* Of files with neighbouring numbers. */
+struct page {
+    _Atomic(struct segment_file *) slots[PAGE_SLOTS];
+};
+
+struct file_list {
+    struct segment_file *first, *last;
+};
+
+struct segments {
+    struct disk *disk;
+    /* Release by segments_add, acquire by find: a page's slots are empty, a slot's file is filled in. 1 MiB
+     * of address space a kind, of which a table touches what it uses. */
+    _Atomic(struct page *) *pages[KINDS];
+    _Atomic uint32_t direct_unit; /* 0: not known yet. Relaxed */
+    pthread_mutex_t mutex;        /* everything below */
+    struct file_list listed, leaving, spare;
+};
+
+/* ---- lists, under the mutex ---- */
+
+static void list_append(struct file_list *list, struct segment_file *file)
+{
+    file->next = NULL;
+    if (list->last)
+        list->last->next = file;
+    else
+        list->first = file;
+    list->last = file;
+}
+
+static struct segment_file *list_pop(struct file_list *list)
+{
+    struct segment_file *file = list->first;
+    if (file)
+        list->first = file->next;
+    if (list->first == NULL)
+        list->last = NULL;
+    return file;
+}
+
+static void list_remove(struct file_list *list, struct segment_file *file)
+{
+    struct segment_file *before = NULL;
+    for (struct segment_file *f = list->first; f != file; f = f->next)
+        before = f;
+    if (before)
+        before->next = file->next;
+    else
+        list->first = file->next;
+    if (list->last == file)
+        list->last = before;
+}
+
+/* ---- life ---- */
+
+struct segments *segments_create(struct disk *disk)
+{
+    struct segments *s = calloc(1, sizeof *s);
+    CHECK(s != NULL);
+    s->disk = disk;
+    pthread_mutex_init(&s->mutex, NULL);
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        s->pages[kind] = calloc(PAGES, sizeof *s->pages[kind]);
+        CHECK(s->pages[kind] != NULL);
+    }
+    return s;
+}
+
+static void close_list(struct segments *s, struct file_list *list, bool open)
+{
+    struct segment_file *file;
+    while ((file = list_pop(list))) {
+        /* Acquire: pairs with segments_release; the last reader is done. */
+        CHECK(atomic_load_explicit(&file->refs, memory_order_acquire) == 0);
+        if (open)
+            s->disk->ops->close(s->disk, file->fd);
+        free(file);
+    }
+}
+
+void segments_destroy(struct segments *s)
+{
+    if (s == NULL)
+        return;
+    close_list(s, &s->listed, true);
+    close_list(s, &s->leaving, true);
+    close_list(s, &s->spare, false);
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        for (unsigned i = 0; i < PAGES; i++)
+            free(atomic_load_explicit(&s->pages[kind][i], memory_order_relaxed));
+        free(s->pages[kind]);
+    }
+    pthread_mutex_destroy(&s->mutex);
+    free(s);
+}
+
+/* ---- listing ---- */
+
+static _Atomic(struct segment_file *) *slot_make(struct segments *s, bool data, uint64_t number)
+{
+    _Atomic(struct page *) *place = &s->pages[data][number / PAGE_SLOTS];
+    struct page *page = atomic_load_explicit(place, memory_order_relaxed);
+    if (page == NULL) {
+        page = calloc(1, sizeof *page);
+        CHECK(page != NULL);
+        /* Release: pairs with slot_find. */
+        atomic_store_explicit(place, page, memory_order_release);
+    }
+    return &page->slots[number % PAGE_SLOTS];
+}
+
+static _Atomic(struct segment_file *) *slot_find(const struct segments *s, uint64_t address)
+{
+    uint64_t number = (address & ~SEGMENT_DATA_ADDRESS) >> LOG_SEGMENT_SHIFT;
+    /* Acquire: pairs with slot_make. */
+    struct page *page =
+        atomic_load_explicit(&s->pages[address >> 63][number / PAGE_SLOTS], memory_order_acquire);
+    return page ? &page->slots[number % PAGE_SLOTS] : NULL;
+}
+
+static void learn_direct_unit(struct segments *s, int fd)
+{
+    if (atomic_load_explicit(&s->direct_unit, memory_order_relaxed))
+        return;
+    int unit = s->disk->ops->direct_unit(s->disk, fd);
+    if (unit < DIRECT_UNIT_MIN || unit > DIRECT_UNIT_MAX || (unit & (unit - 1)))
+        unit = unit > 0 && unit < DIRECT_UNIT_MIN ? DIRECT_UNIT_MIN : DIRECT_UNIT_MAX;
+    atomic_store_explicit(&s->direct_unit, (uint32_t)unit, memory_order_relaxed);
+}
+
+struct segment_file *segments_add(struct segments *s, bool data, uint64_t number, uint64_t generation,
+                                  uint64_t bytes, int fd)
+{
+    CHECK(number <= SEGMENT_NUMBER_MAX);
+    learn_direct_unit(s, fd);
+    pthread_mutex_lock(&s->mutex);
+    struct segment_file *file = list_pop(&s->spare);
+    if (file == NULL) {
+        file = aligned_alloc(_Alignof(struct segment_file), sizeof *file);
+        CHECK(file != NULL);
+        atomic_init(&file->refs, 0);
+    }
+    /* refs stays what it is: a reader that came too late may be about to take its reference back. */
+    file->number = number;
+    file->generation = generation;
+    file->fd = fd;
+    file->data = data;
+    file->listed = true;
+    atomic_store_explicit(&file->bytes, bytes, memory_order_relaxed);
+    atomic_store_explicit(&file->sealed, false, memory_order_relaxed);
+    atomic_store_explicit(&file->live_bytes, 0, memory_order_relaxed);
+    list_append(&s->listed, file);
+    _Atomic(struct segment_file *) *slot = slot_make(s, data, number);
+    CHECK(atomic_load_explicit(slot, memory_order_relaxed) == NULL);
+    /* Release: pairs with segments_find; the entry is filled in. */
+    atomic_store_explicit(slot, file, memory_order_release);
+    pthread_mutex_unlock(&s->mutex);
+    return file;
+}
+
+void segments_seal(struct segment_file *file)
+{
+    /* Release: pairs with the acquire of whoever asks; the final size is there. */
+    atomic_store_explicit(&file->sealed, true, memory_order_release);
+}
+
+void segments_unlist(struct segments *s, struct segment_file *file)
+{
+    pthread_mutex_lock(&s->mutex);
+    CHECK(file->listed);
+    file->listed = false;
+    /* Sequentially consistent, as the reader's two steps in segments_acquire and the look in segments_reap:
+     * either that reader sees that the file has gone, or reap sees its reference. */
+    atomic_store_explicit(slot_make(s, file->data, file->number), NULL, memory_order_seq_cst);
+    list_remove(&s->listed, file);
+    list_append(&s->leaving, file);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+unsigned segments_reap(struct segments *s)
+{
+    struct file_list left = {0}, done = {0};
+    struct segment_file *file;
+    unsigned count = 0;
+    pthread_mutex_lock(&s->mutex);
+    while ((file = list_pop(&s->leaving))) {
+        /* Pairs with segments_acquire and segments_release: see segments_unlist. Once seen 0 it may grow
+         * again only by late comers, who take it back without using it. */
+        bool read = atomic_load_explicit(&file->refs, memory_order_seq_cst) != 0;
+        list_append(read ? &left : &done, file);
+        count += read;
+    }
+    s->leaving = left;
+    pthread_mutex_unlock(&s->mutex);
+    while ((file = list_pop(&done))) {
+        s->disk->ops->close(s->disk, file->fd); /* frees the blocks of a removed file: may take a while */
+        pthread_mutex_lock(&s->mutex);
+        list_append(&s->spare, file);
+        pthread_mutex_unlock(&s->mutex);
+    }
+    return count;
+}
+
+/* ---- finding ---- */
+
+struct segment_file *segments_find(const struct segments *s, uint64_t address)
+{
+    _Atomic(struct segment_file *) *slot = slot_find(s, address);
+    /* Acquire: pairs with segments_add. */
+    return slot ? atomic_load_explicit(slot, memory_order_acquire) : NULL;
+}
+
+struct segment_file *segments_acquire(const struct segments *s, uint64_t address)
+{
+    _Atomic(struct segment_file *) *slot = slot_find(s, address);
+    struct segment_file *file = slot ? atomic_load_explicit(slot, memory_order_acquire) : NULL;
+    if (file == NULL)
+        return NULL;
+    /* Sequentially consistent, both: pairs with segments_unlist and segments_reap. */
+    atomic_fetch_add_explicit(&file->refs, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(slot, memory_order_seq_cst) == file)
+        return file;
+    segments_release(file);
+    return NULL;
+}
+
+void segments_release(struct segment_file *file)
+{
+    /* Release: what was read through the descriptor was read before; pairs with segments_reap. */
+    uint32_t before = atomic_fetch_sub_explicit(&file->refs, 1, memory_order_release);
+    CHECK(before > 0);
+}
+
+bool segments_live(const struct segments *s, uint64_t address, int64_t weight)
+{
+    struct segment_file *file = segments_find(s, address);
+    if (file)
+        atomic_fetch_add_explicit(&file->live_bytes, weight, memory_order_relaxed);
+    return file != NULL;
+}
+
+/* ---- numbers ---- */
+
+uint32_t segments_direct_unit(const struct segments *s)
+{
+    uint32_t unit = atomic_load_explicit(&s->direct_unit, memory_order_relaxed);
+    return unit ? unit : DIRECT_UNIT_MAX;
+}
+
+void segments_totals_get(struct segments *s, struct segments_totals *out)
+{
+    *out = (struct segments_totals){0};
+    int64_t live = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (struct segment_file *f = s->listed.first; f; f = f->next) {
+        uint64_t bytes = atomic_load_explicit(&f->bytes, memory_order_relaxed);
+        *(f->data ? &out->data_segments : &out->log_segments) += 1;
+        *(f->data ? &out->data_bytes : &out->log_bytes) += bytes;
+        live += atomic_load_explicit(&f->live_bytes, memory_order_relaxed);
+    }
+    for (struct segment_file *f = s->leaving.first; f; f = f->next)
+        out->leaving_segments++;
+    pthread_mutex_unlock(&s->mutex);
+    out->live_bytes = live > 0 ? (uint64_t)live : 0; /* counts under way may come in any order */
+}
+
+void segments_each(struct segments *s, bool (*each)(void *context, struct segment_file *file), void *context)
+{
+    pthread_mutex_lock(&s->mutex);
+    for (struct segment_file *f = s->listed.first; f && each(context, f); f = f->next)
+        ;
+    pthread_mutex_unlock(&s->mutex);
+}

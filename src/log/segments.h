@@ -1,0 +1,102 @@
+/* segments: the table of all segment files of a store. It owns their descriptors, finds the file that an
+ * address lies in, and counts the live bytes of each.
+ *
+ * An address names a record: bit 63 clear: its LSN, in the log; bit 63 set: in a data segment, number <<
+ * LOG_SEGMENT_SHIFT | offset in the low bits.
+ *
+ * Finding takes no lock. Who wants to read the file, or only to look at its entry while it might be removed,
+ * takes a reference: segments_acquire answers NULL once the file is unlisted, and what it returned stays,
+ * with its descriptor open, until segments_release. NULL means: look the key up again, it has moved. (An
+ * entry's memory is never given back while the table lives, only used again for another file: so a look-up
+ * that comes too late counts up and down in somebody else's entry, and harms nothing.)
+ *
+ * Leaving. Who removes a file takes its name from the folder, unlists it (no new reference from then on), and
+ * calls segments_reap now and later: it closes what nobody reads any more. Only a file in which nothing is
+ * live may be unlisted, so that no index node holds an address in it.
+ *
+ * Thread safety: create and destroy: one thread. find, acquire, release, live, seal: any, wait-free. The
+ * others: any, under a mutex, and may make system calls: not for a worker's turn, but for segments_totals. */
+#ifndef KVASIR_LOG_SEGMENTS_H
+#define KVASIR_LOG_SEGMENTS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "log/log.h"
+#include "sys/disk.h"
+
+enum { SEGMENT_NUMBER_MAX = (1 << (63 - LOG_SEGMENT_SHIFT)) - 1 };
+
+#define SEGMENT_DATA_ADDRESS ((uint64_t)1 << 63)
+
+struct segment_file {
+    /* Set by segments_add, then constant: */
+    uint64_t number;
+    uint64_t generation; /* mixed into the checksum of every record in it */
+    int fd;              /* O_DIRECT where the file system can, read and write; the table's. Use it only with
+                            a reference, or while the file cannot be unlisted */
+    bool data;           /* a data segment; else one of the log */
+    bool listed;         /* under the table's mutex */
+    _Atomic uint64_t bytes; /* file size. Relaxed: recovery and the maker of a data segment change it */
+    _Atomic bool sealed;    /* gets no more writes. Release / acquire: whoever sees it sees the final size */
+    struct segment_file *next; /* under the table's mutex: in the list of listed, leaving or spare ones */
+    /* Written by many threads: a cache line of its own. */
+    _Alignas(64) _Atomic int64_t live_bytes; /* weights of the values that index nodes address. Relaxed */
+    _Atomic uint32_t refs;                   /* reads in flight. See segments_acquire */
+};
+
+struct segments;
+
+/* The disk must outlive the table. */
+struct segments *segments_create(struct disk *disk);
+/* Closes all files. Nothing may hold a reference. NULL: nothing happens. */
+void segments_destroy(struct segments *segments);
+
+/* Lists a file; the table owns fd from then on. number: 0 to SEGMENT_NUMBER_MAX, not listed yet. The entry is
+ * valid until it is unlisted and reaped. */
+struct segment_file *segments_add(struct segments *segments, bool data, uint64_t number, uint64_t generation,
+                                  uint64_t bytes, int fd);
+/* No more writes are to come. */
+void segments_seal(struct segment_file *file);
+/* The file must be listed. It can no longer be found. */
+void segments_unlist(struct segments *segments, struct segment_file *file);
+/* Closes unlisted files without references; returns how many are left to be closed later. */
+unsigned segments_reap(struct segments *segments);
+
+/* The file of that address; NULL: none is listed. */
+struct segment_file *segments_find(const struct segments *segments, uint64_t address);
+/* The same with a reference. */
+struct segment_file *segments_acquire(const struct segments *segments, uint64_t address);
+void segments_release(struct segment_file *file);
+
+/* What a value counts in its segment: about its record's bytes, from what an index node knows. Both ends use
+ * this one formula, so that the count of a segment is exact. */
+static inline uint32_t segment_weight(size_t key_len, size_t value_len)
+{
+    return (uint32_t)((32 + key_len + value_len + 7) & ~(size_t)7);
+}
+
+/* Adds a weight (or takes it away: negative) to the file of that address. False: no such file is listed. */
+bool segments_live(const struct segments *segments, uint64_t address, int64_t weight);
+
+/* Offset and length of a read must be multiples of this (a power of two, 512 to 4096); the buffer's address
+ * of 4096 is enough. Known from the first listed file on; before: 4096. */
+uint32_t segments_direct_unit(const struct segments *segments);
+
+struct segments_totals {
+    uint64_t log_segments, log_bytes; /* with the one made ahead */
+    uint64_t data_segments, data_bytes;
+    uint64_t live_bytes;       /* weights */
+    uint64_t leaving_segments; /* unlisted, still being read */
+};
+void segments_totals_get(struct segments *segments, struct segments_totals *out);
+
+/* Calls each listed file, in the order they were added, until each returns false; under the table's mutex: it
+ * must call nothing above that needs it. */
+void segments_each(struct segments *segments, bool (*each)(void *context, struct segment_file *file),
+                   void *context);
+
+#endif

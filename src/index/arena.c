@@ -9,6 +9,7 @@
 #include "base/spin.h"
 
 enum {
+    SPLIT_CLASSES = 64,      /* up to 1 KiB: there every multiple of the unit is a class */
     REGION_BYTES = 2 << 20,  /* what a cache takes at a time: one huge page */
     CACHE_BLOCKS_MAX = 4096, /* a cache with more free blocks of a class shares half of them */
 };
@@ -43,6 +44,7 @@ status_t arena_init(struct arena *arena)
     arena->base = (char *)p + front;
     madvise(arena->base, arena->reserved_bytes, MADV_HUGEPAGE);
     atomic_init(&arena->used_bytes, 0);
+    atomic_init(&arena->soft_bytes, UINT64_MAX);
     for (unsigned c = 0; c < ARENA_CLASSES; c++) {
         atomic_init(&arena->shared[c].lock, 0);
         atomic_init(&arena->shared[c].head, 0);
@@ -103,20 +105,65 @@ static inline void count_live(struct arena_cache *cache, int64_t bytes)
                           memory_order_relaxed);
 }
 
-uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
+/* A free block of the class from the cache's own list or the shared ones; 0: none. */
+static inline uint32_t take_free(struct arena_cache *cache, unsigned class)
 {
-    DCHECK(class < ARENA_CLASSES);
-    count_live(cache, (int64_t)arena_class_bytes(class));
     uint32_t ref = cache->free[class].head;
     if (UNLIKELY(ref == 0)) {
         ref = take_shared(cache, class);
         if (ref == 0)
-            return alloc_fresh(cache, arena_class_bytes(class));
+            return 0;
         cache->free[class].count = CACHE_BLOCKS_MAX / 2;
     }
     cache->free[class].head = links(cache->arena, ref)[0];
     cache->free[class].count--;
     return ref;
+}
+
+/* The front of a free block of the class `larger`; the rest becomes a free block of its own. */
+static uint32_t split(struct arena_cache *cache, unsigned class, unsigned larger)
+{
+    uint32_t ref = take_free(cache, larger);
+    if (ref == 0)
+        return 0;
+    uint32_t rest = ref + class + 1; /* a small class has class + 1 units */
+    unsigned rest_class = larger - class - 1;
+    links(cache->arena, rest)[0] = cache->free[rest_class].head;
+    cache->free[rest_class].head = rest;
+    cache->free[rest_class].count++;
+    return ref;
+}
+
+/* Blocks of at least twice the size come first: they leave a rest that is good for the same. */
+static uint32_t take_split(struct arena_cache *cache, unsigned class)
+{
+    uint32_t ref = 0;
+    unsigned twice = 2 * class + 1;
+    for (unsigned larger = twice; larger < SPLIT_CLASSES && ref == 0; larger++)
+        ref = split(cache, class, larger);
+    for (unsigned larger = class + 1; larger < twice && larger < SPLIT_CLASSES && ref == 0; larger++)
+        ref = split(cache, class, larger);
+    return ref;
+}
+
+static bool is_short(const struct arena_cache *cache, size_t bytes)
+{
+    struct arena *arena = cache->arena;
+    return cache->bump_end - cache->bump < bytes &&
+           atomic_load_explicit(&arena->used_bytes, memory_order_relaxed) + REGION_BYTES >
+               atomic_load_explicit(&arena->soft_bytes, memory_order_relaxed);
+}
+
+uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
+{
+    DCHECK(class < ARENA_CLASSES);
+    count_live(cache, (int64_t)arena_class_bytes(class));
+    uint32_t ref = take_free(cache, class);
+    if (LIKELY(ref != 0))
+        return ref;
+    if (UNLIKELY(is_short(cache, arena_class_bytes(class))) && (ref = take_split(cache, class)))
+        return ref;
+    return alloc_fresh(cache, arena_class_bytes(class));
 }
 
 static void share_half(struct arena_cache *cache, unsigned class)

@@ -7,7 +7,7 @@
  *
  * Blocks come in size classes: steps of 16 bytes to 1 KiB, then four to a doubling, to 1 MiB. Freed blocks go
  * to lists by class, first of the worker's cache, then shared. Memory never goes back to the system before
- * arena_deinit.
+ * arena_deinit; where it is short (arena_soften), larger free blocks are split for smaller ones.
  *
  * Thread safety: an arena is shared; a cache belongs to one thread. Reference 0 is never handed out. */
 #ifndef KVASIR_INDEX_ARENA_H
@@ -29,6 +29,7 @@ struct arena {
     char *base;
     uint64_t reserved_bytes;
     _Atomic uint64_t used_bytes; /* handed to caches, from the front; never shrinks */
+    _Atomic uint64_t soft_bytes; /* beyond so many used bytes, larger free blocks are split first */
     struct {
         _Atomic uint32_t lock;
         _Atomic uint32_t head; /* list of lists: see arena.c; written under lock */
@@ -82,6 +83,14 @@ static inline uint64_t arena_room(const struct arena *arena)
 {
     return arena->reserved_bytes -
            atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->used_bytes, memory_order_relaxed);
+}
+
+/* From so many used bytes on, free blocks are split before fresh memory is taken. UINT64_MAX (as at the
+ * start): never. Any thread. */
+static inline void arena_soften(struct arena *arena, uint64_t bytes)
+{
+    /* Relaxed: only a preference. */
+    atomic_store_explicit(&arena->soft_bytes, bytes, memory_order_relaxed);
 }
 
 /* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */

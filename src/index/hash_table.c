@@ -189,7 +189,7 @@ static struct hash_buckets *buckets_create(struct hash_table *table, unsigned bi
 
 status_t hash_table_init(struct hash_table *table, struct arena *arena, struct keylock *locks, uint64_t seed)
 {
-    *table = (struct hash_table){.arena = arena, .locks = locks, .seed = seed};
+    *table = (struct hash_table){.arena = arena, .locks = locks, .seed = seed, .room_bytes = UINT64_MAX};
     struct hash_buckets *t = buckets_create(table, BITS_FIRST, NULL);
     if (t == NULL)
         return status_errno(errno, "cannot map the hash table");
@@ -331,7 +331,8 @@ static void grow_or_move(struct hash_table *table, struct arena_cache *cache, st
     if (is_moving(t)) {
         for (unsigned i = 0; i < MOVES_PER_INSERT; i++)
             move_one(table, cache, epoch, t, held);
-    } else {
+    } else if ((uint64_t)64 << (t->bits + 1) <=
+               atomic_load_explicit(&table->room_bytes, memory_order_relaxed)) {
         struct hash_buckets *wider = buckets_create(table, t->bits + 1, t);
         if (wider) /* else it goes on fuller, with overflow buckets, and tries again */
             atomic_store_explicit(&table->current, wider, memory_order_release);
@@ -373,6 +374,23 @@ void hash_table_remove(struct hash_table *table, uint64_t hash, uint32_t ref)
         t = t->old;
     CHECK(bucket_remove(table, &t->buckets[bucket_number(t, hash)], ref));
     atomic_fetch_sub_explicit(&table->count, 1, memory_order_relaxed);
+}
+
+void hash_table_replace(struct hash_table *table, uint64_t hash, uint32_t old_ref, uint32_t new_ref)
+{
+    struct hash_buckets *t = current_of(table);
+    if (t->old && !has_moved(t, hash))
+        t = t->old;
+    for (struct hash_bucket *b = &t->buckets[bucket_number(t, hash)]; b; b = overflow_of(table, b)) {
+        for (unsigned slot = 0; slot < HASH_BUCKET_SLOTS; slot++) {
+            if (bucket_ref(b, slot) == old_ref) {
+                /* Release: pairs with bucket_ref. */
+                atomic_store_explicit(&b->refs[slot], new_ref, memory_order_release);
+                return;
+            }
+        }
+    }
+    CHECK(!"the node to be replaced is in the table");
 }
 
 struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uint32_t ref)

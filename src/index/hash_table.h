@@ -5,9 +5,9 @@
  * quarters full; buckets move one by one, in order, a few with every insert, while both tables serve: bucket
  * i of the old one has moved when i < moved. No operation pauses for a rehash.
  *
- * Thread safety: hash_table_find and _prefetch by anyone inside an epoch section, without locks. _insert and
- * _remove by the holder of the key's lock (keylock.h; a bucket belongs to one stripe). Nodes are compared by
- * the caller's key. */
+ * Thread safety: hash_table_find and _prefetch by anyone inside an epoch section, without locks. _insert,
+ * _remove and _replace by the holder of the key's lock (keylock.h; a bucket belongs to one stripe). Nodes are
+ * compared by the caller's key. */
 #ifndef KVASIR_INDEX_HASH_TABLE_H
 #define KVASIR_INDEX_HASH_TABLE_H
 
@@ -49,12 +49,20 @@ struct hash_table {
     _Atomic(struct hash_buckets *) current;
     _Atomic uint64_t count;
     _Atomic uint64_t mapped_bytes;
+    _Atomic uint64_t room_bytes; /* a wider table may take at most so many */
     _Atomic uint32_t move_lock;
 };
 
 STATUS_MUST_USE status_t hash_table_init(struct hash_table *table, struct arena *arena, struct keylock *locks,
                                          uint64_t seed);
 void hash_table_deinit(struct hash_table *table);
+
+/* A table that would take more bytes is not made; the present one goes on with overflow buckets. Any thread.
+ */
+static inline void hash_table_set_room(struct hash_table *table, uint64_t bytes)
+{
+    atomic_store_explicit(&table->room_bytes, bytes, memory_order_relaxed); /* only a preference */
+}
 
 uint64_t hash_table_hash(const struct hash_table *table, struct slice key);
 
@@ -70,6 +78,9 @@ void hash_table_insert(struct hash_table *table, struct arena_cache *cache, stru
                        uint64_t hash, uint32_t ref);
 /* The node must be there. */
 void hash_table_remove(struct hash_table *table, uint64_t hash, uint32_t ref);
+
+/* Puts another node with the same key in place of one that must be there: readers find one of the two. */
+void hash_table_replace(struct hash_table *table, uint64_t hash, uint32_t old_ref, uint32_t new_ref);
 
 /* The node, if the table holds this reference under this hash. The caller holds the key's lock. */
 struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uint32_t ref);

@@ -362,6 +362,20 @@ void ordered_remove(struct ordered *tree, struct arena_cache *cache, struct epoc
         thin_out(tree, cache, epoch, key, 0);
 }
 
+/* ---- exchanging ---- */
+
+void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref)
+{
+    struct slice key = node_key(arena_at(tree->arena, old_ref));
+    const struct ordered_page *p;
+    uint32_t leaf = lock_for(tree, descend(tree, key, 0, false, &p), key, &p);
+    unsigned at = page_lower_bound(tree->arena, p, key, false);
+    CHECK(at < p->count && page_refs(p)[at] == old_ref);
+    /* In place: the key is the same, so are head and order. Release: pairs with page_ref. */
+    atomic_store_explicit((_Atomic uint32_t *)(uintptr_t)&page_refs(p)[at], new_ref, memory_order_release);
+    spin_unlock(&anchor_at(tree, leaf)->lock);
+}
+
 /* ---- cursors ---- */
 
 void ordered_seek(struct ordered_cursor *cursor, const struct ordered *tree, struct slice from, bool reverse)
@@ -395,7 +409,7 @@ static struct node *next_reverse(struct ordered_cursor *cursor)
             return NULL;
         ordered_seek(cursor, cursor->tree, low, true);
     }
-    return arena_at(cursor->tree->arena, page_refs(cursor->page)[--cursor->position]);
+    return arena_at(cursor->tree->arena, page_ref(cursor->page, (unsigned)--cursor->position));
 }
 
 struct node *ordered_next(struct ordered_cursor *cursor)
@@ -422,7 +436,7 @@ struct node *ordered_next(struct ordered_cursor *cursor)
                 __builtin_prefetch(ahead + line * 64);
         }
     }
-    return arena_at(tree->arena, page_refs(cursor->page)[cursor->position++]);
+    return arena_at(tree->arena, page_ref(cursor->page, (unsigned)cursor->position++));
 }
 
 /* ---- checking ---- */

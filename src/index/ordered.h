@@ -49,6 +49,9 @@ void ordered_insert(struct ordered *tree, struct arena_cache *cache, struct epoc
 void ordered_remove(struct ordered *tree, struct arena_cache *cache, struct epoch_participant *epoch,
                     uint32_t ref);
 
+/* Puts another node with the same key in place of one that must be there. By the holder of the key's lock. */
+void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref);
+
 /* Walks down for n keys in step and prefetches their leaves; hints[i] makes an insert of the same epoch
  * section start there. */
 void ordered_prefetch(const struct ordered *tree, const struct slice *keys, uint32_t *hints, unsigned n);

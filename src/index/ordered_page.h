@@ -1,4 +1,5 @@
-/* ordered_page: the immutable pages of the ordered index: layout, building, searching inside one.
+/* ordered_page: the immutable pages of the ordered index: layout, building, searching inside one. (Immutable
+ * but for one thing: a leaf's reference may become that of another node with the same key.)
  *
  * Layout in one arena block: struct ordered_page, heads[count], refs[count], then (level > 0) key
  * ends[count], then low, high and the separator keys' bytes. In a leaf refs are nodes, in an inner page
@@ -51,6 +52,14 @@ static inline const uint32_t *page_refs(const struct ordered_page *p)
     return p->heads + p->count;
 }
 
+/* A reference in a leaf, by who does not hold the anchor's lock. Acquire: the node is complete; pairs with
+ * ordered_replace. */
+static inline uint32_t page_ref(const struct ordered_page *p, unsigned i)
+{
+    _Atomic uint32_t *refs = (_Atomic uint32_t *)(uintptr_t)page_refs(p);
+    return atomic_load_explicit(&refs[i], memory_order_acquire);
+}
+
 static inline const uint32_t *page_ends(const struct ordered_page *p)
 {
     return p->heads + 2 * p->count;
@@ -74,7 +83,7 @@ static inline struct slice page_high(const struct ordered_page *p)
 static inline struct slice page_key(const struct arena *arena, const struct ordered_page *p, unsigned i)
 {
     if (p->level == 0)
-        return node_key(arena_at(arena, page_refs(p)[i]));
+        return node_key(arena_at(arena, page_ref(p, i)));
     const char *keys = page_bytes(p) + p->low_len + p->high_len;
     uint32_t start = i ? page_ends(p)[i - 1] : 0;
     return slice_make(keys + start, page_ends(p)[i] - start);

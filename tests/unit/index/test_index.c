@@ -124,6 +124,18 @@ static void toggle(struct model *m, int i, bool hint)
     keylock_release(&f->locks, keylock_stripe(hash));
 }
 
+/* Another node with the same key takes the place of one. */
+static void exchange(struct model *m, int i)
+{
+    struct index_fixture *f = m->f;
+    struct node *old = arena_at(&f->arena, m->refs[i]), *node = index_fixture_node(f, 0, model_key(m, i));
+    uint32_t ref = arena_ref(&f->arena, node);
+    hash_table_replace(&f->hash, hash_table_hash(&f->hash, node_key(node)), m->refs[i], ref);
+    ordered_replace(&f->ordered, m->refs[i], ref);
+    epoch_retire_block(&f->participants[0], m->refs[i], node_class(node_meta(old)));
+    m->refs[i] = ref;
+}
+
 static void test_model(void **state)
 {
     (void)state;
@@ -147,7 +159,9 @@ static void test_model(void **state)
         while (is_duplicate(m, i))
             i--;
         bool skip = (phase == 2 && m->refs[i] == 0) || (phase == 1 && m->refs[i]);
-        if (!skip)
+        if (m->refs[i] && op % 5 == 0)
+            exchange(m, i);
+        else if (!skip)
             toggle(m, i, r & 1);
         if (op % 7 == 0)
             check_seek(m, i, r & 2);
@@ -218,12 +232,72 @@ static void test_hash_grows(void **state)
     index_fixture_destroy(f);
 }
 
+/* A block of 96 bytes that was freed serves three of 32, and the rest of one of 80 serves one of 48. */
+static void test_arena_splits(void **state)
+{
+    (void)state;
+    struct index_fixture *f = index_fixture_create(1);
+    struct arena_cache *cache = &f->caches[0];
+    uint32_t large = arena_alloc(cache, arena_class(96)), medium = arena_alloc(cache, arena_class(80));
+    arena_free(cache, large, arena_class(96));
+    arena_free(cache, medium, arena_class(80));
+    int64_t live = atomic_load(&cache->live_bytes);
+    cache->bump = cache->bump_end; /* no fresh memory but in a new region */
+    arena_soften(&f->arena, atomic_load(&f->arena.used_bytes));
+    uint32_t parts[3];
+    for (int i = 0; i < 3; i++)
+        parts[i] = arena_alloc(cache, arena_class(32));
+    uint32_t rest = arena_alloc(cache, arena_class(48));
+    /* Which of the two is split for what is the arena's: together they hold all four, and nothing overlaps.
+     */
+    uint32_t refs[4] = {parts[0], parts[1], parts[2], rest};
+    unsigned units[4] = {2, 2, 2, 3};
+    uint64_t used = atomic_load(&f->arena.used_bytes);
+    for (int i = 0; i < 4; i++) {
+        bool in_large = refs[i] >= large && refs[i] + units[i] <= large + 6;
+        bool in_medium = refs[i] >= medium && refs[i] + units[i] <= medium + 5;
+        assert_true(in_large || in_medium);
+        for (int j = 0; j < i; j++)
+            assert_true(refs[i] + units[i] <= refs[j] || refs[j] + units[j] <= refs[i]);
+    }
+    assert_int_equal(atomic_load(&cache->live_bytes), live + 3 * 32 + 48);
+    /* Nothing is left that could be split: fresh memory again. */
+    (void)arena_alloc(cache, arena_class(1024));
+    assert_true(atomic_load(&f->arena.used_bytes) > used);
+    index_fixture_destroy(f);
+}
+
+/* A table that may not grow goes on with overflow buckets. */
+static void test_hash_without_room(void **state)
+{
+    (void)state;
+    enum { KEYS = 200000 };
+    struct index_fixture *f = index_fixture_create(1);
+    uint64_t mapped = atomic_load(&f->hash.mapped_bytes);
+    char name[32];
+    hash_table_set_room(&f->hash, mapped);
+    for (int i = 0; i < 2 * KEYS; i++) {
+        struct slice key = slice_make(name, (size_t)snprintf(name, sizeof name, "key:%d", i % KEYS));
+        uint64_t hash = hash_table_hash(&f->hash, key);
+        struct node *found = hash_table_find(&f->hash, hash, key);
+        assert_true((found != NULL) == (i >= KEYS));
+        if (found)
+            continue;
+        uint32_t ref = arena_ref(&f->arena, index_fixture_node(f, 0, key));
+        hash_table_insert(&f->hash, &f->caches[0], &f->participants[0], hash, ref);
+    }
+    assert_int_equal(atomic_load(&f->hash.mapped_bytes), mapped);
+    index_fixture_destroy(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_longest_keys),
         cmocka_unit_test(test_hash_grows),
+        cmocka_unit_test(test_arena_splits),
+        cmocka_unit_test(test_hash_without_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

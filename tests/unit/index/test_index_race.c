@@ -1,6 +1,6 @@
-/* Race test: writers put and take keys under the key locks while readers search and scan without locks.
- * Properties: a key that is never taken away is found by every search and every scan; a scan is strictly
- * ascending. */
+/* Race test: writers put and take keys, and exchange nodes, under the key locks while readers search and scan
+ * without locks. Properties: a key that is never taken away is found by every search and every scan; a scan
+ * is strictly ascending. */
 #include <pthread.h>
 
 #include "index_fixture.h"
@@ -46,6 +46,23 @@ static void put_or_take(struct index_fixture *f, unsigned worker, int i)
     keylock_release(&f->locks, keylock_stripe(hash));
 }
 
+/* Keys that stay get other nodes all the time. */
+static void exchange(struct index_fixture *f, unsigned worker, int i)
+{
+    char name[32];
+    struct slice key = key_of(name, i);
+    uint64_t hash = hash_table_hash(&f->hash, key);
+    while (!keylock_acquire(&f->locks, keylock_stripe(hash)))
+        ;
+    struct node *old = hash_table_find(&f->hash, hash, key);
+    uint32_t old_ref = arena_ref(&f->arena, old);
+    uint32_t ref = arena_ref(&f->arena, index_fixture_node(f, worker, key));
+    ordered_replace(&f->ordered, old_ref, ref);
+    hash_table_replace(&f->hash, hash, old_ref, ref);
+    epoch_retire_block(&f->participants[worker], old_ref, node_class(node_meta(old)));
+    keylock_release(&f->locks, keylock_stripe(hash));
+}
+
 static void *race_writer(void *context)
 {
     struct race_thread *t = context;
@@ -55,6 +72,8 @@ static void *race_writer(void *context)
         int i = (int)(fixture_random(&random) % KEYS);
         if (i % 3 != 0)
             put_or_take(t->race->f, t->index, i);
+        else
+            exchange(t->race->f, t->index, i);
         epoch_exit(&t->race->f->participants[t->index]);
     }
     return NULL;

@@ -7,8 +7,8 @@
  * the connection's output buffer, replies are recognised in place.
  *
  * Files: bench_data (keys, values), bench_conn (formatting, sockets), bench_reply (replies), bench_thread
- * (the loop and the choice of operations), bench_report (progress, table, JSON), bench.c (options, threads).
- * Units: ns of CLOCK_MONOTONIC. */
+ * (the loop and the choice of operations), bench_run (threads, signals), bench_report (progress, table,
+ * JSON), bench.c (options). Units: ns of CLOCK_MONOTONIC. */
 #ifndef KVASIR_TOOLS_BENCH_H
 #define KVASIR_TOOLS_BENCH_H
 
@@ -207,5 +207,12 @@ void bench_report_progress(struct bench_thread *threads, unsigned count, const c
                            _Atomic unsigned *running);
 void bench_report_table(FILE *out, const struct bench_config *config, const struct bench_totals *totals);
 void bench_report_json(FILE *out, const struct bench_config *config, const struct bench_totals *totals);
+
+/* bench_run.c */
+/* Once, first: signals (SIGINT and SIGTERM end the run), limit of open files, CPU. */
+void bench_prepare_process(const struct bench_config *config);
+/* Opens every connection, runs, and collects. *totals->error_text points into static memory. */
+STATUS_MUST_USE status_t bench_run(const struct bench_config *config, const char *phase,
+                                   struct bench_totals *totals);
 
 #endif

@@ -1,7 +1,7 @@
 /* bench-sink: a server that does as little as possible, the yardstick of `kvasir bench`: what the generator
  * reaches against it is what the generator (and the kernel's loopback) can do. One thread, epoll. The first
  * request on a connection tells the length of all of them; for every so many bytes it answers one 64-byte
- * bulk. Nothing is stored or looked up.
+ * bulk, or to requests of three parts (SET) an OK. Nothing is stored or looked up.
  *
  * usage: bench-sink PORT      e.g. taskset -c 0 bench-sink 7777 & kvasir bench --connect :7777 --pin 1
  * --clients 8 --pipeline 500 */
@@ -23,6 +23,7 @@
 enum {
     VALUE_BYTES = 64,
     REPLY_BYTES = 5 + VALUE_BYTES + 2,
+    OK_BYTES = 5,
     REPLIES = 1024,
     IN_BYTES = 1 << 16,
     FDS_MAX = 20000
@@ -32,12 +33,14 @@ struct conn {
     uint64_t request_bytes; /* 0: not known yet */
     uint64_t partial_bytes; /* of the last request */
     uint64_t owed_bytes;    /* of replies not sent */
-    uint64_t phase;         /* bytes of a reply that were sent */
+    uint64_t phase;         /* where in the replies sending goes on */
+    bool set;               /* requests have three parts */
     bool want_out;
 };
 
 static struct conn conns[FDS_MAX];
 static char replies[REPLIES * REPLY_BYTES];
+static char oks[REPLIES * OK_BYTES];
 static char in[IN_BYTES];
 
 /* Length of the first request: a whole one must have arrived in one piece. */
@@ -58,12 +61,13 @@ static void send_owed(int epoll, int fd)
 {
     struct conn *c = &conns[fd];
     while (c->owed_bytes) {
-        size_t n = sizeof replies - c->phase;
-        ssize_t sent = send(fd, replies + c->phase, n < c->owed_bytes ? n : c->owed_bytes, MSG_NOSIGNAL);
+        size_t size = c->set ? sizeof oks : sizeof replies, n = size - c->phase;
+        ssize_t sent = send(fd, (c->set ? oks : replies) + c->phase, n < c->owed_bytes ? n : c->owed_bytes,
+                            MSG_NOSIGNAL);
         if (sent <= 0)
             break;
         c->owed_bytes -= (uint64_t)sent;
-        c->phase = (c->phase + (uint64_t)sent) % REPLY_BYTES;
+        c->phase = (c->phase + (uint64_t)sent) % (c->set ? OK_BYTES : REPLY_BYTES);
     }
     bool want_out = c->owed_bytes > 0;
     if (want_out != c->want_out) {
@@ -83,14 +87,16 @@ static void serve(int epoll, int fd)
         return;
     }
     in[n] = '\0';
-    if (c->request_bytes == 0)
+    if (c->request_bytes == 0) {
         c->request_bytes = request_length(in, (size_t)n);
+        c->set = in[1] == '3';
+    }
     if (c->request_bytes == 0) {
         close(fd);
         return;
     }
     c->partial_bytes += (uint64_t)n;
-    c->owed_bytes += c->partial_bytes / c->request_bytes * REPLY_BYTES;
+    c->owed_bytes += c->partial_bytes / c->request_bytes * (c->set ? OK_BYTES : REPLY_BYTES);
     c->partial_bytes %= c->request_bytes;
     send_owed(epoll, fd);
 }
@@ -125,6 +131,7 @@ int main(int argc, char **argv)
         memcpy(p, "$64\r\n", 5);
         memset(p + 5, 'x', VALUE_BYTES);
         memcpy(p + 5 + VALUE_BYTES, "\r\n", 2);
+        memcpy(oks + i * OK_BYTES, "+OK\r\n", OK_BYTES);
     }
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event events[256], event = {.events = EPOLLIN, .data.fd = listener};

@@ -20,7 +20,7 @@ static const struct tool {
     {"put", tool_put, "store a value"},
     {"del", tool_del, "delete keys"},
     {"ls", tool_ls, "list the children of a path"},
-    {"load", tool_load, "load many keys from a file: deb822, tsv, ndjson"},
+    {"load", tool_load, "load many keys from a file (deb822, tsv, ndjson), or random ones"},
     {"bench", tool_bench, "measure a server"},
     {"log", tool_log, "print a server's log"},
 };

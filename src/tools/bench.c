@@ -13,9 +13,17 @@ static const char about[] =
     "of reads R:\n"
     "0.9 or 90%), range (RANGE pages in order), ycsb-a..f. Reads want the keys there: add --load the first "
     "time.\n"
+    "Of the records that `kvasir load --generate N` made, named by the same --keys N, --seed, --min-size, "
+    "--max-size, --key:\n"
+    "cold (GETs; a missing one is an error, and with --verify one of other content), overwrite (SETs of "
+    "fresh "
+    "content\n"
+    "that verifies as well).\n"
     "Without --rate a client sends --pipeline requests, awaits their replies, and sends the next. With "
     "--rate requests\n"
-    "start on schedule and latency counts from there. Exit code 2 when nothing but errors came back.";
+    "start on schedule and latency counts from there. Exit code 1 when a value was wrong, or with cold and "
+    "overwrite\n"
+    "anything else was; 2 when nothing but errors came back, or no run was possible.";
 
 enum { VALUE_BYTES_MAX = 1 << 26, LOAD_PIPELINE = 200, LOAD_CLIENTS = 8 };
 
@@ -47,7 +55,8 @@ static bool parse_share(const char *text, unsigned *thousandths)
     return v <= 1;
 }
 
-/* Sets mix, insert_only, and the distribution where the workload names one and the user did not (dist -1). */
+/* Sets mix, insert_only, generated, and the distribution where the workload names one and the user did not
+ * (dist -1). */
 static status_t parse_workload(struct bench_config *config, int dist)
 {
     static const struct {
@@ -59,6 +68,8 @@ static status_t parse_workload(struct bench_config *config, int dist)
         {"set", {.set = 1000}, BENCH_UNIFORM},
         {"insert", {.insert = 1000}, BENCH_UNIFORM},
         {"range", {.range = 1000}, BENCH_UNIFORM},
+        {"cold", {.get = 1000}, BENCH_UNIFORM},
+        {"overwrite", {.set = 1000}, BENCH_UNIFORM},
         {"ycsb-a", {.get = 500, .set = 500}, BENCH_ZIPF},
         {"ycsb-b", {.get = 950, .set = 50}, BENCH_ZIPF},
         {"ycsb-c", {.get = 1000}, BENCH_ZIPF},
@@ -73,6 +84,7 @@ static status_t parse_workload(struct bench_config *config, int dist)
         config->mix = table[i].mix;
         config->dist = dist >= 0 ? (enum bench_dist)dist : table[i].dist;
         config->insert_only = config->mix.insert == 1000;
+        config->generated = strcmp(w, "cold") == 0 || strcmp(w, "overwrite") == 0;
         if (config->mix.range != 1000)
             config->range_limit = 0;
         return status_ok();
@@ -80,17 +92,41 @@ static status_t parse_workload(struct bench_config *config, int dist)
     if (strncmp(w, "mixed:", 6) != 0 || !parse_share(w + 6, &config->mix.get))
         return status_error(STATUS_INVALID,
                             "--workload: '%.60s' is not get, set, insert, mixed:R (share of reads, as 0.9 "
-                            "or 90%%), range, or ycsb-a..f",
+                            "or 90%%), range, cold, overwrite, or ycsb-a..f",
                             w);
     config->mix.set = 1000 - config->mix.get;
     config->dist = dist >= 0 ? (enum bench_dist)dist : BENCH_UNIFORM;
     return status_ok();
 }
 
-static status_t parse_rest(struct bench_config *config, const char *value_size, int dist, double seconds)
+/* Sizes, and which records. --seed is that of the records if they are generated, else of the choice of keys,
+ * whose default is the time. */
+static status_t parse_data(struct bench_config *config, const char *value_size,
+                           const struct bench_record_options *options)
 {
-    TRY(parse_value_size(value_size, &config->sizes));
-    TRY(parse_workload(config, dist));
+    config->seed = bench_now_ns();
+    if (!config->generated) {
+        struct bench_record_options others = *options;
+        others.seed = UINT64_MAX;
+        const char *name = bench_record_option_named(&others);
+        if (name)
+            return status_error(STATUS_INVALID, "--%s goes with --workload cold and overwrite", name);
+        if (options->seed != UINT64_MAX)
+            config->seed = options->seed;
+        return parse_value_size(value_size ? value_size : "64", &config->sizes);
+    }
+    if (value_size)
+        return status_error(STATUS_INVALID, "--value-size: --workload %s has --min-size and --max-size",
+                            config->workload);
+    TRY(bench_records_init(&config->records, options));
+    if (config->protocol != BENCH_RESP && config->records.key == BENCH_KEY_UUID)
+        return status_error(STATUS_INVALID, "--key: memcached's keys are text; use --key counter");
+    config->sizes = config->records.sizes;
+    return status_ok();
+}
+
+static status_t parse_rest(struct bench_config *config, double seconds)
+{
     if (config->protocol != BENCH_RESP && config->mix.range)
         return status_error(STATUS_INVALID, "--protocol: memcached knows no ranges");
     if (config->threads > config->clients)
@@ -147,8 +183,9 @@ static int bench(const struct bench_config *config)
     if (config->json && totals.errors)
         fprintf(stderr, "kvasir bench: %llu errors, the first: %s\n", (unsigned long long)totals.errors,
                 totals.error_text);
-    bool useless = totals.errors && totals.errors >= totals.ops;
-    return useless || totals.wrong ? TOOL_ERROR : TOOL_OK;
+    if (totals.wrong || (config->generated && totals.errors))
+        return TOOL_WRONG;
+    return totals.errors && totals.errors >= totals.ops ? TOOL_ERROR : TOOL_OK;
 }
 
 int tool_bench(int argc, char **argv)
@@ -160,11 +197,11 @@ int tool_bench(int argc, char **argv)
                                   .threads = 1,
                                   .keys = 1000000,
                                   .range_limit = 1000};
-    const char *value_size = "64";
+    struct bench_record_options records = BENCH_RECORD_UNSET;
+    const char *value_size = NULL;
     int protocol = BENCH_RESP, dist = -1, order = BENCH_ORDER_RANDOM, rest;
     uint64_t pin = UINT64_MAX;
     double seconds = 0;
-    config.seed = bench_now_ns();
     const struct option_spec specs[] = {
         {"connect", OPTION_TEXT, &config.connect, "HOST:PORT",
          "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")", 0, 0},
@@ -174,6 +211,10 @@ int tool_bench(int argc, char **argv)
         {"threads", OPTION_U64, &config.threads, "N", "threads that share the connections (1)", 1, 64},
         {"keys", OPTION_U64, &config.keys, "N", "number of keys (1000000)", 1, 100000000000},
         {"value-size", OPTION_TEXT, &value_size, "A[-B]", "bytes of a value (64)", 0, 0},
+        {"min-size", OPTION_SIZE, &records.min_bytes, "B", "of a generated record's value (1024)", 0, 0},
+        {"max-size", OPTION_SIZE, &records.max_bytes, "B", "(4096; one of the two alone: all of that size)",
+         0, 0},
+        {"key", OPTION_CHOICE, &records.key, "uuid|counter", "of a generated record (uuid)", 0, 0},
         {"dist", OPTION_CHOICE, &dist, "uniform|zipf", "how keys are chosen (uniform; zipf for ycsb)", 0, 0},
         {"order", OPTION_CHOICE, &order, "random|seq", "of inserted keys (random)", 0, 0},
         {"range-limit", OPTION_U64, &config.range_limit, "N", "keys a page of the range workload (1000)", 1,
@@ -192,7 +233,8 @@ int tool_bench(int argc, char **argv)
         {"protocol", OPTION_CHOICE, &protocol, "resp|memcached|memcached-meta",
          "what the server speaks (resp)", 0, 0},
         {"pin", OPTION_U64, &pin, "CPU", "run the first thread on this CPU, others on the next", 0, 1023},
-        {"seed", OPTION_U64, &config.seed, "N", "of the choice of keys (the time)", 0, 0},
+        {"seed", OPTION_U64, &records.seed, "N",
+         "of the choice of keys (the time); cold, overwrite: of the records (1)", 0, UINT64_MAX - 1},
         {"json", OPTION_FLAG, &config.json, NULL, "one JSON object on stdout instead of the table", 0, 0},
         {0},
     };
@@ -202,7 +244,11 @@ int tool_bench(int argc, char **argv)
     config.protocol = (enum bench_protocol)protocol;
     config.order = (enum bench_order)order;
     config.pin = pin == UINT64_MAX ? -1 : (int64_t)pin;
-    status_t s = parse_rest(&config, value_size, dist, seconds);
+    status_t s = parse_workload(&config, dist);
+    if (status_is_ok(&s))
+        s = parse_data(&config, value_size, &records);
+    if (status_is_ok(&s))
+        s = parse_rest(&config, seconds);
     if (!status_is_ok(&s)) {
         fprintf(stderr, "kvasir bench: %s\n", s.text);
         return TOOL_ERROR;

@@ -2,9 +2,10 @@
  * thread's run.
  *
  * One thread drives many connections through one epoll instance. A closed-loop connection sends `pipeline`
- * requests, awaits all their replies, and sends the next ones. With a rate, requests have an intended start
- * each, whether or not the server keeps up; latency counts from there. Requests are formatted straight into
- * the connection's output buffer, replies are recognised in place.
+ * requests, awaits all their replies, and sends the next ones; with generated records it sends one for every
+ * reply instead, as a disk measured at a fixed queue depth wants it. With a rate, requests have an intended
+ * start each, whether or not the server keeps up; latency counts from there. Requests are formatted straight
+ * into the connection's output buffer, replies are recognised in place.
  *
  * Files: bench_data (keys, values), bench_conn (formatting, sockets), bench_reply (replies), bench_thread
  * (the loop and the choice of operations), bench_run (threads, signals), bench_report (progress, table,
@@ -23,6 +24,7 @@
 #include "base/prng.h"
 #include "base/status.h"
 #include "tools/bench_data.h"
+#include "tools/bench_record.h"
 #include "tools/reply_scan.h"
 
 enum bench_protocol { BENCH_RESP, BENCH_MEMCACHED, BENCH_MEMCACHED_META };
@@ -58,8 +60,11 @@ struct bench_config {
     bool insert_only; /* ids 0..keys-1, each once, then the end */
     uint64_t clients, pipeline, threads, keys;
     struct bench_sizes sizes;
-    uint64_t range_limit; /* keys a page of the range workload; 0: 1..BENCH_SCAN_KEYS_MAX at random */
-    double seconds;       /* whole run; 0: no end (insert) */
+    bool generated;               /* keys and values are those of `records`, each reply is checked */
+    struct bench_records records; /* if generated */
+    uint64_t errors_max;          /* more errors end the run; 0: none do */
+    uint64_t range_limit;         /* keys a page of the range workload; 0: 1..BENCH_SCAN_KEYS_MAX at random */
+    double seconds;               /* whole run; 0: no end (insert) */
     double warmup_seconds;
     double rate;     /* requests a second over all connections; 0: closed loop */
     uint64_t beside; /* with a rate: further connections that send SETs, `pipeline` at a time, as fast as they
@@ -70,14 +75,16 @@ struct bench_config {
 };
 
 struct bench_stats {
-    _Atomic uint64_t ops;    /* replies that ended an operation */
-    _Atomic uint64_t errors; /* error replies among them */
+    _Atomic uint64_t ops; /* replies that ended an operation */
+    _Atomic uint64_t
+        errors; /* error replies among them; of generated records also what nils and wrong count */
     _Atomic uint64_t nils;
-    _Atomic uint64_t wrong;      /* --verify: not the value it should be */
-    _Atomic uint64_t range_keys; /* keys that came in RANGE replies */
-    _Atomic uint64_t behind_ns;  /* open loop: how late the last request was sent */
-    _Atomic uint64_t beside_ops; /* of the connections beside the measured ones */
-    struct histogram latency;    /* ns */
+    _Atomic uint64_t wrong;       /* --verify: not the value it should be */
+    _Atomic uint64_t value_bytes; /* generated records: of values read or stored */
+    _Atomic uint64_t range_keys;  /* keys that came in RANGE replies */
+    _Atomic uint64_t behind_ns;   /* open loop: how late the last request was sent */
+    _Atomic uint64_t beside_ops;  /* of the connections beside the measured ones */
+    struct histogram latency;     /* ns */
 };
 
 /* Only the owning thread writes; relaxed: progress may be a little stale, and the end is read after
@@ -194,7 +201,7 @@ void bench_thread_close(struct bench_thread *t);
 
 /* bench_report.c */
 struct bench_totals {
-    uint64_t ops, errors, nils, wrong, range_keys, behind_ns, beside_ops;
+    uint64_t ops, errors, nils, wrong, value_bytes, range_keys, behind_ns, beside_ops;
     double seconds, ops_per_second;
     struct histogram latency;
     const char *error_text;

@@ -73,9 +73,24 @@ bool bench_conn_room(const struct bench_thread *t, const struct bench_conn *c)
 
 #define PUT_TEXT(p, text) (memcpy((p), (text), sizeof(text) - 1), (p) + sizeof(text) - 1)
 
-static char *put_value(char *p, uint64_t id, size_t len)
+/* Over the "key:000000000000" of a request. */
+static inline void put_key(const struct bench_thread *t, char *dst, uint64_t id)
 {
-    bench_value_fill(p, len, id);
+    if (t->config->generated)
+        bench_record_key(&t->config->records, id, dst);
+    else
+        bench_put_digits(dst + BENCH_KEY_BYTES - BENCH_KEY_DIGITS, id);
+}
+
+static char *put_value(const struct bench_thread *t, char *p, enum bench_op op, uint64_t id, size_t len,
+                       uint64_t start_ns)
+{
+    if (t->config->generated) {
+        uint32_t fresh = (uint32_t)prng_mix(start_ns + prng_mix(id)) | 1;
+        bench_record_fill(&t->config->records, p, len, id, op == BENCH_INSERT ? 0 : fresh);
+    } else {
+        bench_value_fill(p, len, id);
+    }
     return PUT_TEXT(p + len, "\r\n");
 }
 
@@ -96,33 +111,35 @@ static char *put_get(const struct bench_thread *t, char *p, uint64_t id)
     char *q;
     if (t->config->protocol == BENCH_RESP) {
         q = PUT_TEXT(p, "*2\r\n$3\r\nGET\r\n$16\r\nkey:000000000000\r\n");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 2, id);
+        put_key(t, q - BENCH_KEY_BYTES - 2, id);
     } else if (t->config->protocol == BENCH_MEMCACHED) {
         q = PUT_TEXT(p, "get key:000000000000\r\n");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 2, id);
+        put_key(t, q - BENCH_KEY_BYTES - 2, id);
     } else {
         q = PUT_TEXT(p, "mg key:000000000000 v\r\n");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 4, id);
+        put_key(t, q - BENCH_KEY_BYTES - 4, id);
     }
     return q;
 }
 
-static char *put_set(const struct bench_thread *t, char *p, uint64_t id)
+static char *put_set(const struct bench_thread *t, char *p, enum bench_op op, uint64_t id, uint64_t start_ns)
 {
-    uint32_t len = bench_value_bytes(&t->config->sizes, id);
+    const struct bench_config *config = t->config;
+    uint32_t len =
+        config->generated ? bench_record_bytes(&config->records, id) : bench_value_bytes(&config->sizes, id);
     char *q;
     if (t->config->protocol == BENCH_RESP) {
         q = PUT_TEXT(p, "*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000000\r\n$");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 3, id);
+        put_key(t, q - BENCH_KEY_BYTES - 3, id);
     } else if (t->config->protocol == BENCH_MEMCACHED) {
         q = PUT_TEXT(p, "set key:000000000000 0 0 ");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 5, id);
+        put_key(t, q - BENCH_KEY_BYTES - 5, id);
     } else {
         q = PUT_TEXT(p, "ms key:000000000000 ");
-        bench_put_digits(q - BENCH_KEY_DIGITS - 1, id);
+        put_key(t, q - BENCH_KEY_BYTES - 1, id);
     }
     q = PUT_TEXT(put_number(q, len), "\r\n");
-    return put_value(q, id, len);
+    return put_value(t, q, op, id, len, start_ns);
 }
 
 static char *put_range(char *p, uint64_t id, uint64_t limit)
@@ -150,7 +167,7 @@ void bench_conn_put(const struct bench_thread *t, struct bench_conn *c, enum ben
         p = put_range(p, id, limit ? limit : 1 + (prng_mix(start_ns + id) % BENCH_SCAN_KEYS_MAX));
         break;
     default:
-        p = put_set(t, p, id);
+        p = put_set(t, p, op, id, start_ns);
     }
     c->out_tail = (size_t)(p - c->out);
     DCHECK(c->out_tail <= c->out_capacity);

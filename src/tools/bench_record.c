@@ -21,10 +21,12 @@ status_t bench_records_init(struct bench_records *records, const struct bench_re
     if (min > max)
         return status_error(STATUS_INVALID, "--min-size: %llu is more than --max-size %llu",
                             (unsigned long long)min, (unsigned long long)max);
-    if (min < BENCH_RECORD_BYTES_MIN || max > BENCH_RECORD_BYTES_MAX)
-        return status_error(STATUS_INVALID, "--%s-size: sizes are %d to %d bytes",
-                            min < BENCH_RECORD_BYTES_MIN ? "min" : "max", BENCH_RECORD_BYTES_MIN,
-                            BENCH_RECORD_BYTES_MAX);
+    if (min < BENCH_RECORD_BYTES_MIN || max > BENCH_RECORD_BYTES_MAX) {
+        bool of_min = max <= BENCH_RECORD_BYTES_MAX ? options->min_bytes != UINT64_MAX
+                                                    : options->max_bytes == UINT64_MAX;
+        return status_error(STATUS_INVALID, "--%s-size: sizes are %d to %d bytes", of_min ? "min" : "max",
+                            BENCH_RECORD_BYTES_MIN, BENCH_RECORD_BYTES_MAX);
+    }
     uint64_t seed = options->seed == UINT64_MAX ? 1 : options->seed;
     *records = (struct bench_records){.seed = seed,
                                       .base = prng_mix(seed),

@@ -95,6 +95,38 @@ static void note_error(struct bench_thread *t, struct slice text)
     if (t->error_text[0] == '\0')
         snprintf(t->error_text, sizeof t->error_text, "%.*s", (int)(text.len < 180 ? text.len : 180),
                  text.data);
+    uint64_t max = t->config->errors_max;
+    if (max && BENCH_LOAD(t->current->errors) > max)
+        atomic_store_explicit(&t->shared->stop, true, memory_order_relaxed); /* only a request to end */
+}
+
+static bool is_set(enum bench_op op)
+{
+    return op == BENCH_SET || op == BENCH_RMW_SET || op == BENCH_INSERT;
+}
+
+/* A generated record was read: it has to be there, of its length, and with --verify of its content. */
+static void settle_record(struct bench_thread *t, uint64_t id, enum found found, const struct reply *r)
+{
+    const struct bench_config *config = t->config;
+    uint32_t bytes = bench_record_bytes(&config->records, id);
+    char text[100];
+    int n;
+    if (found == FOUND_NIL) {
+        BENCH_COUNT(t->current->nils, 1);
+        n = snprintf(text, sizeof text, "record %llu is missing", (unsigned long long)id);
+    } else if (r->value.len != bytes) {
+        BENCH_COUNT(t->current->wrong, 1);
+        n = snprintf(text, sizeof text, "record %llu has %zu bytes instead of %u", (unsigned long long)id,
+                     r->value.len, bytes);
+    } else if (config->verify && !bench_record_matches(&config->records, r->value, id)) {
+        BENCH_COUNT(t->current->wrong, 1);
+        n = snprintf(text, sizeof text, "record %llu has another content", (unsigned long long)id);
+    } else {
+        BENCH_COUNT(t->current->value_bytes, bytes);
+        return;
+    }
+    note_error(t, slice_make(text, (size_t)n));
 }
 
 /* Everything that a reply to this request means, but the latency. True when it ended an operation. */
@@ -107,6 +139,10 @@ static bool settle(struct bench_thread *t, struct bench_conn *c, const struct be
         return true;
     if (found == FOUND_ERROR)
         note_error(t, r->value);
+    else if (is_set(op) && t->config->protocol == BENCH_RESP && !slice_equal(r->value, SLICE_LITERAL("OK")))
+        note_error(t, SLICE_LITERAL("a SET was not answered with OK"));
+    else if (op == BENCH_GET && t->config->generated)
+        settle_record(t, id, found, r);
     else if (found == FOUND_NIL)
         BENCH_COUNT(t->current->nils, 1);
     else if (op == BENCH_RANGE)
@@ -123,9 +159,37 @@ static bool settle(struct bench_thread *t, struct bench_conn *c, const struct be
     return false;
 }
 
-/* The usual replies at their fixed places. Returns the bytes, 0 for "look closer". */
-static inline size_t usual_reply(const struct bench_thread *t, enum bench_op op, const char *p, size_t len)
+/* A generated record as it should be, with its value_bytes. Returns the bytes, 0 for "look closer". */
+static size_t record_reply(const struct bench_config *config, uint64_t id, const char *p, size_t len,
+                           uint32_t *value_bytes)
 {
+    char head[16];
+    uint32_t bytes = bench_record_bytes(&config->records, id), rest = bytes;
+    char *q = head + sizeof head;
+    *--q = '\n';
+    *--q = '\r';
+    do
+        *--q = (char)('0' + rest % 10);
+    while (rest /= 10);
+    *--q = '$';
+    size_t head_bytes = (size_t)(head + sizeof head - q), n = head_bytes + bytes + 2;
+    if (len < n || memcmp(p, q, head_bytes) != 0 || load_u16(p + n - 2) != ('\r' | '\n' << 8))
+        return 0;
+    if (config->verify && !bench_record_matches(&config->records, slice_make(p + head_bytes, bytes), id))
+        return 0;
+    *value_bytes = bytes;
+    return n;
+}
+
+/* The usual replies at their fixed places. Returns the bytes, 0 for "look closer". */
+static inline size_t usual_reply(const struct bench_thread *t, const struct bench_request *request,
+                                 const char *p, size_t len, uint32_t *value_bytes)
+{
+    enum bench_op op = (enum bench_op)(request->op_id >> 56);
+    const struct bench_config *config = t->config;
+    uint64_t id = request->op_id & ((1ull << 56) - 1);
+    if (op == BENCH_GET && config->generated)
+        return config->protocol == BENCH_RESP ? record_reply(config, id, p, len, value_bytes) : 0;
     if (op == BENCH_GET) {
         size_t n = t->get_reply_bytes;
         if (!t->get_fixed || len < n || (load_u64(p) & t->get_head_mask) != t->get_head_word ||
@@ -133,16 +197,18 @@ static inline size_t usual_reply(const struct bench_thread *t, enum bench_op op,
             return 0;
         return n;
     }
-    bool set = op == BENCH_SET || op == BENCH_RMW_SET || (op == BENCH_INSERT && t->config->insert_only);
-    if (set && len >= 5 && memcmp(p, "+OK\r\n", 5) == 0)
+    bool set = is_set(op) && (op != BENCH_INSERT || config->insert_only);
+    if (set && len >= 5 && memcmp(p, "+OK\r\n", 5) == 0) {
+        *value_bytes = config->generated ? bench_record_bytes(&config->records, id) : 0;
         return 5;
+    }
     return 0;
 }
 
 status_t bench_reply_take(struct bench_thread *t, struct bench_conn *c, uint64_t now_ns)
 {
     struct bench_stats *stats = t->current;
-    uint64_t ops = 0;
+    uint64_t ops = 0, bytes = 0;
     status_t status = status_ok();
     while (c->in_head < c->in_tail) {
         const char *p = c->in + c->in_head;
@@ -153,7 +219,8 @@ status_t bench_reply_take(struct bench_thread *t, struct bench_conn *c, uint64_t
         }
         struct bench_request request = c->ring[c->ring_head & c->ring_mask];
         bool ended = true;
-        size_t n = c->scan.done ? 0 : usual_reply(t, (enum bench_op)(request.op_id >> 56), p, len);
+        uint32_t value_bytes = 0;
+        size_t n = c->scan.done ? 0 : usual_reply(t, &request, p, len, &value_bytes);
         if (UNLIKELY(n == 0)) {
             struct reply reply = {0};
             enum found found = t->config->protocol == BENCH_RESP ? look_resp(c, p, len, &reply)
@@ -174,9 +241,11 @@ status_t bench_reply_take(struct bench_thread *t, struct bench_conn *c, uint64_t
             BENCH_COUNT(stats->beside_ops, 1);
         } else if (ended && !t->draining) {
             ops++;
+            bytes += value_bytes;
             histogram_add(&stats->latency, now_ns > request.start_ns ? now_ns - request.start_ns : 0);
         }
     }
     BENCH_COUNT(stats->ops, ops);
+    BENCH_COUNT(stats->value_bytes, bytes);
     return status;
 }

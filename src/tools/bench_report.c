@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "tools/progress.h"
 
 static double us(uint64_t ns)
 {
@@ -21,6 +22,7 @@ static void add_stats(struct bench_totals *totals, const struct bench_stats *sta
     totals->errors += BENCH_LOAD(stats->errors);
     totals->nils += BENCH_LOAD(stats->nils);
     totals->wrong += BENCH_LOAD(stats->wrong);
+    totals->value_bytes += BENCH_LOAD(stats->value_bytes);
     totals->range_keys += BENCH_LOAD(stats->range_keys);
     totals->beside_ops += BENCH_LOAD(stats->beside_ops);
     if (BENCH_LOAD(stats->behind_ns) > totals->behind_ns)
@@ -38,6 +40,11 @@ void bench_totals_collect(struct bench_totals *totals, const struct bench_thread
         if (with_warmup) { /* the run goes on: its times and texts are not there yet */
             add_stats(totals, &t->warmup);
             continue;
+        }
+        if (t->config->generated) { /* what is wrong, is wrong in the warm-up too */
+            totals->errors += BENCH_LOAD(t->warmup.errors);
+            totals->nils += BENCH_LOAD(t->warmup.nils);
+            totals->wrong += BENCH_LOAD(t->warmup.wrong);
         }
         double seconds =
             t->count_end_ns > t->count_start_ns ? (double)(t->count_end_ns - t->count_start_ns) / 1e9 : 0;
@@ -67,18 +74,27 @@ static void histogram_since(struct histogram *out, const struct histogram *now,
 }
 
 static void print_line(const struct bench_totals *now, const struct bench_totals *before, const char *phase,
-                       double elapsed, double step, bool terminal, bool open_loop)
+                       double elapsed, double step, bool terminal, const struct bench_config *config)
 {
     static struct histogram step_latency; /* main thread only; too large for a stack */
     histogram_since(&step_latency, &now->latency, &before->latency);
     char behind[64] = "";
     uint64_t ops = BENCH_LOAD(step_latency.count);
-    if (open_loop && now->behind_ns > 100000000)
+    fputs(terminal ? "\r\033[K" : "", stderr);
+    if (config->generated && config->insert_only) {
+        progress_bar(stderr, (double)now->ops / (double)config->keys, now->ops,
+                     (double)(now->ops - before->ops) / step, (double)now->value_bytes / 1e6 / elapsed,
+                     elapsed);
+        fputs(terminal ? "" : "\n", stderr);
+        fflush(stderr);
+        return;
+    }
+    if (config->rate > 0 && now->behind_ns > 100000000)
         snprintf(behind, sizeof behind, "  BEHIND by %.1f s: the rate is not reached",
                  (double)now->behind_ns / 1e9);
-    fprintf(stderr, "%s%s %4.0f s  %11.0f ops/s  p50 %8.1f us  p99 %9.1f us%s%s", terminal ? "\r\033[K" : "",
-            phase, elapsed, (double)ops / step, quantile_us(&step_latency, 0.5),
-            quantile_us(&step_latency, 0.99), behind, terminal ? "" : "\n");
+    fprintf(stderr, "%s %4.0f s  %11.0f ops/s  p50 %8.1f us  p99 %9.1f us%s%s", phase, elapsed,
+            (double)ops / step, quantile_us(&step_latency, 0.5), quantile_us(&step_latency, 0.99), behind,
+            terminal ? "" : "\n");
     fflush(stderr);
 }
 
@@ -100,7 +116,7 @@ void bench_report_progress(struct bench_thread *threads, unsigned count, const c
         turn ^= 1;
         bench_totals_collect(&totals[turn], threads, count, true);
         print_line(&totals[turn], &totals[turn ^ 1], phase, (double)(now_ns - start_ns) / 1e9,
-                   (double)(now_ns - last_ns) / 1e9, terminal, threads[0].config->rate > 0);
+                   (double)(now_ns - last_ns) / 1e9, terminal, threads[0].config);
         printed = true;
         last_ns = now_ns;
     }
@@ -118,6 +134,9 @@ void bench_report_table(FILE *out, const struct bench_config *config, const stru
         fprintf(out, ", open-loop at %.0f/s", config->rate);
     fprintf(out, ": %llu operations in %.2f s\n", (unsigned long long)t->ops, t->seconds);
     fprintf(out, "  throughput   %14.0f ops/s\n", t->ops_per_second);
+    if (config->generated)
+        fprintf(out, "  values       %14.1f MB/s\n",
+                t->seconds > 0 ? (double)t->value_bytes / 1e6 / t->seconds : 0);
     if (t->range_keys)
         fprintf(out, "  keys read    %14.0f keys/s\n", (double)t->range_keys / t->seconds);
     if (config->beside)
@@ -130,11 +149,13 @@ void bench_report_table(FILE *out, const struct bench_config *config, const stru
     fprintf(out, "         p99.9 %14.1f us\n", quantile_us(h, 0.999));
     fprintf(out, "           max %14.1f us\n", us(BENCH_LOAD(h->max)));
     if (t->nils)
-        fprintf(out, "  absent keys  %14llu  (--load stores them first)\n", (unsigned long long)t->nils);
+        fprintf(out, "  absent keys  %14llu  (%s stores them first)\n", (unsigned long long)t->nils,
+                config->generated ? "load --generate" : "--load");
     if (config->verify)
         fprintf(out, "  wrong values %14llu\n", (unsigned long long)t->wrong);
     if (t->errors)
-        fprintf(out, "  errors       %14llu  first: %s\n", (unsigned long long)t->errors, t->error_text);
+        fprintf(out, "  errors       %14llu  %sfirst: %s\n", (unsigned long long)t->errors,
+                config->generated ? "(with the warm-up's) " : "", t->error_text);
     if (config->rate > 0 && t->behind_ns > 100000000)
         fprintf(out, "  BEHIND by %.1f s at the end: the server did not keep up with the rate\n",
                 (double)t->behind_ns / 1e9);
@@ -175,9 +196,11 @@ void bench_report_json(FILE *out, const struct bench_config *config, const struc
             (unsigned long long)config->pipeline, (unsigned long long)config->threads,
             (unsigned long long)config->keys, config->sizes.min, config->sizes.max,
             (unsigned long long)config->range_limit, config->rate, config->warmup_seconds,
-            config->verify ? "true" : "false", (long long)config->pin, (unsigned long long)config->seed);
+            config->verify ? "true" : "false", (long long)config->pin,
+            (unsigned long long)(config->generated ? config->records.seed : config->seed));
     fprintf(out, ",\"ops\":%llu,\"seconds\":%.6f,\"ops_per_second\":%.1f", (unsigned long long)t->ops,
             t->seconds, t->ops_per_second);
+    fprintf(out, ",\"value_bytes\":%llu", (unsigned long long)t->value_bytes);
     fprintf(out, ",\"range_keys\":%llu,\"range_keys_per_second\":%.1f", (unsigned long long)t->range_keys,
             t->seconds > 0 ? (double)t->range_keys / t->seconds : 0);
     fprintf(out, ",\"beside_ops_per_second\":%.1f", t->seconds > 0 ? (double)t->beside_ops / t->seconds : 0);

@@ -127,8 +127,10 @@ static status_t on_event(struct bench_thread *t, struct bench_conn *c, uint32_t 
         if (got) {
             uint64_t now_ns = bench_now_ns();
             TRY(bench_reply_take(t, c, now_ns));
-            if (!open_loop && issue && bench_in_flight(c) == 0 && c->quota == 0) {
-                c->quota = t->config->pipeline;
+            bool due = t->config->generated && !c->beside ? bench_in_flight(c) < t->config->pipeline
+                                                          : bench_in_flight(c) == 0;
+            if (!open_loop && issue && due && c->quota == 0) {
+                c->quota = t->config->pipeline - bench_in_flight(c);
                 return c->beside ? status_ok() : fill_and_send(t, c, now_ns);
             }
             if (open_loop && c->follow_count) {

@@ -18,7 +18,9 @@
 #include "sys/clock.h"
 #include "tools/client.h"
 #include "tools/load_formats.h"
+#include "tools/load_generate.h"
 #include "tools/options.h"
+#include "tools/progress.h"
 #include "tools/tools.h"
 
 enum {
@@ -27,7 +29,6 @@ enum {
     IN_BYTES = 1 << 16,
     REPORTS_MAX = 10,   /* problems and error replies that are printed */
     ERRORS_MAX = 10000, /* then loading ends */
-    BAR_WIDTH = 30,
 };
 
 /* A queue of bytes: head..len is in it. */
@@ -202,19 +203,6 @@ static status_t read_input(struct loader *l)
     return status_wrap(load_parser_feed(l->parser, piece, (size_t)n), "%s", l->name);
 }
 
-static void print_bar(const struct loader *l, double keys_per_s, double seconds)
-{
-    double share = (double)l->input_bytes / (double)l->input_bytes_total;
-    int done = (int)(share * BAR_WIDTH);
-    double left = l->input_bytes ? seconds * (1 - share) / share : 0;
-    char bar[BAR_WIDTH + 1];
-    for (int i = 0; i < BAR_WIDTH; i++)
-        bar[i] = i < done ? '#' : '.';
-    bar[BAR_WIDTH] = '\0';
-    fprintf(stderr, "[%s] %3.0f%%  %" PRIu64 " keys  %.0f keys/s  %.1f MB/s  %.0f s left", bar, share * 100,
-            l->stored, keys_per_s, (double)l->input_bytes / 1e6 / seconds, left);
-}
-
 /* A bar when the size is known, else counts; redrawn on a terminal, one line a second elsewhere. */
 static void report(struct loader *l)
 {
@@ -228,7 +216,8 @@ static void report(struct loader *l)
     if (l->terminal)
         fputs("\r\033[K", stderr);
     if (l->input_bytes_total)
-        print_bar(l, keys_per_s, seconds);
+        progress_bar(stderr, (double)l->input_bytes / (double)l->input_bytes_total, l->stored, keys_per_s,
+                     (double)l->input_bytes / 1e6 / seconds, seconds);
     else
         fprintf(stderr, "%" PRIu64 " keys  %.0f keys/s  %.1f MB read", l->stored, keys_per_s,
                 (double)l->input_bytes / 1e6);
@@ -338,11 +327,16 @@ static const char about[] =
     "  deb822  Debian control files: field F of package P at PREFIX/P/F\n"
     "  tsv     key TAB value\n"
     "  ndjson  a JSON object a line: {\"key\":K,\"value\":V}, or members flattened to paths\n"
+    "Or makes them: --generate N random records over many connections; `kvasir bench --workload cold` with "
+    "the "
+    "same\n"
+    "--keys N, --seed, --min-size, --max-size and --key reads and checks them.\n"
     "What cannot be used is reported with its line and skipped; exit code 2 when the server refused a key.";
 
 int tool_load(int argc, char **argv)
 {
-    const char *connect = TOOL_CONNECT_DEFAULT, *prefix = "", *sep = "/", *acked = NULL;
+    const char *connect = TOOL_CONNECT_DEFAULT, *prefix = NULL, *sep = NULL, *acked = NULL;
+    struct load_generate generate = {.records = BENCH_RECORD_UNSET};
     int format = -1, count;
     struct loader l = {.name = "stdin", .input = STDIN_FILENO, .fd = -1};
     const struct option_spec specs[] = {
@@ -352,15 +346,37 @@ int tool_load(int argc, char **argv)
         {"prefix", OPTION_TEXT, &prefix, "P", "path that all keys begin with (none)", 0, 0},
         {"sep", OPTION_TEXT, &sep, "S", "what joins the parts of a key (/)", 0, 0},
         {"acked", OPTION_TEXT, &acked, "FILE", "append every acknowledged key to FILE, one a line", 0, 0},
+        {"generate", OPTION_U64, &generate.count, "N", "make N records instead of reading any", 1,
+         100000000000},
+        {"min-size", OPTION_SIZE, &generate.records.min_bytes, "B", "of a made value, in bytes (1024)", 0, 0},
+        {"max-size", OPTION_SIZE, &generate.records.max_bytes, "B",
+         "(4096; one of the two alone: all of that size)", 0, 0},
+        {"key", OPTION_CHOICE, &generate.records.key, "uuid|counter",
+         "16 random bytes, or key:%012d in order (uuid)", 0, 0},
+        {"seed", OPTION_U64, &generate.records.seed, "N", "other numbers make other records (1)", 0,
+         UINT64_MAX - 1},
+        {"clients", OPTION_U64, &generate.clients, "N", "connections of --generate (16)", 1, 100000},
+        {"pipeline", OPTION_U64, &generate.pipeline, "N", "requests in flight on each of them (64)", 1,
+         100000},
         {0},
     };
     int rc = options_begin("load", "load [OPTIONS] [FILE]", about, specs, argc, argv, 0, 1, &count);
     if (rc >= 0)
         return rc;
+    const struct load_file_options file = {format >= 0, prefix, sep, acked, count ? argv[1] : NULL};
+    status_t s = load_generate_check(&generate, &file);
+    if (!status_is_ok(&s)) {
+        fprintf(stderr, "kvasir load: %s\n", s.text);
+        return TOOL_ERROR;
+    }
+    if (generate.count)
+        return load_generate(connect, &generate);
+    prefix = prefix ? prefix : "";
+    sep = sep ? sep : "/";
     signal(SIGPIPE, SIG_IGN);
     l.terminal = isatty(STDERR_FILENO);
     l.started_us = l.reported_us = clock_monotonic_us();
-    status_t s = open_files(&l, count ? argv[1] : NULL, acked);
+    s = open_files(&l, count ? argv[1] : NULL, acked);
     if (status_is_ok(&s))
         s = client_connect(connect, &l.fd);
     if (status_is_ok(&s))

@@ -7,6 +7,7 @@
 enum {
     TOOL_OK = 0,
     TOOL_ABSENT = 1, /* the key is not there */
+    TOOL_WRONG = 1,  /* bench: a value is not what it has to be */
     TOOL_ERROR = 2,  /* text on stderr */
 };
 

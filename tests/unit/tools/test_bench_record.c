@@ -119,6 +119,10 @@ static void test_options(void **state)
     options.min_bytes = 101;
     s = bench_records_init(&records, &options);
     assert_non_null(strstr(s.text, "--min-size"));
+    options.min_bytes = UINT64_MAX;
+    options.max_bytes = 7;
+    s = bench_records_init(&records, &options);
+    assert_non_null(strstr(s.text, "--max-size"));
     options.min_bytes = 7;
     s = bench_records_init(&records, &options);
     assert_non_null(strstr(s.text, "--min-size"));

@@ -106,10 +106,27 @@ static void read_fault(struct server *server)
     LOG_WARNING("fault injection is on: KVASIR_FAULT=%s", fault);
 }
 
+/* Loading changes nothing on disk until it has come to its end, so it may be left at any point. The signals
+ * are blocked (server_run takes them), so they are looked for. */
+static void stop_if_told(struct server *server)
+{
+    sigset_t set;
+    if (sigpending(&set) < 0 || !(sigismember(&set, SIGTERM) || sigismember(&set, SIGINT)))
+        return;
+    LOG_INFO("%s: stops while loading", sigismember(&set, SIGTERM) ? "SIGTERM" : "SIGINT");
+    if (server->unix_fd >= 0)
+        unlink(server->config.unix_path);
+    _exit(SERVER_EXIT_OK);
+}
+
 static void load_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct server *server = context;
     uint64_t now_us = clock_monotonic_us();
+    if (now_us - server->signals_us >= 20000) {
+        server->signals_us = now_us;
+        stop_if_told(server);
+    }
     if (now_us - server->progress_us < 1000000)
         return; /* a line a second is enough */
     server->progress_us = now_us;
@@ -225,7 +242,7 @@ int server_run(struct server *server)
                   "start again");
         return SERVER_EXIT_LOG_FAILED;
     }
-    LOG_INFO("stopped, all is on disk");
+    LOG_INFO(server->config.durability == STORE_NONE ? "stopped" : "stopped, all is on disk");
     return SERVER_EXIT_OK;
 }
 

@@ -63,6 +63,7 @@ struct server {
     uint64_t started_us; /* monotonic */
     uint64_t started_unix_s;
     uint64_t progress_us; /* last line about loading */
+    uint64_t signals_us;  /* last look for signals while loading */
     pthread_t main_thread;
 
     /* any thread */

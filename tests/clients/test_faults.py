@@ -2,10 +2,13 @@
 
 import glob
 import os
+import socket
+import subprocess
 import time
 
 import pytest
 from kvasir_client import Error, encode, wait_until
+from kvasir_server import BINARY
 
 pytestmark = pytest.mark.kvasir
 sanitize = pytest.mark.sanitize
@@ -330,3 +333,25 @@ def test_a_start_takes_no_time(make_server):
     assert time.monotonic() - start < 10
     with server.client() as c:
         assert c("DBSIZE") == 100000
+
+
+def test_sigterm_while_loading(make_server):
+    """A long load is left at once, and harms nothing."""
+    keys = 1000000
+    server = make_server("--threads", 1).start()
+    subprocess.run([BINARY, "bench", "--connect", f"127.0.0.1:{server.port}", "--workload", "insert", "--keys", str(keys),
+                    "--clients", "8", "--pipeline", "500"], check=True, capture_output=True)  # fmt: skip
+    server.kill()
+    server.spawn()
+    while True:
+        try:
+            socket.create_connection(server.address).close()  # it listens before it loads
+            break
+        except ConnectionRefusedError:
+            assert server.process.poll() is None
+    assert server.stop() == 0
+    assert "stops while loading" in server.log()
+    assert not os.path.exists(server.unix)
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == keys

@@ -70,8 +70,11 @@ def main():
                         c.sock.shutdown(socket.SHUT_WR)
                         while c.sock.recv(1 << 16):
                             pass
-                    except (ConnectionError, socket.timeout):
-                        pass
+                    except TimeoutError:  # whatever was sent, the end of it must be answered by a close
+                        print(f"the server neither answers nor closes (seed {seed}, {io}, connection {count})")
+                        return 1
+                    except OSError:
+                        pass  # the server has closed first
                 if server.process.poll() is not None:
                     break
                 if count % 50 == 0:

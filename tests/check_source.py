@@ -8,8 +8,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Lowest first: nothing includes anything above itself. proto knows no store and no log; index knows no log and no disk.
-LAYERS = ["base", "sys", "index", "log", "store", "proto", "server", "tools", "main"]
-FORBIDDEN = {("proto", "store"), ("proto", "log"), ("proto", "index"), ("index", "log"), ("log", "index"), ("tools", "store")}
+LAYERS = ["base", "sys", "index", "log", "toc", "store", "proto", "server", "tools", "main"]
+FORBIDDEN = {("proto", "store"), ("proto", "log"), ("proto", "index"), ("index", "log"), ("log", "index"), ("toc", "index"), ("tools", "store")}
 FORBIDDEN_HEADERS = {"index": {"sys/disk.h", "sys/loop.h", "sys/socket.h"}, "proto": {"sys/disk.h"}}
 BANNED = {
     "strcpy": "memcpy with a known length",

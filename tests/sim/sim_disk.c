@@ -236,14 +236,29 @@ static int sim_folder_sync(struct disk *disk, int folder)
         return r;
     for (int i = 0; i < SIM_FILES_MAX; i++) {
         sim->files[i].synced_named = sim->files[i].named;
+        sim->files[i].old_name[0] = '\0';
         file_drop(&sim->files[i]);
     }
     return 0;
 }
 
+/* Never over another file: nothing here does that. */
 static int sim_rename(struct disk *disk, int folder, const char *from, const char *to)
 {
-    return -ENOSYS; /* the log never renames */
+    struct sim_disk *sim = sim_of(disk);
+    int r = fault(sim, SIM_RENAME);
+    if (r < 0)
+        return r;
+    struct sim_file *f = sim_disk_file(sim, from);
+    if (f == NULL)
+        return -ENOENT;
+    if (sim_disk_file(sim, to))
+        return -EEXIST;
+    if (f->old_name[0] == '\0')
+        memcpy(f->old_name, f->name, sizeof f->name);
+    CHECK(strlen(to) < sizeof f->name);
+    memcpy(f->name, to, strlen(to) + 1);
+    return 0;
 }
 
 static int sim_remove(struct disk *disk, int folder, const char *name)
@@ -337,6 +352,9 @@ static void file_crash(struct sim_disk *sim, struct sim_file *f)
         memcpy(f->stable, f->data, f->capacity);
     f->stable_size = size;
     f->synced_named = true;
+    if (f->old_name[0] && sim_disk_file(sim, f->old_name) == NULL && coin(sim))
+        memcpy(f->name, f->old_name, sizeof f->name);
+    f->old_name[0] = '\0';
 }
 
 void sim_disk_crash(struct sim_disk *sim)

@@ -13,13 +13,24 @@ enum { SIM_FILES_MAX = 512, SIM_FILE_BYTES_MAX = 8 << 20, SIM_SECTOR_BYTES = 512
 struct sim_file {
     char name[32];            /* empty: a free slot */
     bool named, synced_named; /* in the folder now; after a crash */
+    char old_name[32];        /* of a rename that no folder_sync has made stable yet; else empty */
     char *data, *stable;
     uint8_t *dirty; /* per sector */
     uint64_t size, stable_size, capacity;
     unsigned opens; /* descriptors of it */
 };
 
-enum sim_op { SIM_ANY, SIM_WRITE, SIM_SYNC, SIM_ALLOCATE, SIM_CREATE, SIM_REMOVE, SIM_TRUNCATE, SIM_READ };
+enum sim_op {
+    SIM_ANY,
+    SIM_WRITE,
+    SIM_SYNC,
+    SIM_ALLOCATE,
+    SIM_CREATE,
+    SIM_REMOVE,
+    SIM_TRUNCATE,
+    SIM_READ,
+    SIM_RENAME
+};
 
 struct sim_disk {
     struct disk disk; /* first */

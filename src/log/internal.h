@@ -108,6 +108,7 @@ struct replay_end {
     uint64_t records;
     uint64_t cut_bytes;
 };
+/* Replays, cuts, lists what stays. */
 STATUS_MUST_USE status_t log_replay(const struct log_config *config, int folder, struct replay_end *end);
 
 #endif

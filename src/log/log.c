@@ -399,6 +399,8 @@ static status_t open_parts(struct log *log)
     struct replay_end end;
     TRY(open_folder(log));
     TRY(init_pool(log));
+    if (log->config.on_locked)
+        TRY(log->config.on_locked(log->config.context, log->folder, &log->config.start_lsn));
     TRY(log_replay(&log->config, log->folder, &end));
     log->previous_lsn = end.previous_lsn;
     log->next_number = end.last_number + 1;
@@ -406,8 +408,11 @@ static status_t open_parts(struct log *log)
     log->stats.cut_bytes = end.cut_bytes;
     TRY(first_segment(log));
     log->durable_lsn = end.lsn;
-    log->tail_lsn = segment_lsn(log->current->number, LOG_BLOCK_BYTES);
-    atomic_store_explicit(&log->commit_lsn, log->tail_lsn, memory_order_relaxed);
+    uint64_t here = segment_lsn(log->current->number, LOG_BLOCK_BYTES);
+    /* As long as nothing is logged the tail is where the log ended, not this file, which goes again if
+     * nothing will be: a replay that starts at the tail finds there which batch the next one follows. */
+    log->tail_lsn = end.lsn ? end.lsn : here;
+    atomic_store_explicit(&log->commit_lsn, here, memory_order_relaxed);
     atomic_store_explicit(&log->word, WORD(log->turn, WORD_CLOSED), memory_order_relaxed);
     CHECK(open_next(log, 0));
     return log_prepare_start(log);

@@ -42,6 +42,7 @@ enum {
 
 struct log;
 struct log_batch;
+struct segment_file;
 struct segments;
 
 struct log_config {
@@ -57,9 +58,18 @@ struct log_config {
                                      often */
     uint64_t
         flush_delay_us; /* for disks with very dear flushes: collect this long before a flush. Default 0 */
-    /* Called during log_open with all records in log order, up to LOG_REPLAY_RECORDS_MAX at a time, so that
-     * their look-ups can overlap; the slices are valid during the call. A transaction's records come without
-     * the frame. A failure ends log_open with it. May be NULL. */
+    /* Where replay starts. 0: at the log's beginning. Else a checkpoint's start: an LSN that log_tail_lsn
+     * answered and the commit point has reached, such that something else restores all that was logged below
+     * it. Records below are not replayed; segment files that lie below it as a whole are listed and otherwise
+     * left alone, some may be missing. */
+    uint64_t start_lsn;
+    /* Called during log_open when the folder is locked, before anything in it is looked at: the place to read
+     * a checkpoint. It may change *start_lsn, and may list segments (log_list_segment). A failure ends
+     * log_open with it. May be NULL. */
+    status_t (*on_locked)(void *context, int folder, uint64_t *start_lsn);
+    /* Called during log_open with all records (from start_lsn on) in log order, up to LOG_REPLAY_RECORDS_MAX
+     * at a time, so that their look-ups can overlap; the slices are valid during the call. A transaction's
+     * records come without the frame. A failure ends log_open with it. May be NULL. */
     status_t (*replay)(void *context, const struct record *records, unsigned n);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
@@ -160,6 +170,24 @@ bool log_disk_full(const struct log *log);
  * something. */
 bool log_prepare(struct log *log);
 
+/* Lists a segment file of a folder in a table, with the generation and size that it has; nothing but its
+ * header is read. It must not be listed yet. A failure (STATUS_CORRUPT, STATUS_UNSUPPORTED, STATUS_IO;
+ * ENOENT: there is none) names the file. *out may be NULL. */
+STATUS_MUST_USE status_t log_list_segment(struct disk *disk, int folder, const char *path,
+                                          struct segments *segments, uint64_t number,
+                                          struct segment_file **out);
+
+/* Removes the file of a finished segment (sealed, nothing live in it), whose records no replay will need: it
+ * lies below the start of every checkpoint that may still be used, which is for the caller to know. The space
+ * is free once nobody reads it any more: see segments_reap. Blocks; any thread but one at a time. When it
+ * fails the file stays listed. */
+STATUS_MUST_USE status_t log_remove_segment(struct log *log, struct segment_file *file);
+
+/* The same for all finished segments with nothing live in them whose number is below that of lsn's (the
+ * segment that lsn itself lies in is needed by a replay that starts there). lsn: at most log_commit_lsn.
+ * *bytes: of the removed files; may be NULL. Then reaps. */
+STATUS_MUST_USE status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *bytes);
+
 struct log_stats {
     uint64_t flushes;
     uint64_t records;
@@ -175,7 +203,8 @@ void log_stats_get(struct log *log, struct log_stats *out);
 
 /* Reads the records of a folder without opening it for writing (a running server's too): calls each record
  * with lsn >= from in order, until each returns false or the end. *note says in words how the log ends
- * (clean, torn tail at ..., damaged at ...). */
+ * (clean, torn tail at ..., damaged at ...). A log whose oldest segments were removed is read from the first
+ * that is there. */
 STATUS_MUST_USE status_t log_read(struct disk *disk, const char *path, uint64_t from,
                                   bool (*each)(void *context, const struct record *record), void *context,
                                   char note[256]);

@@ -8,7 +8,13 @@
  * acknowledged) or damage. Every batch says up to where the log was durable when it was written. If any valid
  * batch behind the end says that something beyond the end was durable, then bytes are gone that were
  * promised: the server refuses to start. Otherwise what lies behind the end was never acknowledged; it is cut
- * off, durably, before anything new is written. */
+ * off, durably, before anything new is written.
+ *
+ * With a start LSN the chain begins with the first batch of the segment in which that LSN lies, whatever
+ * batch it follows; only its records from there on are handed over. Segments below are not looked into. All
+ * below the start was durable, so a chain that does not reach it is damaged. The segment must be there,
+ * unless nothing had been logged at all when the start was taken (it is then the first LSN of a segment that
+ * recovery may have removed unused). */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,6 +23,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/logger.h"
 #include "log/internal.h"
 
 enum { READ_BYTES = 4 << 20 };
@@ -27,6 +34,10 @@ struct reader {
     int folder;
     uint64_t *numbers; /* of segments, ascending */
     size_t count, capacity;
+    size_t first;       /* the first that is read; those before lie below start_lsn */
+    uint64_t start_lsn; /* 0: the log's beginning */
+    bool any_start;     /* whatever is there first is the beginning */
+    bool in_the_middle; /* something was before what was read first */
     /* One segment's bytes, through a window. */
     struct segment segment;
     uint64_t file_bytes;
@@ -34,7 +45,7 @@ struct reader {
     size_t window_capacity, window_len;
     uint64_t window_offset;
     /* The chain. */
-    uint64_t previous_lsn; /* start of the last valid batch */
+    uint64_t previous_lsn; /* start of the last valid batch; 0: none yet */
     uint64_t end_lsn;      /* behind it */
     size_t end_index;      /* which segment it is in */
     uint64_t records;
@@ -75,6 +86,9 @@ static status_t reader_init(struct reader *r)
         return status_errno(-e, "cannot list %s", r->path);
     if (r->count)
         qsort(r->numbers, r->count, sizeof *r->numbers, compare_numbers);
+    while (r->first < r->count && r->numbers[r->first] < r->start_lsn >> LOG_SEGMENT_SHIFT)
+        r->first++;
+    r->end_index = r->first;
     r->window_capacity = READ_BYTES;
     r->window = aligned_alloc(LOG_BLOCK_BYTES, r->window_capacity);
     CHECK(r->window != NULL);
@@ -202,7 +216,7 @@ static status_t deliver(struct reader *r, const struct batch_header *h, const ch
     while (at < h->length && !r->stopped) {
         struct record *record = &records[n];
         at += (uint64_t)record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, record);
-        if (record->type == RECORD_TXN)
+        if (record->type == RECORD_TXN || record->lsn < r->start_lsn)
             continue;
         r->records++;
         if (r->each && record->lsn >= r->from)
@@ -244,6 +258,30 @@ static status_t check_size(const struct reader *r, uint64_t end_offset)
                         r->path, name, r->file_bytes, r->segment.bytes);
 }
 
+/* The chain ends too early. */
+static status_t damaged(const struct reader *r, uint64_t durable_lsn)
+{
+    char name[SEGMENT_NAME_BYTES];
+    uint64_t place = r->end_lsn ? r->end_lsn : segment_lsn(r->numbers[r->first], LOG_BLOCK_BYTES);
+    segment_name(name, place >> LOG_SEGMENT_SHIFT);
+    return status_error(
+        STATUS_CORRUPT,
+        "the log is damaged at offset %" PRIu64 " of %s/%s or a file behind it is missing: all "
+        "up to LSN %" PRIu64 " was durable; restore it from a copy (`kvasir log` shows what is "
+        "readable)",
+        lsn_offset(place), r->path, name, durable_lsn);
+}
+
+/* Is this valid batch the next of the chain? */
+static bool is_next(const struct reader *r, const struct batch_header *h)
+{
+    if (r->previous_lsn == 0 && r->start_lsn)
+        return h->previous_lsn < h->lsn && h->previous_lsn < r->start_lsn;
+    if (r->previous_lsn == 0 && r->any_start && r->segment.number == r->numbers[r->first])
+        return h->previous_lsn < h->lsn;
+    return h->previous_lsn == r->previous_lsn;
+}
+
 /* Follows the chain through the open segment, from an offset on. */
 static status_t follow(struct reader *r, size_t index, uint64_t offset)
 {
@@ -252,8 +290,9 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
     bool valid;
     while (!r->stopped) {
         TRY(read_batch(r, offset, &valid, &h, &data));
-        if (!valid || h.previous_lsn != r->previous_lsn)
+        if (!valid || !is_next(r, &h))
             break;
+        r->in_the_middle |= r->previous_lsn == 0 && h.previous_lsn != 0;
         TRY(deliver(r, &h, data));
         r->previous_lsn = h.lsn;
         offset += round_up(h.length, LOG_BLOCK_BYTES);
@@ -269,6 +308,13 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
 /* Follows the chain from where it has ended so far. */
 static status_t follow_all(struct reader *r)
 {
+    uint64_t start_number = r->start_lsn >> LOG_SEGMENT_SHIFT;
+    bool has_start = lsn_offset(r->start_lsn) > LOG_BLOCK_BYTES; /* a batch before it, in its segment */
+    if (has_start && (r->first == r->count || r->numbers[r->first] != start_number))
+        return status_error(STATUS_CORRUPT,
+                            "the log segment %s/log-%010" PRIu64 ".kv is missing, in which the checkpoint's "
+                            "start (LSN %" PRIu64 ") lies; restore the file from a copy",
+                            r->path, start_number, r->start_lsn);
     for (size_t i = r->end_index; i < r->count && !r->stopped; i++) {
         bool empty;
         TRY(segment_open(r, r->numbers[i], &empty));
@@ -276,6 +322,8 @@ static status_t follow_all(struct reader *r)
         status_t s = empty ? status_ok() : follow(r, i, again ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES);
         segment_close(r);
         TRY(s);
+        if (has_start && r->numbers[i] == start_number && r->end_lsn < r->start_lsn)
+            return damaged(r, r->start_lsn);
     }
     return status_ok();
 }
@@ -304,7 +352,7 @@ static status_t find_witness(struct reader *r, uint64_t offset, uint64_t *witnes
 static status_t judge(struct reader *r)
 {
     uint64_t witness = 0, durable = 0;
-    for (size_t i = r->previous_lsn ? r->end_index : 0; i < r->count && witness == 0; i++) {
+    for (size_t i = r->end_index; i < r->count && witness == 0; i++) {
         bool empty;
         TRY(segment_open(r, r->numbers[i], &empty));
         uint64_t offset = r->previous_lsn && i == r->end_index ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES;
@@ -312,17 +360,7 @@ static status_t judge(struct reader *r)
         segment_close(r);
         TRY(s);
     }
-    if (witness == 0)
-        return status_ok();
-    char name[SEGMENT_NAME_BYTES];
-    uint64_t place = r->end_lsn ? r->end_lsn : segment_lsn(r->numbers[0], LOG_BLOCK_BYTES);
-    segment_name(name, place >> LOG_SEGMENT_SHIFT);
-    return status_error(
-        STATUS_CORRUPT,
-        "the log is damaged at offset %" PRIu64 " of %s/%s or a file behind it is missing: all "
-        "up to LSN %" PRIu64 " was durable; restore it from a copy (`kvasir log` shows what is "
-        "readable)",
-        lsn_offset(place), r->path, name, durable);
+    return witness ? damaged(r, durable) : status_ok();
 }
 
 /* What was read is made durable (the writes of a killed process may have got only as far as the disk's cache,
@@ -350,7 +388,7 @@ static status_t cut(struct reader *r, struct replay_end *end)
     struct disk *disk = r->disk;
     struct segments *table = r->config->segments;
     char name[SEGMENT_NAME_BYTES];
-    for (size_t i = 0; i < r->count; i++) {
+    for (size_t i = r->first; i < r->count; i++) {
         segment_name(name, r->numbers[i]);
         struct segment_file *file = segments_find(table, segment_lsn(r->numbers[i], 0));
         if (file && r->previous_lsn && i <= r->end_index) {
@@ -373,7 +411,7 @@ static status_t cut(struct reader *r, struct replay_end *end)
 static uint64_t total_size(struct reader *r)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i < r->count; i++) {
+    for (size_t i = r->first; i < r->count; i++) {
         char name[SEGMENT_NAME_BYTES];
         segment_name(name, r->numbers[i]);
         int fd = r->disk->ops->open(r->disk, r->folder, name, false, false);
@@ -386,12 +424,58 @@ static uint64_t total_size(struct reader *r)
     return total;
 }
 
+status_t log_list_segment(struct disk *disk, int folder, const char *path, struct segments *segments,
+                          uint64_t number, struct segment_file **out)
+{
+    char name[SEGMENT_NAME_BYTES];
+    struct segment segment;
+    segment_name(name, number);
+    int fd = disk->ops->open(disk, folder, name, true, true);
+    if (fd < 0)
+        return status_errno(-fd, "cannot open %s/%s", path, name);
+    status_t s = segment_read_header(disk, fd, path, number, &segment);
+    int64_t size = disk->ops->size(disk, fd);
+    if (status_is_ok(&s) && size < 0)
+        s = status_errno((int)-size, "cannot get the size of %s/%s", path, name);
+    if (!status_is_ok(&s)) {
+        disk->ops->close(disk, fd);
+        return s;
+    }
+    struct segment_file *file = segments_add(segments, false, number, segment.generation, (uint64_t)size, fd);
+    segments_seal(file);
+    if (out)
+        *out = file;
+    return s;
+}
+
+/* Segments below the start: values lie in them, but nothing to replay. One that cannot be listed is missed by
+ * whoever knows what should be in it. */
+static status_t list_below(struct reader *r)
+{
+    for (size_t i = 0; i < r->first; i++) {
+        if (segments_find(r->config->segments, segment_lsn(r->numbers[i], 0)))
+            continue;
+        status_t s = log_list_segment(r->disk, r->folder, r->path, r->config->segments, r->numbers[i], NULL);
+        if (s.code == STATUS_CORRUPT)
+            LOG_WARNING("%s; nothing is read from this file", s.text);
+        else
+            TRY(s);
+    }
+    return status_ok();
+}
+
 status_t log_replay(const struct log_config *config, int folder, struct replay_end *end)
 {
-    struct reader r = {.disk = config->disk, .path = config->path, .folder = folder, .config = config};
+    struct reader r = {.disk = config->disk,
+                       .path = config->path,
+                       .folder = folder,
+                       .config = config,
+                       .start_lsn = config->start_lsn};
     *end = (struct replay_end){0};
     status_t s = reader_init(&r);
     r.total_bytes = total_size(&r);
+    if (status_is_ok(&s))
+        s = list_below(&r);
     if (status_is_ok(&s))
         s = follow_all(&r);
     if (status_is_ok(&s))
@@ -401,6 +485,8 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
     end->lsn = r.end_lsn;
     end->previous_lsn = r.previous_lsn;
     end->last_number = r.count ? r.numbers[r.count - 1] : 0;
+    if (end->last_number + 1 < r.start_lsn >> LOG_SEGMENT_SHIFT)
+        end->last_number = (r.start_lsn >> LOG_SEGMENT_SHIFT) - 1;
     end->records = r.records;
     reader_deinit(&r);
     return s;
@@ -409,7 +495,8 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
 status_t log_read(struct disk *disk, const char *path, uint64_t from,
                   bool (*each)(void *context, const struct record *record), void *context, char note[256])
 {
-    struct reader r = {.disk = disk, .path = path, .each = each, .context = context, .from = from};
+    struct reader r = {
+        .disk = disk, .path = path, .each = each, .context = context, .from = from, .any_start = true};
     r.folder = disk->ops->folder_open(disk, path, false);
     if (r.folder < 0)
         return status_errno(-r.folder, "cannot open the folder %s", path);
@@ -431,7 +518,8 @@ status_t log_read(struct disk *disk, const char *path, uint64_t from,
         }
     }
     if (status_is_ok(&s))
-        snprintf(note, 256, "%" PRIu64 " records, the log ends at LSN %" PRIu64, r.records, r.end_lsn);
+        snprintf(note, 256, "%" PRIu64 " records, the log ends at LSN %" PRIu64 "%s", r.records, r.end_lsn,
+                 r.in_the_middle ? "; its oldest segments are not there any more" : "");
     else
         snprintf(note, 256, "%s", s.text);
     disk->ops->close(disk, r.folder);

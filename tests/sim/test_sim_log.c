@@ -1,6 +1,6 @@
 /* The log over a disk that crashes, by seed. Property: what recovery delivers is a prefix of what was
- * published, and contains everything that was below the commit point; also after several crashes, and crashes
- * inside recovery.
+ * published, and contains everything that was below the commit point; also after several crashes, crashes
+ * inside recovery, when replay starts in the middle, and when segments below such a start are removed.
  *
  *   KVASIR_SEED=n    runs this seed only     KVASIR_SEEDS=n   runs so many */
 #include <errno.h>
@@ -38,9 +38,16 @@ struct world {
     uint64_t next_id;
     struct log_flush flights[FLIGHTS_MAX];
     size_t flights_count;
+    /* Checkpoints: where replay may start, and the first record from there on. candidate: taken, but not all
+     * below it is durable yet. */
+    struct start {
+        uint64_t lsn;
+        size_t first;
+    } newest, older, candidate;
+    bool removed; /* segments below older are gone: only newest and older can be started from */
     struct log_slot unpublished; /* bytes > 0: one reservation is held back */
     char *scratch;
-    uint64_t crashes, opens, batches;
+    uint64_t crashes, opens, batches, checkpoints, removed_bytes;
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -76,15 +83,26 @@ static status_t on_replay(void *context, const struct record *records, unsigned 
     return status_ok();
 }
 
+/* Where this start replays from. */
+static struct start pick_start(struct world *w)
+{
+    unsigned which = (unsigned)prng_below(&w->prng, 3);
+    if (which == 0 && !w->removed)
+        return (struct start){0};
+    return which == 1 ? w->older : w->newest;
+}
+
 static status_t open_log(struct world *w)
 {
+    struct start start = pick_start(w);
     struct log_config config = {.disk = &w->sim->disk,
                                 .path = "sim",
                                 .segment_bytes_first = 256 << 10,
                                 .segment_bytes_max = 1 << 20,
+                                .start_lsn = start.lsn,
                                 .replay = on_replay,
                                 .context = w};
-    w->replayed = 0;
+    w->replayed = start.first;
     w->opens++;
     return log_open(&config, &w->log);
 }
@@ -175,10 +193,34 @@ static void step_complete(struct world *w)
     count_durable(w);
 }
 
+/* A checkpoint is begun, or published when all below its start is durable, or segments are removed that
+ * neither of the two kept ones needs. */
+static void step_checkpoint(struct world *w)
+{
+    if (w->candidate.lsn == 0) {
+        w->candidate = (struct start){.lsn = log_tail_lsn(w->log), .first = w->count};
+    } else if (w->candidate.lsn <= log_commit_lsn(w->log)) {
+        w->older = w->newest;
+        w->newest = w->candidate;
+        w->candidate.lsn = 0;
+        w->checkpoints++;
+    }
+    if (w->older.lsn && prng_below(&w->prng, 2)) {
+        uint64_t bytes;
+        status_t s = log_remove_segments_below(w->log, w->older.lsn, &bytes);
+        REQUIRE(w, status_is_ok(&s));
+        w->removed |= bytes > 0;
+        w->removed_bytes += bytes;
+    }
+}
+
 static void run_steps(struct world *w)
 {
     for (uint64_t n = prng_below(&w->prng, STEPS_MAX); n > 0; n--) {
-        switch (prng_below(&w->prng, 10)) {
+        switch (prng_below(&w->prng, 11)) {
+        case 10:
+            step_checkpoint(w);
+            break;
         case 0:
         case 1:
             step_take(w);
@@ -262,11 +304,14 @@ static void run_seed(struct world *w, uint64_t seed)
     prng_seed(&w->prng, seed);
     w->sim = sim_disk_create(seed + 1);
     w->count = w->durable = w->flights_count = 0;
+    w->newest = w->older = (struct start){0};
+    w->removed = false;
     for (int round = 0; round < ROUNDS; round++) {
         start(w);
         REQUIRE(w, w->replayed >= w->durable);
         w->count = w->durable = w->replayed; /* what was replayed is now seen by clients */
         REQUIRE(w, w->count == 0 || w->history[w->count - 1].lsn < log_commit_lsn(w->log));
+        w->candidate.lsn = 0;
         run_steps(w);
         stop(w);
     }
@@ -284,9 +329,11 @@ static void test_crashes(void **state)
     w->scratch = malloc(1 << 20);
     for (uint64_t seed = first; seed < first + count; seed++)
         run_seed(w, seed);
-    printf("%llu seeds from %llu: %llu opens, %llu crashes, %llu records, %llu batches\n",
+    printf("%llu seeds from %llu: %llu opens, %llu crashes, %llu records, %llu batches, %llu checkpoints, "
+           "%llu KiB removed\n",
            (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->opens,
-           (unsigned long long)w->crashes, (unsigned long long)w->next_id, (unsigned long long)w->batches);
+           (unsigned long long)w->crashes, (unsigned long long)w->next_id, (unsigned long long)w->batches,
+           (unsigned long long)w->checkpoints, (unsigned long long)w->removed_bytes >> 10);
     free(w->scratch);
     free(w);
 }

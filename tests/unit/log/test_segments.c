@@ -308,7 +308,7 @@ static void test_race(void **state)
             files[number] = add(r.disk, r.segments, false, number);
         }
         (void)segments_reap(r.segments);
-        if (prng_below(&prng, 16) == 0)
+        if (prng_below(&prng, 16) == 0 || turn >= RACE_TURNS)
             sched_yield();
     }
     atomic_store(&r.stop, true);

@@ -1,0 +1,62 @@
+/* Removing segment files that nothing needs any more. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "log/internal.h"
+
+status_t log_remove_segment(struct log *log, struct segment_file *file)
+{
+    CHECK(!file->data && atomic_load_explicit(&file->sealed, memory_order_acquire));
+    CHECK(atomic_load_explicit(&file->live_bytes, memory_order_relaxed) == 0);
+    char name[SEGMENT_NAME_BYTES];
+    segment_name(name, file->number);
+    /* The folder needs no sync: should a crash bring the name back, the file is listed and removed again. */
+    int e = log->config.disk->ops->remove(log->config.disk, log->folder, name);
+    if (e < 0 && e != -ENOENT)
+        return status_errno(-e, "cannot remove the log segment %s/%s", log->path, name);
+    segments_unlist(log->config.segments, file);
+    return status_ok();
+}
+
+struct collection {
+    uint64_t number_end;
+    struct segment_file **files;
+    size_t count, capacity;
+};
+
+static bool collect(void *context, struct segment_file *file)
+{
+    struct collection *c = context;
+    if (file->data || file->number >= c->number_end ||
+        !atomic_load_explicit(&file->sealed, memory_order_acquire) ||
+        atomic_load_explicit(&file->live_bytes, memory_order_relaxed) != 0)
+        return true;
+    if (c->count == c->capacity) {
+        c->capacity = c->capacity ? c->capacity * 2 : 64;
+        c->files = realloc(c->files, c->capacity * sizeof(struct segment_file *));
+        CHECK(c->files != NULL);
+    }
+    c->files[c->count++] = file;
+    return true;
+}
+
+status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *bytes)
+{
+    CHECK(lsn <= log_commit_lsn(log));
+    struct collection c = {.number_end = lsn >> LOG_SEGMENT_SHIFT};
+    uint64_t removed = 0;
+    status_t s = status_ok();
+    segments_each(log->config.segments, collect, &c);
+    for (size_t i = 0; i < c.count && status_is_ok(&s); i++) {
+        uint64_t size = atomic_load_explicit(&c.files[i]->bytes, memory_order_relaxed);
+        s = log_remove_segment(log, c.files[i]);
+        if (status_is_ok(&s))
+            removed += size;
+    }
+    (void)segments_reap(log->config.segments);
+    free(c.files);
+    if (bytes)
+        *bytes = removed;
+    return s;
+}

@@ -6,6 +6,7 @@
 #include <sys/random.h>
 
 #include "base/check.h"
+#include "store/fetch.h"
 #include "store/internal.h"
 #include "sys/clock.h"
 
@@ -82,6 +83,24 @@ static status_t open_log(struct store *store)
     return s;
 }
 
+/* Values on their way from disk may take a part of the memory that is small beside the cap. */
+static void init_fetch(struct store *store)
+{
+    enum { PART = 16, COMMAND_PART = 4, BYTES_LEAST = 1 << 20 };
+    uint64_t cap = store->config.memory_bytes_max, bytes = FETCH_MEMORY_DEFAULT;
+    if (cap && cap / PART < bytes)
+        bytes = cap / PART;
+    bytes /= store->config.workers;
+    struct fetch_config config = {
+        .segments = store->segments,
+        .memory_bytes_max = bytes < BYTES_LEAST ? BYTES_LEAST : bytes,
+        .command_bytes_max = cap ? cap / COMMAND_PART : FETCH_COMMAND_BYTES_DEFAULT,
+        .io_depth = store->config.io_depth,
+    };
+    for (unsigned i = 0; store->segments && i < store->config.workers; i++)
+        fetch_init(&store->workers[i], &config);
+}
+
 status_t store_open(const struct store_config *config, struct store **out)
 {
     if (config->workers == 0 || config->workers > STORE_WORKERS_MAX)
@@ -111,6 +130,7 @@ status_t store_open(const struct store_config *config, struct store **out)
         store_close(store);
         return s;
     }
+    init_fetch(store);
     *out = store;
     return status_ok();
 }
@@ -146,6 +166,8 @@ void store_close(struct store *store)
 {
     if (store->log)
         log_close(store->log);
+    for (unsigned i = 0; i < store->config.workers; i++)
+        fetch_deinit(&store->workers[i]);
     segments_destroy(store->segments);
     if (store->arena.base && atomic_load_explicit(&store->value_bytes, memory_order_relaxed) > 0)
         free_large_values(store);

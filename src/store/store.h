@@ -32,6 +32,7 @@ struct store_config {
     uint64_t memory_bytes_max; /* 0: no cap */
     unsigned workers;
     uint64_t log_segment_bytes_first, log_segment_bytes_max; /* 0: the log's default */
+    unsigned io_depth; /* reads of one worker in flight at most; 0: STORE_IO_DEPTH_DEFAULT */
     bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
                       */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
@@ -44,6 +45,8 @@ enum {
     STORE_KEY_BYTES_MAX = RECORD_KEY_BYTES_MAX,
     STORE_WORKERS_MAX = 64,
     STORE_PREFETCH_MAX = 64,
+    STORE_IO_DEPTH_DEFAULT = 128,
+    STORE_IO_DEPTH_MAX = 1024,
 };
 
 enum store_result {
@@ -53,10 +56,20 @@ enum store_result {
     STORE_NO_SPACE,  /* disk full: refused before anything was changed */
     STORE_NO_MEMORY, /* memory cap reached: same */
     STORE_DEAD,      /* the log has failed; the process is about to end */
+    STORE_COLD,      /* the key is there, its value only on disk: see "values on disk" */
+    STORE_CORRUPT,   /* the key is there, its value was read from disk and does not check */
+    STORE_IO,        /* the key is there, its value could not be read */
 };
 
+/* Results of looking for a key that mean that it exists. */
+static inline bool store_result_exists(enum store_result r)
+{
+    return r == STORE_OK || r == STORE_COLD || r == STORE_CORRUPT || r == STORE_IO;
+}
+
 struct store;
-struct node; /* index/node.h */
+struct fetch; /* store/fetch.c */
+struct node;  /* index/node.h */
 
 /* One worker's side of a store. Public fields first. */
 struct store_worker {
@@ -64,6 +77,7 @@ struct store_worker {
     uint64_t depends_lsn; /* see above */
     uint64_t now_ms;      /* the store's clock (Unix ms, never goes back), taken at store_turn_begin */
     struct store_worker_private *private;
+    struct fetch *fetch; /* values on their way from disk; NULL: nothing is ever cold */
 };
 
 STATUS_MUST_USE status_t store_open(const struct store_config *config, struct store **out);
@@ -107,10 +121,12 @@ struct store_view {
     uint32_t len;       /* bytes of the value */
     uint64_t expire_ms; /* 0: none */
     const struct node *node;
-    uint64_t sequence;
+    uint64_t sequence; /* >> 1: the version */
+    uint64_t address;  /* of the value's record; set with STORE_COLD, STORE_CORRUPT and STORE_IO */
 };
 
-/* STORE_OK with a view, STORE_ABSENT, or STORE_BUSY. */
+/* STORE_OK with a view, STORE_ABSENT, or STORE_BUSY. STORE_COLD, STORE_CORRUPT, STORE_IO: the view has no
+ * data, but len, expire_ms, sequence and address are valid. */
 enum store_result store_find(struct store_worker *sw, const struct store_key *key, struct store_view *view);
 
 /* Copies bytes [offset, offset + len) of the value. False if the value was overwritten meanwhile by another
@@ -179,6 +195,8 @@ struct store_entry {
     uint8_t live;    /* existed at begin */
     uint8_t expired; /* existed, but its time has come */
     uint8_t staged;  /* enum store_staged */
+    uint8_t cold;    /* existed at begin, and its value is only on disk: value has a length and no data */
+    uint64_t address, version; /* when cold: for store_fetch_want */
 };
 
 enum store_staged { STAGED_NOTHING, STAGED_SET, STAGED_DELETE, STAGED_EXPIRE };
@@ -194,6 +212,9 @@ enum store_result store_write_begin(struct store_worker *sw, struct store_entry 
 bool store_entry_live(const struct store_entry *entries, unsigned i);
 struct slice store_entry_value(const struct store_entry *entries, unsigned i);
 uint64_t store_entry_expire_ms(const struct store_entry *entries, unsigned i);
+/* Is entry i's value wanted from disk? Then store_entry_value has its length but no data: who needs the data
+ * aborts, asks for it (store_fetch_want) and begins again when it is there. */
+bool store_entry_cold(const struct store_entry *entries, unsigned i);
 
 /* expire_ms 0: none. A time at or before now makes it a delete. */
 void store_stage_set(struct store_worker *sw, struct store_entry *entries, unsigned i, struct slice value,
@@ -211,6 +232,91 @@ void store_write_abort(struct store_worker *sw);
 /* Deletes the key `path` and all keys below `path/`; an empty path is everything. One log record, one
  * instant. *count: keys removed; NULL: not wanted (cheaper for everything). */
 enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count);
+
+/* ---- values on disk ----
+ *
+ * A command that meets STORE_COLD asks for the value with store_fetch_want, gives up for now, and is run
+ * again when store_waiter_next names its waiter; then the same look-up finds the value. The caller performs
+ * the reads: store_fetch_take, one read, store_fetch_done. A value that has landed stays until the end of the
+ * turn in which it is looked up, with a claim (a waiter that asked for it) until store_waiter_release.
+ * Everything here belongs to the worker and is called inside its turns. */
+
+struct landing;
+struct claim;
+
+/* Who waits: one for each connection, zeroed at first. It must stay where it is until store_waiter_release.
+ */
+struct store_waiter {
+    struct claim *claims;
+    uint64_t bytes;        /* of memory that the claims hold */
+    uint64_t hungry_bytes; /* that it could not get */
+    uint32_t pending;      /* claims whose value has not landed */
+    uint32_t lost;         /* times that a value's file was gone */
+    bool hungry, queued;   /* waits for room; is in one of the two queues */
+    struct store_waiter *next, *previous;
+};
+
+/* True while store_waiter_next has yet to name it: running its command again is of no use before. */
+static inline bool store_waiter_waits(const struct store_waiter *waiter)
+{
+    return waiter->pending || waiter->hungry || waiter->queued;
+}
+
+/* Has it anything to give back? */
+static inline bool store_waiter_used(const struct store_waiter *waiter)
+{
+    return waiter->claims || waiter->lost || waiter->hungry;
+}
+
+/* Asks for the value of `key` in the given version (view->sequence >> 1) and length, whose record lies at
+ * address; joins a read that is under way. scan: a walk over many keys, which says nothing about this one's
+ * future. STORE_COLD: it will come, store_waiter_next tells. STORE_OK: look again, it is there or has moved.
+ * STORE_CORRUPT, STORE_IO: it came, and is no good; asked again after the release it is read again.
+ * STORE_NO_MEMORY: the waiter holds all that one command may. Without a waiter it is only read ahead, and
+ * kept for a second or so: STORE_BUSY when there is no room for that. */
+enum store_result store_fetch_want(struct store_worker *sw, const struct store_key *key, uint64_t address,
+                                   uint64_t version, uint32_t value_len, struct store_waiter *waiter,
+                                   bool scan);
+/* Reads the key's value ahead of need if it is cold. False if there was no room for it. */
+bool store_key_ahead(struct store_worker *sw, const struct store_key *key);
+
+/* One read to perform: up to len bytes at offset of fd into buffer. */
+struct store_fetch {
+    int fd;
+    void *buffer;
+    size_t len;
+    uint64_t offset;
+    struct landing *landing;
+};
+
+/* The next read to perform; false: nothing is wanted, or io_depth reads are under way. */
+bool store_fetch_take(struct store_worker *sw, struct store_fetch *fetch);
+/* It ended with result bytes, or -errno. */
+void store_fetch_done(struct store_worker *sw, const struct store_fetch *fetch, int64_t result);
+
+/* A waiter whose values have all landed (or that got room), each once; NULL: none now. */
+struct store_waiter *store_waiter_next(struct store_worker *sw);
+/* Would store_waiter_next name one? */
+bool store_waiter_due(const struct store_worker *sw);
+/* The command is done, or its connection gone: what was claimed may go. */
+void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter);
+
+/* Where a record lies, in words: "log-0000000001.kv at offset 4096". */
+enum { STORE_ADDRESS_TEXT_BYTES = 64 };
+void store_address_text(uint64_t address, char text[STORE_ADDRESS_TEXT_BYTES]);
+
+struct store_fetch_stats {
+    uint64_t hits;   /* look-ups of cold keys that found the value landed */
+    uint64_t preads; /* reads begun */
+    uint64_t bytes;  /* read */
+    uint64_t joined; /* asked for what was already on its way */
+    uint64_t unused; /* read ahead and dropped without being looked at */
+    uint64_t errors, corrupt;
+    uint64_t depth, depth_max; /* reads under way now, and at most so far (of one worker) */
+    uint64_t memory_bytes;     /* of values under way and landed */
+};
+/* Sums over the workers. Any thread. */
+void store_fetch_stats_get(struct store *store, struct store_fetch_stats *out);
 
 /* ---- durability ---- */
 

@@ -6,7 +6,7 @@
  *     n = loop_wait(loop, events, capacity, timeout_us);      one kernel entry, submits all that was queued
  *     for each event: handle; queue sends, writes, ...         no kernel entry (io_uring) in here
  *
- * Implementations: io_uring (loop_uring.c), epoll (loop_epoll.c; file operations run on one helper thread),
+ * Implementations: io_uring (loop_uring.c), epoll (loop_epoll.c; file operations run on helper threads),
  * and a simulated one in the tests. They behave alike; struct loop_ops is the narrow waist.
  *
  * Memory: struct loop_stream and struct loop_file_op live inside the caller's own structures and must stay

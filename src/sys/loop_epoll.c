@@ -1,6 +1,10 @@
 /* The epoll backend, for kernels and containers without io_uring: level-triggered reading, sends tried at the
- * next wait, file transfers on one helper thread. What happened is queued and handed out by loop_wait;
- * nothing is reported inside a call. */
+ * next wait, file transfers on helper threads. What happened is queued and handed out by loop_wait;
+ * nothing is reported inside a call.
+ *
+ * File transfers: a helper thread is started when one is queued and no helper is idle, up to
+ * FILE_THREADS_MAX, which is how many are under way at once. Writes go first: many replies wait for each, one
+ * for a read. */
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
@@ -24,6 +28,7 @@ enum {
     LISTENERS_MAX = 4,
     ACCEPTS_MAX = 256,
     ACCEPT_RETRY_US = 100000,
+    FILE_THREADS_MAX = 16,
 };
 
 enum {
@@ -42,6 +47,10 @@ struct listener {
     bool paused;
 };
 
+struct op_list {
+    struct loop_file_op *first, *last;
+};
+
 struct epoll_loop {
     struct loop base;
     int epoll_fd, wake_fd;
@@ -58,14 +67,16 @@ struct epoll_loop {
     struct loop_stream **starved; /* had data when no buffer was free; not watched for reading until one is */
     size_t starved_count, starved_capacity;
     bool no_pwait2; /* the kernel or a container refuses epoll_pwait2 */
-    /* The helper thread. */
-    pthread_t thread;
-    bool has_thread;
-    pthread_mutex_t mutex;
+    /* The helper threads. */
+    pthread_t threads[FILE_THREADS_MAX];
+    unsigned thread_count;
+    pthread_mutex_t mutex; /* everything below */
     pthread_cond_t work;
-    struct loop_file_op *todo, **todo_end; /* under mutex */
-    struct loop_file_op *done, **done_end; /* under mutex */
-    bool stop;                             /* under mutex */
+    struct op_list writes, reads; /* to do */
+    struct op_list done;
+    unsigned queued; /* in writes and reads */
+    unsigned idle;   /* threads that wait for work */
+    bool stop;
 };
 
 static struct epoll_loop *epoll_of(struct loop *loop)
@@ -382,61 +393,81 @@ static void signal_loop(struct epoll_loop *p)
     (void)ignored;
 }
 
+static void op_append(struct op_list *list, struct loop_file_op *op)
+{
+    op->next = NULL;
+    *(list->last ? &list->last->next : &list->first) = op;
+    list->last = op;
+}
+
+static struct loop_file_op *op_pop(struct op_list *list)
+{
+    struct loop_file_op *op = list->first;
+    list->first = op->next;
+    if (list->first == NULL)
+        list->last = NULL;
+    return op;
+}
+
 static void *file_thread(void *context)
 {
     struct epoll_loop *p = context;
     pthread_mutex_lock(&p->mutex);
     for (;;) {
-        while (p->todo == NULL && !p->stop)
+        p->idle++;
+        while (p->queued == 0 && !p->stop)
             pthread_cond_wait(&p->work, &p->mutex);
-        if (p->todo == NULL)
+        p->idle--;
+        if (p->queued == 0)
             break;
-        struct loop_file_op *op = p->todo;
-        p->todo = op->next;
-        if (p->todo == NULL)
-            p->todo_end = &p->todo;
+        struct loop_file_op *op = op_pop(p->writes.first ? &p->writes : &p->reads);
+        p->queued--;
         pthread_mutex_unlock(&p->mutex);
         op->result = transfer(op);
         pthread_mutex_lock(&p->mutex);
-        op->next = NULL;
-        *p->done_end = op;
-        p->done_end = &op->next;
-        signal_loop(p);
+        if (p->done.first == NULL) /* else the loop has been told and has not come yet */
+            signal_loop(p);
+        op_append(&p->done, op);
     }
     pthread_mutex_unlock(&p->mutex);
     return NULL;
 }
 
+/* 0 or an errno. */
+static int start_file_thread(struct epoll_loop *p)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int e = pthread_create(&p->threads[p->thread_count], NULL, file_thread, p);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (e == 0)
+        pthread_setname_np(p->threads[p->thread_count++], "loop-files");
+    return e;
+}
+
 static void epoll_file(struct loop *loop, struct loop_file_op *op)
 {
     struct epoll_loop *p = epoll_of(loop);
-    if (!p->has_thread) {
-        sigset_t all, old;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        int e = pthread_create(&p->thread, NULL, file_thread, p);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-        if (e != 0) {
-            push(p, (struct loop_event){.type = LOOP_FILE_DONE, .result = -e, .owner = op->owner});
-            return;
-        }
-        pthread_setname_np(p->thread, "loop-files");
-        p->has_thread = true;
-    }
-    op->next = NULL;
     pthread_mutex_lock(&p->mutex);
-    *p->todo_end = op;
-    p->todo_end = &op->next;
+    op_append(op->write ? &p->writes : &p->reads, op);
+    p->queued++;
+    bool more_threads = p->queued > p->idle && p->thread_count < FILE_THREADS_MAX;
     pthread_cond_signal(&p->work);
     pthread_mutex_unlock(&p->mutex);
+    int e = more_threads ? start_file_thread(p) : 0;
+    if (e == 0 || p->thread_count > 0)
+        return; /* those that are there will do it */
+    op_pop(op->write ? &p->writes : &p->reads);
+    p->queued--;
+    push(p, (struct loop_event){.type = LOOP_FILE_DONE, .result = -e, .owner = op->owner});
 }
 
 static void collect_files(struct epoll_loop *p)
 {
     pthread_mutex_lock(&p->mutex);
-    struct loop_file_op *op = p->done;
-    p->done = NULL;
-    p->done_end = &p->done;
+    struct loop_file_op *op = p->done.first;
+    p->done = (struct op_list){0};
     pthread_mutex_unlock(&p->mutex);
     while (op) {
         struct loop_file_op *next = op->next;
@@ -534,13 +565,12 @@ static void epoll_wake(struct loop *loop)
 static void epoll_destroy(struct loop *loop)
 {
     struct epoll_loop *p = epoll_of(loop);
-    if (p->has_thread) {
-        pthread_mutex_lock(&p->mutex);
-        p->stop = true;
-        pthread_cond_signal(&p->work);
-        pthread_mutex_unlock(&p->mutex);
-        pthread_join(p->thread, NULL);
-    }
+    pthread_mutex_lock(&p->mutex);
+    p->stop = true;
+    pthread_cond_broadcast(&p->work);
+    pthread_mutex_unlock(&p->mutex);
+    for (unsigned i = 0; i < p->thread_count; i++)
+        pthread_join(p->threads[i], NULL);
     for (uint32_t i = 0; i < p->buffer_count; i++)
         free(p->buffers[i]);
     free(p->buffers);
@@ -580,8 +610,6 @@ status_t loop_epoll_create(struct loop **out)
     CHECK(p->queue && p->buffers && p->free_buffers);
     for (unsigned i = 0; i < LISTENERS_MAX; i++)
         p->listeners[i].fd = -1;
-    p->todo_end = &p->todo;
-    p->done_end = &p->done;
     pthread_mutex_init(&p->mutex, NULL);
     pthread_cond_init(&p->work, NULL);
     p->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

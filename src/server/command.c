@@ -6,13 +6,15 @@
 #include "base/check.h"
 #include "base/parse.h"
 #include "server/commands.h"
+#include "server/conn.h"
 
 enum {
     READONLY = COMMAND_READONLY,
     WRITE = COMMAND_WRITE,
     FAST = COMMAND_FAST,
     ADMIN = COMMAND_ADMIN,
-    CONNECTION = COMMAND_CONNECTION
+    CONNECTION = COMMAND_CONNECTION,
+    VALUE = COMMAND_READS_VALUE,
 };
 
 #define ROW(name, handler, arity, first, last, step, flags, group, summary, since)                           \
@@ -21,7 +23,8 @@ enum {
     }
 
 static struct command rows[] = {
-    ROW("get", get, 2, 1, 1, 1, READONLY | FAST, "string", "Returns the string value of a key.", "1.0.0"),
+    ROW("get", get, 2, 1, 1, 1, READONLY | FAST | VALUE, "string", "Returns the string value of a key.",
+        "1.0.0"),
     ROW("set", set, -3, 1, 1, 1, WRITE, "string", "Sets the string value of a key, ignoring its type.",
         "1.0.0"),
     ROW("setnx", setnx, 3, 1, 1, 1, WRITE | FAST, "string", "Sets a key only when it doesn't exist.",
@@ -29,26 +32,31 @@ static struct command rows[] = {
     ROW("setex", setex, 4, 1, 1, 1, WRITE, "string", "Sets a value and an expiry in seconds.", "2.0.0"),
     ROW("psetex", psetex, 4, 1, 1, 1, WRITE, "string", "Sets a value and an expiry in milliseconds.",
         "2.6.0"),
-    ROW("getset", getset, 3, 1, 1, 1, WRITE | FAST, "string",
+    ROW("getset", getset, 3, 1, 1, 1, WRITE | FAST | VALUE, "string",
         "Returns the old value after setting a new one.", "1.0.0"),
-    ROW("getdel", getdel, 2, 1, 1, 1, WRITE | FAST, "string", "Returns the value of a key after deleting it.",
-        "6.2.0"),
-    ROW("getex", getex, -2, 1, 1, 1, WRITE | FAST, "string", "Returns the value after setting its expiry.",
-        "6.2.0"),
+    ROW("getdel", getdel, 2, 1, 1, 1, WRITE | FAST | VALUE, "string",
+        "Returns the value of a key after deleting it.", "6.2.0"),
+    ROW("getex", getex, -2, 1, 1, 1, WRITE | FAST | VALUE, "string",
+        "Returns the value after setting its expiry.", "6.2.0"),
     ROW("mget", mget, -2, 1, -1, 1, READONLY | FAST, "string", "Atomically returns several values.", "1.0.0"),
     ROW("mset", mset, -3, 1, -1, 2, WRITE, "string", "Atomically sets several keys.", "1.0.1"),
     ROW("msetnx", msetnx, -3, 1, -1, 2, WRITE, "string", "Sets several keys only if none exists.", "1.0.1"),
-    ROW("append", append, 3, 1, 1, 1, WRITE | FAST, "string", "Appends to the value of a key.", "2.0.0"),
+    ROW("append", append, 3, 1, 1, 1, WRITE | FAST | VALUE, "string", "Appends to the value of a key.",
+        "2.0.0"),
     ROW("strlen", strlen, 2, 1, 1, 1, READONLY | FAST, "string", "Returns the length of a value.", "2.2.0"),
-    ROW("getrange", getrange, 4, 1, 1, 1, READONLY, "string", "Returns a part of the value.", "2.4.0"),
-    ROW("substr", getrange, 4, 1, 1, 1, READONLY, "string", "Returns a part of the value.", "1.0.0"),
-    ROW("setrange", setrange, 4, 1, 1, 1, WRITE, "string", "Overwrites a part of the value.", "2.2.0"),
-    ROW("incr", incr, 2, 1, 1, 1, WRITE | FAST, "string", "Increments an integer by one.", "1.0.0"),
-    ROW("decr", decr, 2, 1, 1, 1, WRITE | FAST, "string", "Decrements an integer by one.", "1.0.0"),
-    ROW("incrby", incrby, 3, 1, 1, 1, WRITE | FAST, "string", "Increments an integer by a number.", "1.0.0"),
-    ROW("decrby", decrby, 3, 1, 1, 1, WRITE | FAST, "string", "Decrements an integer by a number.", "1.0.0"),
-    ROW("incrbyfloat", incrbyfloat, 3, 1, 1, 1, WRITE | FAST, "string", "Increments a float by a number.",
-        "2.6.0"),
+    ROW("getrange", getrange, 4, 1, 1, 1, READONLY | VALUE, "string", "Returns a part of the value.",
+        "2.4.0"),
+    ROW("substr", getrange, 4, 1, 1, 1, READONLY | VALUE, "string", "Returns a part of the value.", "1.0.0"),
+    ROW("setrange", setrange, 4, 1, 1, 1, WRITE | VALUE, "string", "Overwrites a part of the value.",
+        "2.2.0"),
+    ROW("incr", incr, 2, 1, 1, 1, WRITE | FAST | VALUE, "string", "Increments an integer by one.", "1.0.0"),
+    ROW("decr", decr, 2, 1, 1, 1, WRITE | FAST | VALUE, "string", "Decrements an integer by one.", "1.0.0"),
+    ROW("incrby", incrby, 3, 1, 1, 1, WRITE | FAST | VALUE, "string", "Increments an integer by a number.",
+        "1.0.0"),
+    ROW("decrby", decrby, 3, 1, 1, 1, WRITE | FAST | VALUE, "string", "Decrements an integer by a number.",
+        "1.0.0"),
+    ROW("incrbyfloat", incrbyfloat, 3, 1, 1, 1, WRITE | FAST | VALUE, "string",
+        "Increments a float by a number.", "2.6.0"),
     ROW("del", del, -2, 1, -1, 1, WRITE, "generic", "Deletes keys.", "1.0.0"),
     ROW("unlink", del, -2, 1, -1, 1, WRITE | FAST, "generic", "Deletes keys.", "4.0.0"),
     ROW("exists", exists, -2, 1, -1, 1, READONLY | FAST, "generic", "Counts which of the keys exist.",
@@ -202,6 +210,76 @@ enum command_result command_store_failed(struct command_call *call, enum store_r
     }
 }
 
+enum command_result command_value_failed(struct command_call *call, enum store_result r, uint64_t address)
+{
+    char place[STORE_ADDRESS_TEXT_BYTES];
+    switch (r) {
+    case STORE_CORRUPT:
+        store_address_text(address, place);
+        reply_error(call->reply, "ERR corrupt record of this value in %s; kvasir check tells more", place);
+        return COMMAND_DONE;
+    case STORE_IO:
+        store_address_text(address, place);
+        reply_error(call->reply,
+                    "ERR this value cannot be read from %s: I/O error; other keys are not concerned", place);
+        return COMMAND_DONE;
+    case STORE_NO_MEMORY:
+        reply_error(call->reply,
+                    "OOM the values of this command do not fit in memory: ask for fewer, or use LIMIT");
+        return COMMAND_DONE;
+    default: /* on its way, or there by now */
+        return COMMAND_AGAIN;
+    }
+}
+
+static enum store_result want(struct command_call *call, const struct store_key *key, uint64_t address,
+                              uint64_t version, size_t len, bool scan)
+{
+    struct conn *conn = call->conn;
+    conn->flags |= CONN_FETCHING; /* the worker gives the claims back */
+    return store_fetch_want(call->sw, key, address, version, (uint32_t)len, &conn->waiter, scan);
+}
+
+enum store_result command_want(struct command_call *call, const struct store_key *key,
+                               const struct store_view *view, bool scan)
+{
+    return want(call, key, view->address, view->sequence >> 1, view->len, scan);
+}
+
+bool command_note_missing(struct command_call *call, struct command_missing *missing,
+                          enum store_result result, const struct store_key *key,
+                          const struct store_view *view, bool scan)
+{
+    uint64_t address = result == STORE_BUSY ? 0 : view->address;
+    if (result == STORE_COLD)
+        result = command_want(call, key, view, scan);
+    bool final = result == STORE_CORRUPT || result == STORE_IO || result == STORE_NO_MEMORY;
+    if (result == STORE_OK) /* there by now */
+        result = STORE_BUSY;
+    if (final || missing->result == STORE_OK)
+        *missing = (struct command_missing){result, address};
+    return !final;
+}
+
+bool command_old_value(struct command_call *call, const struct store_entry *entries, unsigned i,
+                       struct slice *value)
+{
+    *value = store_entry_value(entries, i);
+    if (LIKELY(!store_entry_cold(entries, i)))
+        return true;
+    call->cold_entry = (int)i;
+    return false;
+}
+
+/* A stage needs the value of an entry whose locks are given up again. */
+static enum command_result want_entry(struct command_call *call, const struct store_entry *entries)
+{
+    const struct store_entry *e = &entries[entries[call->cold_entry].primary];
+    call->cold_entry = -1;
+    enum store_result r = want(call, &e->key, e->address, e->version, e->value.len, false);
+    return command_value_failed(call, r, e->address);
+}
+
 bool command_key_ok(struct command_call *call, struct slice key)
 {
     if (LIKELY(key.len <= STORE_KEY_BYTES_MAX))
@@ -270,7 +348,7 @@ enum command_result command_write(struct command_call *call, struct store_entry 
             break;
         if (!stage(call, entries, context)) {
             store_write_abort(call->sw);
-            return COMMAND_DONE;
+            return UNLIKELY(call->cold_entry >= 0) ? want_entry(call, entries) : COMMAND_DONE;
         }
         r = store_write_commit(call->sw);
         if (LIKELY(r == STORE_OK))

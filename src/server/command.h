@@ -18,8 +18,9 @@ struct server;
 
 enum command_result {
     COMMAND_DONE,
-    COMMAND_AGAIN, /* the store was busy: nothing was done, the reply is untouched (or rolled back); run it
-                      again in a later turn */
+    COMMAND_AGAIN, /* the store was busy, or a value must come from disk (call->conn's waiter waits then):
+                      nothing was done, the reply is untouched (or rolled back); run it again in a later turn
+                      */
     COMMAND_CLOSE, /* done, and close the connection after the reply was sent (QUIT) */
 };
 
@@ -33,6 +34,7 @@ struct command_call {
     struct slice *argv; /* argv[0] is the name as sent; memory valid during the call */
     int argc;
     struct store_key *keys; /* keys[i]: prepared, for the command's i-th key, when key_count > 0 */
+    int cold_entry;         /* command_old_value's: the entry whose value must come from disk; -1: none */
     int key_count; /* the worker prepares keys by the table's key positions when there is 1 key; else the
                       handler does */
 };
@@ -44,7 +46,8 @@ enum command_flag {
     COMMAND_WRITE = 2,
     COMMAND_FAST = 4,
     COMMAND_ADMIN = 8,
-    COMMAND_CONNECTION = 16, /* about the connection; allowed before HELLO AUTH etc. */
+    COMMAND_CONNECTION = 16,  /* about the connection; allowed before HELLO AUTH etc. */
+    COMMAND_READS_VALUE = 32, /* needs the value of its key, not only to know of it: worth reading ahead */
 };
 
 struct command {

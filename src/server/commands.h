@@ -15,6 +15,26 @@ void *command_scratch(struct command_call *call, size_t bytes);
 
 /* Answers what a store result means; STORE_BUSY is COMMAND_AGAIN. */
 enum command_result command_store_failed(struct command_call *call, enum store_result r);
+/* Answers what store_fetch_want or a look-up said about a value on disk at address; COMMAND_AGAIN when it is
+ * on its way (or there by now). */
+enum command_result command_value_failed(struct command_call *call, enum store_result r, uint64_t address);
+/* Asks for the cold value of a view, for the command's connection. See store_fetch_want. */
+enum store_result command_want(struct command_call *call, const struct store_key *key,
+                               const struct store_view *view, bool scan);
+/* What a command over several keys lacks. */
+struct command_missing {
+    enum store_result result; /* STORE_OK: nothing */
+    uint64_t address;
+};
+/* Notes that a look-up of `key` gave `result`; asks for the value if it is cold. False: an error that ends
+ * the command. Afterwards: command_value_failed. */
+bool command_note_missing(struct command_call *call, struct command_missing *missing,
+                          enum store_result result, const struct store_key *key,
+                          const struct store_view *view, bool scan);
+/* For a stage (below) that needs the bytes of entry i's old value. False: it must come from disk first; the
+ * stage returns false, with no reply written. */
+bool command_old_value(struct command_call *call, const struct store_entry *entries, unsigned i,
+                       struct slice *value);
 /* Writes the error and returns false when the key is too long. */
 bool command_key_ok(struct command_call *call, struct slice key);
 /* Argument `arg` as a prepared key: the worker's if it made it, else *own. */
@@ -30,7 +50,7 @@ bool command_integer(struct command_call *call, struct slice arg, int64_t *value
 enum command_result command_syntax_error(struct command_call *call);
 
 /* A write: looks at the locked entries, stages what shall be, writes the reply. False: nothing shall be
- * written (an error reply). */
+ * written (an error reply, or command_old_value said so). */
 typedef bool (*command_stage)(struct command_call *call, struct store_entry *entries, void *context);
 /* Locks, stages, commits, tries again when the store needed a larger log buffer. entries[i].key is set by the
  * caller. */

@@ -102,9 +102,10 @@ static enum command_result reply_expiry(struct command_call *call, bool seconds,
     if (r == STORE_BUSY)
         return COMMAND_AGAIN;
     int64_t answer = -2;
-    if (r == STORE_OK && view.expire_ms == 0) {
+    bool exists = store_result_exists(r);
+    if (exists && view.expire_ms == 0) {
         answer = -1;
-    } else if (r == STORE_OK) {
+    } else if (exists) {
         answer = (int64_t)view.expire_ms - (absolute ? 0 : (int64_t)call->sw->now_ms);
         if (seconds)
             answer = answer / 1000 + (answer % 1000 >= 500); /* nearest, without overflow */

@@ -48,7 +48,7 @@ enum command_result command_exists(struct command_call *call)
         for (unsigned i = 0; i < n; i++) {
             struct store_view view;
             enum store_result r = store_find(call->sw, &keys[i], &view);
-            count += r == STORE_OK;
+            count += store_result_exists(r);
             busy |= r == STORE_BUSY;
         }
         bool same = store_snapshot_end(call->sw);
@@ -73,7 +73,7 @@ enum command_result command_type(struct command_call *call)
     enum store_result r = store_find(call->sw, command_key(call, 1, &own), &view);
     if (r == STORE_BUSY)
         return COMMAND_AGAIN;
-    reply_status(call->reply, r == STORE_OK ? "string" : "none");
+    reply_status(call->reply, store_result_exists(r) ? "string" : "none");
     return COMMAND_DONE;
 }
 

@@ -19,7 +19,9 @@ static bool stage_increment(struct command_call *call, struct store_entry *entri
 {
     struct increment *inc = context;
     int64_t value = 0;
-    if (store_entry_live(entries, 0) && !command_integer(call, store_entry_value(entries, 0), &value))
+    struct slice old;
+    if (store_entry_live(entries, 0) &&
+        (!command_old_value(call, entries, 0, &old) || !command_integer(call, old, &value)))
         return false;
     if (__builtin_add_overflow(value, inc->by, &value)) {
         reply_error(call->reply, "ERR increment or decrement would overflow");
@@ -106,7 +108,11 @@ static bool stage_float_increment(struct command_call *call, struct store_entry 
 {
     struct float_increment *inc = context;
     long double value = 0;
-    if (store_entry_live(entries, 0) && !parse_long_double(store_entry_value(entries, 0), &value)) {
+    struct slice old = {0};
+    bool live = store_entry_live(entries, 0);
+    if (live && !command_old_value(call, entries, 0, &old))
+        return false;
+    if (live && !parse_long_double(old, &value)) {
         reply_error(call->reply, "ERR value is not a valid float");
         return false;
     }

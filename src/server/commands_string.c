@@ -10,40 +10,51 @@ enum {
     KEYS_GROUP = 32,
     MGET_BYTES_MAX = 1 << 30, /* of values, and one more: a small request that names a large value a million
                                  times must not take all memory */
+    POINT_KEYS_MAX = 64,      /* a longer MGET is a walk: its values don't push others out of memory */
 };
 
 /* ---- reading ---- */
 
-static enum command_result reply_view(struct command_call *call, const struct store_view *view, bool *moved)
+/* Writes a key's value, or null. STORE_BUSY if it keeps changing; nothing is written then, nor for the other
+ * results. */
+static enum store_result reply_key(struct command_call *call, const struct store_key *key,
+                                   struct store_view *view)
 {
     struct reply *r = call->reply;
-    struct reply_position start = reply_position(r);
-    char *p = reply_bulk_begin(r, view->len);
-    *moved = !store_view_copy(view, p, 0, view->len);
-    if (UNLIKELY(*moved))
+    for (unsigned tries = 0; tries < VIEW_TRIES; tries++) {
+        enum store_result found = store_find(call->sw, key, view);
+        if (UNLIKELY(found != STORE_OK)) {
+            if (found == STORE_ABSENT)
+                reply_null(r);
+            return found == STORE_ABSENT ? STORE_OK : found;
+        }
+        struct reply_position start = reply_position(r);
+        char *p = reply_bulk_begin(r, view->len);
+        if (LIKELY(store_view_copy(view, p, 0, view->len))) {
+            reply_bulk_end(r, view->len);
+            return STORE_OK;
+        }
         reply_rollback(r, start);
-    else
-        reply_bulk_end(r, view->len);
-    return COMMAND_DONE;
+    }
+    return STORE_BUSY;
+}
+
+/* A look-up found the key, but not its value. */
+static enum command_result value_elsewhere(struct command_call *call, enum store_result r,
+                                           const struct store_key *key, const struct store_view *view)
+{
+    if (r == STORE_BUSY)
+        return COMMAND_AGAIN;
+    if (r == STORE_COLD)
+        r = command_want(call, key, view, false);
+    return command_value_failed(call, r, view->address);
 }
 
 enum command_result command_reply_view(struct command_call *call, const struct store_key *key)
 {
     struct store_view view;
-    bool moved;
-    for (unsigned tries = 0; tries < VIEW_TRIES; tries++) {
-        enum store_result r = store_find(call->sw, key, &view);
-        if (r == STORE_BUSY)
-            return COMMAND_AGAIN;
-        if (r == STORE_ABSENT) {
-            reply_null(call->reply);
-            return COMMAND_DONE;
-        }
-        reply_view(call, &view, &moved);
-        if (LIKELY(!moved))
-            return COMMAND_DONE;
-    }
-    return COMMAND_AGAIN;
+    enum store_result r = reply_key(call, key, &view);
+    return LIKELY(r == STORE_OK) ? COMMAND_DONE : value_elsewhere(call, r, key, &view);
 }
 
 enum command_result command_get(struct command_call *call)
@@ -59,7 +70,7 @@ enum command_result command_strlen(struct command_call *call)
     enum store_result r = store_find(call->sw, command_key(call, 1, &own), &view);
     if (r == STORE_BUSY)
         return COMMAND_AGAIN;
-    reply_integer(call->reply, r == STORE_OK ? view.len : 0);
+    reply_integer(call->reply, store_result_exists(r) ? view.len : 0);
     return COMMAND_DONE;
 }
 
@@ -87,13 +98,13 @@ enum command_result command_getrange(struct command_call *call)
     const struct store_key *key = command_key(call, 1, &own);
     for (unsigned tries = 0; tries < VIEW_TRIES; tries++) {
         enum store_result r = store_find(call->sw, key, &view);
-        if (r == STORE_BUSY)
-            return COMMAND_AGAIN;
         int64_t start = from, end = to;
-        if (r == STORE_ABSENT || !range_within(&start, &end, view.len)) {
+        if (r == STORE_ABSENT || (r != STORE_BUSY && !range_within(&start, &end, view.len))) {
             reply_bulk(call->reply, slice_make("", 0));
             return COMMAND_DONE;
         }
+        if (UNLIKELY(r != STORE_OK))
+            return value_elsewhere(call, r, key, &view);
         struct reply_position position = reply_position(call->reply);
         uint32_t len = (uint32_t)(end - start + 1);
         char *p = reply_bulk_begin(call->reply, len);
@@ -117,6 +128,28 @@ static bool prepare_keys(struct command_call *call, struct store_key *keys, unsi
     return true;
 }
 
+/* Writes all values; or, when some are not in memory, asks for all of those. *too_long: the output passed
+ * pending_max. */
+static struct command_missing reply_keys(struct command_call *call, const struct store_key *keys, unsigned n,
+                                         uint64_t pending_max, bool *too_long)
+{
+    struct command_missing missing = {STORE_OK, 0};
+    struct store_view view;
+    bool more = true;
+    reply_array(call->reply, n);
+    for (unsigned i = 0; i < n && more; i++) {
+        enum store_result r = missing.result == STORE_OK ? reply_key(call, &keys[i], &view)
+                                                         : store_find(call->sw, &keys[i], &view);
+        if (UNLIKELY(r != STORE_OK && r != STORE_ABSENT))
+            more = command_note_missing(call, &missing, r, &keys[i], &view, n > POINT_KEYS_MAX);
+        if (UNLIKELY(i + 1 < n && reply_pending_bytes(call->reply) > pending_max)) {
+            *too_long = true;
+            more = false;
+        }
+    }
+    return missing;
+}
+
 enum command_result command_mget(struct command_call *call)
 {
     unsigned n = (unsigned)call->argc - 1;
@@ -128,23 +161,19 @@ enum command_result command_mget(struct command_call *call)
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, keys, n, attempt) == STORE_BUSY)
             return COMMAND_AGAIN;
-        reply_array(call->reply, n);
-        enum command_result r = COMMAND_DONE;
-        unsigned i = 0;
-        for (; i < n && r == COMMAND_DONE && reply_pending_bytes(call->reply) - pending <= MGET_BYTES_MAX;
-             i++)
-            r = command_reply_view(call, &keys[i]);
+        bool too_long = false;
+        struct command_missing missing = reply_keys(call, keys, n, pending + MGET_BYTES_MAX, &too_long);
         bool same = store_snapshot_end(call->sw);
-        if (r == COMMAND_DONE && same && i == n)
+        if (same && missing.result == STORE_OK && !too_long)
             return COMMAND_DONE;
         reply_rollback(call->reply, start);
-        if (r == COMMAND_DONE && i < n) {
+        if (too_long) {
             reply_error(call->reply, "ERR the reply would be longer than %d bytes; ask for fewer keys",
                         MGET_BYTES_MAX);
             return COMMAND_DONE;
         }
-        if (r == COMMAND_AGAIN)
-            return r;
+        if (missing.result != STORE_OK)
+            return command_value_failed(call, missing.result, missing.address);
     }
 }
 
@@ -167,10 +196,13 @@ static bool stage_plain_set(struct command_call *call, struct store_entry *entri
 static bool stage_set(struct command_call *call, struct store_entry *entries, void *context)
 {
     const struct set_options *o = context;
+    struct slice old = {0};
     bool live = store_entry_live(entries, 0);
     bool wanted = !(o->nx && live) && !(o->xx && !live);
+    if (o->get && live && !command_old_value(call, entries, 0, &old))
+        return false;
     if (o->get && live)
-        reply_bulk(call->reply, store_entry_value(entries, 0));
+        reply_bulk(call->reply, old);
     else if (o->get)
         reply_null(call->reply);
     else if (wanted)
@@ -309,8 +341,12 @@ enum command_result command_getset(struct command_call *call)
 static bool stage_getdel(struct command_call *call, struct store_entry *entries, void *context)
 {
     (void)context;
-    if (store_entry_live(entries, 0))
-        reply_bulk(call->reply, store_entry_value(entries, 0));
+    struct slice old;
+    bool live = store_entry_live(entries, 0);
+    if (live && !command_old_value(call, entries, 0, &old))
+        return false;
+    if (live)
+        reply_bulk(call->reply, old);
     else
         reply_null(call->reply);
     store_stage_delete(entries, 0);
@@ -341,7 +377,10 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
     if (o->expire_at &&
         !command_expire_ms(call, call->argv[o->expire_at], o->seconds, o->absolute, true, &expire_ms))
         return false;
-    reply_bulk(call->reply, store_entry_value(entries, 0));
+    struct slice old;
+    if (!command_old_value(call, entries, 0, &old))
+        return false;
+    reply_bulk(call->reply, old);
     if (o->expire_at)
         store_stage_expire(call->sw, entries, 0, expire_ms);
     else if (o->persist && store_entry_expire_ms(entries, 0))
@@ -431,14 +470,16 @@ enum command_result command_msetnx(struct command_call *call)
 static bool overlay(struct command_call *call, struct store_entry *entries, uint64_t offset,
                     struct slice bytes, uint64_t *len)
 {
-    struct slice old = store_entry_value(entries, 0);
     bool live = store_entry_live(entries, 0);
-    uint64_t old_len = live ? old.len : 0;
+    struct slice old = live ? store_entry_value(entries, 0) : slice_make("", 0);
+    uint64_t old_len = old.len;
     *len = offset + bytes.len > old_len ? offset + bytes.len : old_len;
     if (*len > server_value_bytes_max(call->server)) {
         reply_error(call->reply, "ERR string exceeds maximum allowed size (proto-max-bulk-len)");
         return false;
     }
+    if (live && !command_old_value(call, entries, 0, &old))
+        return false;
     char *value = command_scratch(call, *len + 1);
     memcpy(value, old.data, old_len);
     if (offset > old_len)

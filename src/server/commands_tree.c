@@ -16,24 +16,34 @@ static bool limit_option(struct command_call *call, struct slice arg, uint64_t *
     return true;
 }
 
-/* Writes a node's value. STORE_ABSENT: it was deleted meanwhile; STORE_BUSY: it keeps changing. */
-static enum store_result reply_node_value(struct command_call *call, const struct node *node)
+/* Writes a node's value. What hinders is noted in missing; once something is missing nothing more is written,
+ * but cold values are asked for. False: an error that ends the command. */
+static bool reply_node_value(struct command_call *call, const struct node *node,
+                             struct command_missing *missing)
 {
     enum { TRIES = 8 };
     struct store_view view;
+    enum store_result r = STORE_BUSY;
     for (unsigned tries = 0; tries < TRIES; tries++) {
-        enum store_result r = store_node_view(call->sw, node, &view);
+        r = store_node_view(call->sw, node, &view);
         if (r != STORE_OK)
-            return r;
+            break;
+        if (missing->result != STORE_OK)
+            return true;
         struct reply_position start = reply_position(call->reply);
         char *p = reply_bulk_begin(call->reply, view.len);
         if (store_view_copy(&view, p, 0, view.len)) {
             reply_bulk_end(call->reply, view.len);
-            return STORE_OK;
+            return true;
         }
         reply_rollback(call->reply, start);
+        r = STORE_BUSY;
     }
-    return STORE_BUSY;
+    if (r == STORE_ABSENT) /* deleted meanwhile */
+        r = STORE_BUSY;
+    struct store_key key;
+    store_key_prepare(call->sw, &key, store_node_key(node));
+    return command_note_missing(call, missing, r, &key, &view, true);
 }
 
 /* ---- RANGE ---- */
@@ -82,18 +92,19 @@ static void collect_range(struct command_call *call, const struct range_options 
     }
 }
 
-static enum store_result write_range(struct command_call *call, const struct range_options *o,
-                                     const struct node_list *list)
+static struct command_missing write_range(struct command_call *call, const struct range_options *o,
+                                          const struct node_list *list)
 {
+    struct command_missing missing = {STORE_OK, 0};
     reply_array(call->reply, list->count * (o->keys_only ? 1 : 2));
     for (size_t i = 0; i < list->count; i++) {
         const struct node *node = node_list_at(list, i);
-        reply_bulk(call->reply, store_node_key(node));
-        enum store_result r = o->keys_only ? STORE_OK : reply_node_value(call, node);
-        if (r != STORE_OK)
-            return r;
+        if (missing.result == STORE_OK)
+            reply_bulk(call->reply, store_node_key(node));
+        if (!o->keys_only && !reply_node_value(call, node, &missing))
+            break;
     }
-    return STORE_OK;
+    return missing;
 }
 
 enum command_result command_range(struct command_call *call)
@@ -110,13 +121,14 @@ enum command_result command_range(struct command_call *call)
             break;
         }
         collect_range(call, &o, &list);
-        enum store_result r = write_range(call, &o, &list);
+        struct command_missing missing = write_range(call, &o, &list);
         bool same = store_snapshot_end(call->sw);
-        if (same && r == STORE_OK)
+        if (same && missing.result == STORE_OK)
             break;
         reply_rollback(call->reply, start);
-        if (same) { /* a node was busy although nothing else changed: its writer is in the middle */
-            result = COMMAND_AGAIN;
+        /* A node that was busy although nothing else changed: its writer is in the middle. */
+        if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
+            result = command_value_failed(call, missing.result, missing.address);
             break;
         }
     }
@@ -262,22 +274,23 @@ static void collect_kids(struct kids *k)
     }
 }
 
-static enum store_result write_kids(struct kids *k)
+static struct command_missing write_kids(struct kids *k)
 {
+    struct command_missing missing = {STORE_OK, 0};
     reply_array(k->call->reply, k->count * (k->values ? 2 : 1));
     for (size_t i = 0; i < k->count; i++) {
-        reply_bulk(k->call->reply, k->items[i].name);
+        if (missing.result == STORE_OK)
+            reply_bulk(k->call->reply, k->items[i].name);
         if (!k->values)
             continue;
-        if (k->items[i].node == NULL) {
+        if (k->items[i].node) {
+            if (!reply_node_value(k->call, k->items[i].node, &missing))
+                break;
+        } else if (missing.result == STORE_OK) {
             reply_null(k->call->reply);
-            continue;
         }
-        enum store_result r = reply_node_value(k->call, k->items[i].node);
-        if (r != STORE_OK)
-            return r;
     }
-    return STORE_OK;
+    return missing;
 }
 
 static bool parse_kids(struct command_call *call, struct kids *k)
@@ -320,13 +333,13 @@ enum command_result command_kids(struct command_call *call)
             break;
         }
         collect_kids(&k);
-        enum store_result r = write_kids(&k);
+        struct command_missing missing = write_kids(&k);
         bool same = store_snapshot_end(call->sw);
-        if (same && r == STORE_OK)
+        if (same && missing.result == STORE_OK)
             break;
         reply_rollback(call->reply, start);
-        if (same) {
-            result = COMMAND_AGAIN;
+        if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
+            result = command_value_failed(call, missing.result, missing.address);
             break;
         }
     }

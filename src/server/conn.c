@@ -56,6 +56,7 @@ void conn_close(struct conn *conn)
     conn->flags |= CONN_CLOSED;
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
+    store_waiter_release(conn->worker->sw, &conn->waiter); /* reads under way land without it */
     loop_stream_close(conn->worker->loop, &conn->stream);
 }
 

@@ -15,6 +15,7 @@
 
 #include "proto/resp.h"
 #include "server/reply.h"
+#include "store/store.h"
 #include "sys/loop.h"
 
 struct worker;
@@ -39,6 +40,7 @@ enum conn_flag {
     CONN_REPLY_OFF = 128,  /* CLIENT REPLY OFF */
     CONN_REPLY_SKIP = 256, /* CLIENT REPLY SKIP: the next command's reply */
     CONN_COUNTED = 512,    /* counts against --max-clients */
+    CONN_FETCHING = 1024,  /* waiter or ahead is in use */
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };
 
@@ -58,6 +60,11 @@ struct conn {
     uint64_t hold_lsn;
     struct source *source;                    /* its input in the current group */
     struct conn_link dirty, held, retry, all; /* the worker's lists */
+
+    /* values from disk (CONN_FETCHING) */
+    struct store_waiter waiter; /* for cold values that its command needs */
+    uint32_t ahead;             /* commands behind the parked one whose values were asked for */
+    uint32_t ahead_seen;        /* of those, looked at again in this group */
 
     /* input that could not be used up yet */
     char *input;
@@ -138,6 +145,12 @@ void conn_input_consume(struct conn *conn, size_t position);
 void conn_flush(struct conn *conn, uint64_t commit_lsn);
 /* LOOP_SENT. */
 void conn_sent(struct conn *conn, int result);
+
+/* Its parked command waits for values from disk: store_waiter_next names it when they are there. */
+static inline bool conn_awaits_values(const struct conn *conn)
+{
+    return conn->flags & CONN_PARKED && store_waiter_waits(&conn->waiter);
+}
 
 static inline bool conn_has_input(const struct conn *conn)
 {

@@ -116,18 +116,55 @@ static void after_reply(struct conn *conn, struct reply_position before, uint64_
     conn_list_add(&worker->dirty, &conn->dirty);
 }
 
+/* The connection's command waits for a cold value: those of the commands behind it are read meanwhile. Each
+ * is asked for once, although the group sees them again whenever the connection goes on. */
+static void ask_ahead(struct group *group, const struct group_item *item)
+{
+    struct conn *conn = item->conn;
+    if (conn->ahead_seen != conn->ahead) { /* asked already; or there was no room for one before it */
+        conn->ahead_seen += conn->ahead_seen < conn->ahead;
+        return;
+    }
+    bool wants = item->has_key && item->command->flags & COMMAND_READS_VALUE &&
+                 arity_fits(item->command, item->argc) && item->key.name.len <= STORE_KEY_BYTES_MAX;
+    conn->ahead_seen++;
+    if (!wants || store_key_ahead(group->worker->sw, &item->key))
+        conn->ahead++;
+}
+
+static void park(struct group_item *item)
+{
+    struct conn *conn = item->conn;
+    conn->flags |= CONN_PARKED;
+    conn->ahead_seen = 0;
+    set_back(item);
+}
+
+/* A command has been run to its end, and values from disk were asked for, for it or for those behind it. */
+static void end_fetching(struct worker *worker, struct conn *conn)
+{
+    store_waiter_release(worker->sw, &conn->waiter);
+    if (conn->ahead)
+        conn->ahead--;
+    if (conn->ahead == 0)
+        conn->flags &= ~(uint32_t)CONN_FETCHING;
+}
+
 static void run_item(struct group *group, struct group_item *item, uint64_t commit_lsn)
 {
     struct worker *worker = group->worker;
     struct conn *conn = item->conn;
     struct reply *r = &conn->reply;
     if (UNLIKELY(conn->flags & CONN_STOPPED)) {
+        if (conn_awaits_values(conn))
+            ask_ahead(group, item);
         set_back(item);
         return;
     }
     uint64_t from = reply_end_offset(r);
     if (UNLIKELY(from - r->head_offset > CONN_OUTPUT_BYTES_MAX)) {
         conn->flags |= CONN_FULL;
+        store_waiter_release(worker->sw, &conn->waiter); /* its reader may take long */
         set_back(item);
         return;
     }
@@ -152,15 +189,17 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
             .argc = (int)item->argc,
             .keys = &item->key,
             .key_count = item->has_key,
+            .cold_entry = -1,
         };
         result = item->command->handler(&call);
         if (UNLIKELY(result == COMMAND_AGAIN)) {
-            conn->flags |= CONN_PARKED;
-            set_back(item);
+            park(item);
             return;
         }
         count_call(worker, item, r, reply_end_offset(r) - from);
     }
+    if (UNLIKELY(conn->flags & CONN_FETCHING))
+        end_fetching(worker, conn);
     if (UNLIKELY(r->error_count != errors))
         STAT_ADD(worker->stats.errors, 1);
     after_reply(conn, before, from, commit_lsn, skipping);
@@ -240,7 +279,9 @@ static void source_finish(struct group *group, struct source *source)
         loop_buffer_release(worker->loop, source->buffer_id);
     }
     conn->source = NULL;
-    if (conn->flags & CONN_PARKED && !drop)
+    if (conn_awaits_values(conn))
+        conn_list_remove(&conn->retry);
+    else if (conn->flags & CONN_PARKED && !drop)
         conn_list_add(&worker->retry, &conn->retry);
     if (conn->flags & CONN_STOPPED)
         conn_list_add(&worker->dirty, &conn->dirty);

@@ -31,6 +31,7 @@ struct totals {
     uint64_t counters[8]; /* by enum base */
     uint64_t held, parked, connections;
     uint64_t turns, turns_busy, system_calls;
+    uint64_t reads, read_turns;
     uint64_t pool_bytes;
     uint64_t calls[WORKER_COMMANDS_MAX];
     uint64_t errors[REPLY_ERROR_KINDS];
@@ -58,6 +59,8 @@ static void add_up(struct server *server, struct totals *t)
         t->parked += STAT_GET(w->stats.parked);
         t->connections += STAT_GET(w->connections);
         t->turns_busy += STAT_GET(w->stats.turns_busy);
+        t->reads += STAT_GET(w->stats.reads);
+        t->read_turns += STAT_GET(w->stats.read_turns);
         t->turns += __atomic_load_n(&w->loop->stats.turns, __ATOMIC_RELAXED);
         t->system_calls += __atomic_load_n(&w->loop->stats.system_calls, __ATOMIC_RELAXED);
         t->pool_bytes += reply_pool_bytes(w->pool);
@@ -275,6 +278,25 @@ static void print_log(struct info *i, struct log *log)
     free(s);
 }
 
+static void print_cold(struct info *i)
+{
+    struct store_fetch_stats s;
+    store_fetch_stats_get(i->server->store, &s);
+    LINE_U64(i, "cold_hits", s.hits);
+    LINE_U64(i, "cold_preads", s.preads);
+    LINE_U64(i, "cold_bytes", s.bytes);
+    LINE_U64(i, "cold_joined", s.joined);
+    LINE_U64(i, "cold_unused", s.unused);
+    LINE_U64(i, "cold_errors", s.errors);
+    LINE_U64(i, "cold_corrupt", s.corrupt);
+    LINE_U64(i, "io_depth", i->server->config.io_depth);
+    LINE_U64(i, "io_depth_now", s.depth);
+    LINE_U64(i, "io_depth_max", s.depth_max);
+    LINE_U64(i, "memory_cold_bytes", s.memory_bytes);
+    fprintf(i->out, "reads_per_submission:%.2f\r\n",
+            i->totals.read_turns ? (double)i->totals.reads / (double)i->totals.read_turns : 0.0);
+}
+
 static void print_kvasir(struct info *i)
 {
     static const char *const durability[] = {"fsync", "interval", "none"};
@@ -285,6 +307,7 @@ static void print_kvasir(struct info *i)
     LINE_U64(i, "threads", i->server->worker_count);
     if (store_log(i->server->store))
         print_log(i, store_log(i->server->store));
+    print_cold(i);
     LINE_U64(i, "held_replies", t->held);
     LINE_U64(i, "parked_commands", t->parked);
     LINE_U64(i, "loop_turns", t->turns);

@@ -95,7 +95,7 @@ static void make_run_id(struct server *server)
         snprintf(server->run_id + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* KVASIR_FAULT=flush:N: the N-th flush fails. For tests. */
+/* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value. For tests. */
 static void read_fault(struct server *server)
 {
     const char *fault = getenv("KVASIR_FAULT");
@@ -103,6 +103,8 @@ static void read_fault(struct server *server)
         return;
     if (strncmp(fault, "flush:", 6) == 0)
         server->fault_flush = strtoull(fault + 6, NULL, 10);
+    if (strncmp(fault, "read:", 5) == 0)
+        server->fault_read = strtoull(fault + 5, NULL, 10);
     LOG_WARNING("fault injection is on: KVASIR_FAULT=%s", fault);
 }
 
@@ -143,6 +145,7 @@ static status_t open_store(struct server *server)
         .durability = (enum store_durability)config->durability,
         .memory_bytes_max = config->memory_bytes,
         .workers = server->worker_count,
+        .io_depth = (unsigned)config->io_depth,
         .on_progress = server_progress,
         .load_progress = load_progress,
         .context = server,

@@ -42,8 +42,9 @@ struct server_config {
     uint64_t memory_bytes; /* 0: no cap */
     uint64_t clients_max;
     uint64_t value_bytes_max;
-    int durability; /* enum store_durability */
-    int io;         /* enum loop_backend */
+    uint64_t io_depth; /* reads of one worker in flight at most */
+    int durability;    /* enum store_durability */
+    int io;            /* enum loop_backend */
 };
 
 struct worker;
@@ -75,6 +76,7 @@ struct server {
     _Atomic uint32_t clients;                /* relaxed: counted connections */
     _Atomic uint32_t workers_running;        /* relaxed count; the last one to leave wakes the main thread */
     _Atomic uint64_t fault_flush;            /* relaxed; injection: flushes until one fails; 0: none */
+    _Atomic uint64_t fault_read;             /* the same for reads of values */
     _Atomic uint64_t operations_second;      /* relaxed; sampled by worker 0 */
     uint64_t sampled_us, sampled_operations; /* worker 0's */
 

@@ -1,6 +1,6 @@
-/* One turn, in order: what waited from the last turn, events, backlog, the group's rest, log writes, replies,
- * background work. Log writes are queued before replies, so that the disk starts on them with the same kernel
- * entry. */
+/* One turn, in order: what waited from the last turn, events, commands whose values have come from disk,
+ * backlog, the group's rest, log writes, reads of values, replies, background work. Log writes and reads are
+ * queued before replies, so that the disk starts on them with the same kernel entry. */
 #include "server/worker.h"
 
 #include <errno.h>
@@ -62,6 +62,7 @@ void worker_destroy(struct worker *worker)
         if (worker->mail[i].kind == MAIL_SOCKET)
             net_close(worker->mail[i].fd);
     group_deinit(&worker->group);
+    free(worker->reads);
     reply_pool_destroy(worker->pool);
     pthread_mutex_destroy(&worker->mail_lock);
     free(worker->mail);
@@ -196,12 +197,12 @@ static void on_flushed(struct worker *worker, struct flush_op *flush, int64_t re
     log_flush_done(store_log(worker->server->store), &flush->flush, result, clock_monotonic_us());
 }
 
-/* Counts down the injected fault. True for the flush that shall fail. */
-static bool fault_due(struct server *server)
+/* Counts down an injected fault. True for the operation that shall fail. */
+static bool fault_due(_Atomic uint64_t *fault)
 {
-    uint64_t left = atomic_load_explicit(&server->fault_flush, memory_order_relaxed);
-    while (left && !atomic_compare_exchange_weak_explicit(&server->fault_flush, &left, left - 1,
-                                                          memory_order_relaxed, memory_order_relaxed))
+    uint64_t left = atomic_load_explicit(fault, memory_order_relaxed);
+    while (left && !atomic_compare_exchange_weak_explicit(fault, &left, left - 1, memory_order_relaxed,
+                                                          memory_order_relaxed))
         ;
     return left == 1;
 }
@@ -210,18 +211,21 @@ static void start_flush(struct worker *worker, struct flush_op *flush)
 {
     flush->busy = true;
     worker->flushes_in_flight++;
-    if (fault_due(worker->server)) {
+    if (fault_due(&worker->server->fault_flush)) {
         on_flushed(worker, flush, -EIO);
         return;
     }
-    flush->op.owner = flush;
-    flush->op.fd = flush->flush.fd;
-    flush->op.write = true;
-    flush->op.durable = true;
-    flush->op.buffer = (void *)(uintptr_t)flush->flush.buffer; /* only read */
-    flush->op.len = flush->flush.len;
-    flush->op.offset = flush->flush.offset;
-    loop_file(worker->loop, &flush->op);
+    flush->file = (struct file_op){
+        .kind = FILE_FLUSH,
+        .op = {.owner = &flush->file,
+               .fd = flush->flush.fd,
+               .write = true,
+               .durable = true,
+               .buffer = (void *)(uintptr_t)flush->flush.buffer, /* only read */
+               .len = flush->flush.len,
+               .offset = flush->flush.offset},
+    };
+    loop_file(worker->loop, &flush->file.op);
 }
 
 static struct flush_op *free_flush(struct worker *worker)
@@ -278,6 +282,69 @@ static void look_at_log(struct worker *worker)
     tell_failure(worker);
 }
 
+/* ---- values from disk ---- */
+
+static void on_read(struct worker *worker, struct read_op *read, int64_t result)
+{
+    worker->reads_in_flight--;
+    store_fetch_done(worker->sw, &read->fetch, result);
+    read->next_free = worker->free_read;
+    worker->free_read = read;
+}
+
+static void make_reads(struct worker *worker)
+{
+    unsigned n = worker->server->config.io_depth;
+    worker->reads = calloc(n, sizeof *worker->reads);
+    CHECK(worker->reads);
+    for (unsigned i = 0; i < n; i++) {
+        worker->reads[i].next_free = worker->free_read;
+        worker->free_read = &worker->reads[i];
+    }
+}
+
+/* Queues what the commands of this turn have asked for. */
+static void start_reads(struct worker *worker)
+{
+    struct store_fetch fetch;
+    unsigned count = 0;
+    while (store_fetch_take(worker->sw, &fetch)) {
+        if (worker->reads == NULL)
+            make_reads(worker);
+        struct read_op *read = worker->free_read;
+        CHECK(read); /* the store gives out io_depth at most */
+        worker->free_read = read->next_free;
+        worker->reads_in_flight++;
+        count++;
+        read->fetch = fetch;
+        if (fault_due(&worker->server->fault_read)) {
+            on_read(worker, read, -EIO);
+            continue;
+        }
+        read->file = (struct file_op){
+            .kind = FILE_READ,
+            .op = {.owner = &read->file,
+                   .fd = fetch.fd,
+                   .buffer = fetch.buffer,
+                   .len = fetch.len,
+                   .offset = fetch.offset},
+        };
+        loop_file(worker->loop, &read->file.op);
+    }
+    if (count) {
+        STAT_ADD(worker->stats.reads, count);
+        STAT_ADD(worker->stats.read_turns, 1);
+    }
+}
+
+static void on_file_done(struct worker *worker, struct file_op *file, int64_t result)
+{
+    if (file->kind == FILE_FLUSH)
+        on_flushed(worker, (struct flush_op *)(void *)file, result);
+    else
+        on_read(worker, (struct read_op *)(void *)file, result);
+}
+
 /* ---- a turn ---- */
 
 static void handle_event(struct worker *worker, const struct loop_event *event)
@@ -290,7 +357,7 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
         conn_sent(event->owner, event->result);
         break;
     case LOOP_FILE_DONE:
-        on_flushed(worker, event->owner, event->result);
+        on_file_done(worker, event->owner, event->result);
         break;
     case LOOP_ACCEPTED:
         on_accepted(worker, event->result);
@@ -308,6 +375,23 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
     }
 }
 
+static void resume(struct worker *worker, struct conn *conn)
+{
+    conn_list_remove(&conn->retry);
+    conn->flags &= ~(uint32_t)CONN_PARKED;
+    if (!conn_has_input(conn))
+        conn_list_add(&worker->dirty, &conn->dirty);
+    group_resume(&worker->group, conn);
+}
+
+/* Connections whose command has got its values. */
+static void resume_landed(struct worker *worker)
+{
+    struct store_waiter *waiter;
+    while ((waiter = store_waiter_next(worker->sw)))
+        resume(worker, CONN_OF(waiter, waiter));
+}
+
 /* Connections with input that could not run to its end last turn. */
 static void retry_connections(struct worker *worker)
 {
@@ -318,11 +402,7 @@ static void retry_connections(struct worker *worker)
         struct conn_link *link = worker->retry.next;
         struct conn *conn = CONN_OF(link, retry);
         more = link != last; /* those that come back this turn stand behind it */
-        conn_list_remove(link);
-        conn->flags &= ~(uint32_t)CONN_PARKED;
-        if (!conn_has_input(conn))
-            conn_list_add(&worker->dirty, &conn->dirty);
-        group_resume(&worker->group, conn);
+        resume(worker, conn);
         if (conn_list_empty(&worker->retry))
             break;
     }
@@ -397,7 +477,7 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 {
     int64_t timeout_us = worker->index == 0 ? SAMPLE_US : -1;
     if (background_more || !conn_list_empty(&worker->dirty) || !backlog_is_empty(&worker->backlog) ||
-        has_runnable(worker))
+        has_runnable(worker) || store_waiter_due(worker->sw))
         return 0;
     if (!conn_list_empty(&worker->retry))
         lower(&timeout_us, PARKED_RETRY_US);
@@ -443,23 +523,30 @@ static bool begin_stop(struct worker *worker)
     return true;
 }
 
-/* Everything that was begun is finished: replies sent, log on disk. Replies have a limit of time, the log has
- * none (but for a dead one). */
+/* Is the time over that stopping may take? */
+static bool is_late(const struct worker *worker)
+{
+    return worker->stop_deadline_us && worker->now_us >= worker->stop_deadline_us;
+}
+
+/* Everything that was begun is finished: replies sent, log on disk, reads ended. Replies have a limit of
+ * time, the disk has none (but for a dead log). */
 static bool all_done(struct worker *worker)
 {
     struct log *log = store_log(worker->server->store);
-    bool late = worker->now_us >= worker->stop_deadline_us;
-    if (worker->flushes_in_flight)
+    if (worker->flushes_in_flight || worker->reads_in_flight)
         return false;
     if (log && !log_failed(log) && log_has_unflushed(log))
         return false;
-    if (late)
+    if (is_late(worker))
         return true;
     if (!conn_list_empty(&worker->retry) || !conn_list_empty(&worker->held))
         return false;
     for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
         struct conn *conn = CONN_OF(link, all);
-        if (!(conn->flags & CONN_CLOSED) && (conn->flags & CONN_SENDING || reply_pending_bytes(&conn->reply)))
+        bool busy =
+            conn->flags & CONN_SENDING || reply_pending_bytes(&conn->reply) || conn_awaits_values(conn);
+        if (!(conn->flags & CONN_CLOSED) && busy)
             return false;
     }
     return true;
@@ -474,11 +561,14 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     retry_connections(worker);
     for (int i = 0; i < count; i++)
         handle_event(worker, &worker->events[i]);
+    resume_landed(worker);
     backlog_run(&worker->backlog);
     group_execute(&worker->group);
     if (STAT_GET(worker->stats.operations) != operations)
         STAT_ADD(worker->stats.turns_busy, 1);
     flush_log(worker);
+    if (!is_late(worker))
+        start_reads(worker);
     look_at_log(worker);
     flush_dirty(worker);
     release_held(worker);

@@ -37,8 +37,10 @@ struct worker_stats {
     _Atomic uint64_t hits, misses;
     _Atomic uint64_t input_bytes, output_bytes;
     _Atomic uint64_t accepted, refused;
-    _Atomic uint64_t held;   /* connections with held replies now */
-    _Atomic uint64_t parked; /* connections with a command that waits now */
+    _Atomic uint64_t held;       /* connections with held replies now */
+    _Atomic uint64_t parked;     /* connections with a command that waits now */
+    _Atomic uint64_t reads;      /* of cold values */
+    _Atomic uint64_t read_turns; /* turns that queued any: each was one submission */
     _Atomic uint64_t calls[WORKER_COMMANDS_MAX];
 };
 
@@ -46,10 +48,22 @@ struct worker_stats {
 #define STAT_SET(field, v) atomic_store_explicit(&(field), (v), memory_order_relaxed)
 #define STAT_ADD(field, v) STAT_SET(field, STAT_GET(field) + (v)) /* one writer */
 
-struct flush_op {
+/* What a LOOP_FILE_DONE names: first in one of the two below. */
+struct file_op {
+    enum { FILE_FLUSH, FILE_READ } kind;
     struct loop_file_op op;
+};
+
+struct flush_op {
+    struct file_op file;
     struct log_flush flush;
     bool busy;
+};
+
+struct read_op {
+    struct file_op file;
+    struct store_fetch fetch;
+    struct read_op *next_free;
 };
 
 struct mail { /* what other threads ask of a worker */
@@ -75,7 +89,9 @@ struct worker {
     struct conn_link all;
     struct flush_op flushes[LOG_FLUSHES_MAX];
     unsigned flushes_in_flight;
-    uint64_t flush_due_us; /* UINT64_MAX: nothing is pending */
+    uint64_t flush_due_us;             /* UINT64_MAX: nothing is pending */
+    struct read_op *reads, *free_read; /* io_depth of them; made with the first read */
+    unsigned reads_in_flight;
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
     void *scratch;

@@ -262,12 +262,6 @@ static inline bool store_waiter_waits(const struct store_waiter *waiter)
     return waiter->pending || waiter->hungry || waiter->queued;
 }
 
-/* Has it anything to give back? */
-static inline bool store_waiter_used(const struct store_waiter *waiter)
-{
-    return waiter->claims || waiter->lost || waiter->hungry;
-}
-
 /* Asks for the value of `key` in the given version (view->sequence >> 1) and length, whose record lies at
  * address; joins a read that is under way. scan: a walk over many keys, which says nothing about this one's
  * future. STORE_COLD: it will come, store_waiter_next tells. STORE_OK: look again, it is there or has moved.

@@ -108,6 +108,7 @@ static int read_settings(struct settings *s, int argc, char **argv)
                                                                       : (uint64_t)cores,
                                .clients_max = 10000,
                                .value_bytes_max = 64 << 20,
+                               .io_depth = STORE_IO_DEPTH_DEFAULT,
                            }};
     const struct option_spec specs[] = {
         {"listen", OPTION_TEXT, &c->listen, "HOST:PORT", "where to listen (default 127.0.0.1:6379)", 0, 0},
@@ -121,6 +122,8 @@ static int read_settings(struct settings *s, int argc, char **argv)
         {"durability", OPTION_CHOICE, &c->durability, "fsync|interval|none",
          "when a write is acknowledged (default fsync)", 0, 0},
         {"io", OPTION_CHOICE, &c->io, "auto|uring|epoll", "event loop (default auto)", 0, 0},
+        {"io-depth", OPTION_U64, &c->io_depth, "N", "reads of one thread in flight at most (default 128)", 1,
+         STORE_IO_DEPTH_MAX},
         {"config", OPTION_TEXT, &c->config_path, "FILE", "`name value` lines with these names", 0, 0},
         {"max-clients", OPTION_U64, &c->clients_max, "N", "connections at most (default 10000)", 1, 1000000},
         {"max-value", OPTION_SIZE, &c->value_bytes_max, "SIZE", "longest value (default 64M, at most 1G)",

@@ -6,9 +6,16 @@
  *       12     4  value length, bytes
  *       16        key, padded to 8, then the payload area up to the end of the size class
  *
- * The payload is [expire_ms, 8 bytes, if NODE_EXPIRES] [value]. It lies in the area itself when it fits, else
- * the area's first word is the location: a pointer to an immutable block (NODE_EXTERNAL) that is replaced as
- * a whole. A location on disk will be a third form of that word.
+ * The payload is [expire_ms, 8 bytes, if NODE_EXPIRES] [address, 8 bytes, if NODE_MOVED] [value, unless
+ * NODE_COLD]. It lies in the area itself when it fits, else the area's first word is a pointer to an
+ * immutable block with it (NODE_EXTERNAL) that is replaced as a whole.
+ *
+ * Where the value lies on disk: a node's newest write is mostly the record with its value, so the version in
+ * the sequence is the value's address too, at no cost. Only when a later write left the value alone (EXPIRE),
+ * the address has a word of its own (NODE_MOVED).
+ *
+ * Value in memory or not, a node never changes between the two: another node takes its place in the index,
+ * with the same key and version, so who still reads the old one reads a good state.
  *
  * Reading: take the sequence (acquire); copy what is needed with relaxed word loads; take the sequence again
  * after an acquire fence; equal and even means what was copied is one state (a seqlock; Boehm, "Can seqlocks
@@ -29,8 +36,13 @@ enum {
     NODE_TOMBSTONE = 1 << 25, /* deleted; stays until the delete is durable */
     NODE_EXTERNAL = 1 << 26,
     NODE_EXPIRES = 1 << 27,
-    NODE_UNLINKED = 1 << 28, /* no longer in the index */
+    NODE_COLD = 1 << 28,     /* the value is on disk only */
+    NODE_MOVED = 1 << 29,    /* the value's address is not the version */
+    NODE_REPLACED = 1 << 30, /* overwritten by a write that put another node in its place: look again */
 };
+
+/* Read since the hand of the second-chance queue was here. The only bit that readers set. */
+#define NODE_TOUCHED (1u << 31)
 
 struct node {
     _Atomic uint64_t sequence;

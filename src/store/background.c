@@ -28,7 +28,7 @@ void store_unlink(struct store *store, struct store_worker_private *p, struct no
     uint32_t ref = arena_ref(&store->arena, node);
     hash_table_remove(&store->hash, hash, ref);
     ordered_remove(&store->ordered, &p->arena, &p->epoch, ref);
-    epoch_retire_block(&p->epoch, ref, node_class(node_meta(node)));
+    payload_retire(p, node, ref);
 }
 
 /* A tombstone whose delete is durable goes, unless the key was set again. The node may even be gone and its
@@ -89,7 +89,7 @@ static bool unlink_covered(struct store_worker *sw, const struct store_range *ra
     return true;
 }
 
-static void remember(char **position, size_t *position_len, struct slice key)
+void store_remember(char **position, size_t *position_len, struct slice key)
 {
     char *copy = malloc(key.len + 1);
     CHECK(copy != NULL);
@@ -103,9 +103,9 @@ static void job_start(struct store_worker *sw, struct range_job *job)
 {
     const struct store_range *range = job->range;
     struct slice path = slice_make(range->path, range->path_len);
-    remember(&job->position, &job->position_len, path);
+    store_remember(&job->position, &job->position_len, path);
     if (path.len) {
-        job->position[job->position_len++] = '/'; /* remember leaves room for it */
+        job->position[job->position_len++] = '/'; /* store_remember leaves room for it */
         job->subtree = true;
     }
     struct node *own = hash_table_find(&sw->store->hash, hash_table_hash(&sw->store->hash, path), path);
@@ -129,7 +129,7 @@ static bool job_step(struct store_worker *sw, struct range_job *job, unsigned st
         if (!range_covers(job->range, node_key(node)))
             return true;
         if (steps-- == 0 || !unlink_covered(sw, job->range, node)) {
-            remember(&job->position, &job->position_len, node_key(node));
+            store_remember(&job->position, &job->position_len, node_key(node));
             return false;
         }
     }
@@ -182,7 +182,7 @@ static void sweep_slice(struct store_worker *sw, unsigned steps)
         (void)ignored;
     }
     if (node)
-        remember(&store->sweep_position, &store->sweep_position_len, node_key(node));
+        store_remember(&store->sweep_position, &store->sweep_position_len, node_key(node));
     else
         store->sweep_position_len = 0;
 }
@@ -219,6 +219,7 @@ bool store_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms)
     if (sw->private->job_count)
         more |= run_jobs(sw, steps);
     more |= sweep(sw, due_ms);
+    more |= memory_background(sw, steps, due_ms);
     sw->depends_lsn = depends;
     return more;
 }

@@ -605,19 +605,6 @@ void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
     *waiter = (struct store_waiter){0};
 }
 
-/* ---- until nodes can be cold: nothing ever is ---- */
-
-__attribute__((weak)) bool store_value_arrived(struct store_worker *sw, const struct store_key *key,
-                                               uint64_t address, struct slice value, bool scan)
-{
-    return false;
-}
-
-__attribute__((weak)) bool store_entry_cold(const struct store_entry *entries, unsigned i)
-{
-    return false;
-}
-
 /* ---- life and numbers ---- */
 
 void fetch_init(struct store_worker *sw, const struct fetch_config *config)

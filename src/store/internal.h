@@ -50,6 +50,13 @@ struct hint {
     uint32_t leaf;
 };
 
+/* Values in memory, oldest first (memory.c). */
+struct resident_queue {
+    struct resident_chunk *head, *tail, *spare;
+    unsigned head_at, tail_at;
+    uint64_t count;
+};
+
 struct store_worker_private {
     unsigned index;
     uint64_t turn;
@@ -79,12 +86,19 @@ struct store_worker_private {
     unsigned job_count;
     char *scratch; /* of old values while an expiry is changed */
     size_t scratch_capacity;
+    /* Memory. */
+    _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
+    struct resident_queue residents;
+    uint64_t evicted, promoted; /* ever */
 };
 
 /* What the log's callbacks get. */
 struct replay {
     struct store *store;
     uint64_t records;
+    uint64_t turn_bytes;
+    uint64_t turns;
+    bool full; /* further values stay on disk */
 };
 
 struct store {
@@ -97,7 +111,8 @@ struct store {
     struct hash_table hash;
     struct ordered ordered;
     struct store_worker *workers;
-    bool alone; /* one worker: nobody else can change what is being read */
+    bool alone;          /* one worker: nobody else can change what is being read */
+    _Atomic bool evicts; /* there are a cap and a log: values may leave memory */
     struct replay *replay;
     uint64_t load_us;
     _Atomic uint64_t memory_bytes_max;
@@ -115,7 +130,20 @@ struct store {
     uint64_t sweep_budget;
     char *sweep_position;
     size_t sweep_position_len;
+    /* Memory: worker 0 measures. */
+    _Atomic uint64_t slack_bytes; /* resident beyond what is counted */
+    bool measured;
+    uint64_t measure_next_ms;
+    _Atomic bool fill_wanted;
+    char *fill_position;
+    size_t fill_position_len;
 };
+
+static inline bool store_evicts(const struct store *store)
+{
+    /* Relaxed: whoever does not see it yet just leaves a value in memory. */
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->evicts, memory_order_relaxed);
+}
 
 /* ---- replay.c: log_config.replay; context: struct replay ---- */
 status_t store_replay(void *context, const struct record *records, unsigned n);
@@ -124,23 +152,70 @@ status_t store_replay(void *context, const struct record *records, unsigned n);
  * and node_publish ---- */
 
 struct payload {
-    const char *value;
+    const char *value; /* NULL: cold */
     uint32_t len;
+    bool cold;
     uint64_t expire_ms;
+    uint64_t address; /* of the record with the value */
 };
 
 /* Plain read by the holder of the key's lock. */
 struct payload payload_get(const struct node *node);
-/* A new node with key and payload, not yet in the index, busy (odd sequence). */
+/* A new node with key and payload, not yet in the index, busy (odd sequence). Cold: the value is only in the
+ * log, in the record lsn. */
 struct node *payload_node_create(struct store *store, struct store_worker_private *p, struct slice key,
-                                 struct slice value, uint64_t expire_ms, uint64_t lsn);
-/* Replaces value and expiry of a busy node. */
-void payload_set(struct store *store, struct store_worker_private *p, struct node *node, struct slice value,
-                 uint64_t expire_ms);
+                                 uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn);
+struct node *payload_node_create_cold(struct store *store, struct store_worker_private *p, struct slice key,
+                                      uint32_t value_len, uint64_t expire_ms, uint64_t lsn);
+/* The write `lsn` replaces value and expiry of a busy node, or only the expiry. Each returns the key's node
+ * from now on: this one, or another that has taken its place in the index; busy, to be published. */
+struct node *payload_set(struct store *store, struct store_worker_private *p, struct node *node,
+                         uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn);
+struct node *payload_set_cold(struct store *store, struct store_worker_private *p, struct node *node,
+                              uint64_t hash, uint32_t value_len, uint64_t expire_ms, uint64_t lsn);
+struct node *payload_expire(struct store *store, struct store_worker_private *p, struct node *node,
+                            uint64_t hash, uint64_t expire_ms, uint64_t lsn);
 /* Makes a busy node a tombstone. */
 void payload_clear(struct store *store, struct store_worker_private *p, struct node *node);
+/* Retires the block of a node that is no longer in the index. */
+void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref);
+/* Would the node be smaller without its value? */
+bool payload_is_evictable(uint32_t meta);
+/* The value leaves memory, or comes back to it: another node takes the place of this one (not busy). False:
+ * not now. */
+bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash);
+bool payload_promote(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
+                     struct slice value);
 void node_begin(struct node *node);
 void node_publish(struct node *node, uint64_t lsn);
+
+/* ---- memory.c ---- */
+
+struct memory_use {
+    uint64_t arena_bytes, arena_live_bytes; /* taken from the system; in use */
+    uint64_t share_bytes;                   /* of live ones, what values take */
+    uint64_t value_bytes;                   /* large values */
+    uint64_t hash_bytes;
+    uint64_t slack_bytes; /* everything else that is resident */
+    uint64_t cap_bytes;   /* 0: none */
+    uint64_t budget_bytes;
+};
+
+struct memory_use memory_use(const struct store *store);
+/* What would be left if all values had left memory. */
+uint64_t memory_bare_bytes(const struct memory_use *use);
+/* Asks the kernel what is resident. Worker 0's. */
+void memory_measure(struct store *store);
+/* A value that could leave memory has come. */
+void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref);
+/* Looks at up to so many values, while there is too much in memory. */
+void memory_relieve(struct store_worker *sw, unsigned steps);
+void memory_after_write(struct store_worker *sw);
+/* Is there no room for a write of so many bytes? creates: it adds keys. */
+bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);
+/* As store_background. */
+bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
+void memory_queue_deinit(struct resident_queue *q);
 
 /* ---- read.c ---- */
 
@@ -160,7 +235,6 @@ static inline void store_depends(struct store_worker *sw, uint64_t lsn)
 
 /* Deletes a key because its time has come. STORE_OK also when somebody else was quicker. */
 enum store_result store_expire_key(struct store_worker *sw, const struct store_key *key);
-uint64_t store_memory_bytes(const struct store *store);
 bool store_lock_all(struct store *store);
 void store_unlock_all(struct store *store);
 
@@ -172,6 +246,9 @@ uint64_t store_durable_lsn(const struct store *store);
 void store_tombstone_add(struct store_worker *sw, uint64_t lsn, uint64_t hash, uint32_t ref);
 /* Takes a node out of hash table and ordered index and retires it. The caller holds its key's lock. */
 void store_unlink(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash);
+
+/* Keeps a copy of the key as a position. */
+void store_remember(char **position, size_t *position_len, struct slice key);
 
 /* Grows an array to at least n elements of the given size; content is kept. */
 void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes);

@@ -1,11 +1,17 @@
-#include "store/internal.h"
-
+/* Values in nodes: which form a node takes, changing it in place, and putting another node in its place. */
 #include <malloc.h>
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "store/internal.h"
 
-enum { NODE_INLINE_BYTES_MAX = 1024 }; /* larger nodes keep their value in a block of its own */
+enum {
+    NODE_INLINE_BYTES_MAX = 1024, /* larger nodes keep their value in a block of its own */
+    /* The same where values are evicted: the allocator can use a block's memory for others of any size. */
+    NODE_INLINE_BYTES_EVICTED = 192,
+    NODE_COLD_AREA_BYTES = 16, /* the largest area of a node without a value */
+    NODE_WASTE_BYTES = 64,     /* a block may be twice as large as needed and so many bytes more */
+};
 
 /* An external block: immutable once its address is in a node. */
 struct value_block {
@@ -13,10 +19,67 @@ struct value_block {
     char payload[];
 };
 
+/* What a node is to hold. */
+struct content {
+    struct slice value; /* cold: only its length counts */
+    uint64_t expire_ms; /* 0: none */
+    uint64_t address;   /* 0: the version says it */
+    bool cold;
+};
+
+/* ---- sizes ---- */
+
+static size_t fixed_bytes(size_t key_len)
+{
+    return sizeof(struct node) + round_up(key_len, 8);
+}
+
 static size_t area_bytes(uint32_t meta)
 {
-    return arena_class_bytes(node_class(meta)) - sizeof(struct node) - round_up(node_key_len(meta), 8);
+    return arena_class_bytes(node_class(meta)) - fixed_bytes(node_key_len(meta));
 }
+
+static size_t prefix_bytes(const struct content *c)
+{
+    return (c->expire_ms ? 8 : 0) + (c->address ? 8 : 0);
+}
+
+static size_t payload_bytes(const struct content *c)
+{
+    return prefix_bytes(c) + (c->cold ? 0 : c->value.len);
+}
+
+/* What the area of a node made for this content would have to hold. */
+static inline size_t area_wanted(const struct store *store, size_t key_len, const struct content *c)
+{
+    size_t bytes = payload_bytes(c), most = NODE_INLINE_BYTES_MAX;
+    if (UNLIKELY(store_evicts(store)))
+        most = NODE_INLINE_BYTES_EVICTED;
+    return c->cold || bytes <= 8 || fixed_bytes(key_len) + bytes <= most ? bytes : 8;
+}
+
+/* May the node's block go on being used for the content? */
+static inline bool suits(const struct store *store, uint32_t meta, const struct content *c)
+{
+    size_t fixed = fixed_bytes(node_key_len(meta)), has = arena_class_bytes(node_class(meta));
+    size_t wants = fixed + area_wanted(store, node_key_len(meta), c);
+    return wants <= has && has <= 2 * wants + NODE_WASTE_BYTES;
+}
+
+/* Bytes of a node's block that it would not have without its value. */
+static size_t value_share(uint32_t meta)
+{
+    size_t bytes = arena_class_bytes(node_class(meta));
+    size_t bare = arena_class_bytes(arena_class(fixed_bytes(node_key_len(meta)) + NODE_COLD_AREA_BYTES));
+    return bytes > bare ? bytes - bare : 0;
+}
+
+bool payload_is_evictable(uint32_t meta)
+{
+    return !(meta & (NODE_COLD | NODE_TOMBSTONE)) && (meta & NODE_EXTERNAL || value_share(meta) > 0);
+}
+
+/* ---- reading and writing one node ---- */
 
 /* The area is written while readers may be copying it: word by word, relaxed; the sequence tells them. */
 static void area_write(char *area, const char *from, size_t len)
@@ -37,17 +100,26 @@ static struct value_block *external_of(const struct node *node, uint32_t meta)
     return (struct value_block *)(uintptr_t)atomic_load_explicit(word, memory_order_relaxed);
 }
 
-struct payload payload_get(const struct node *node)
+struct payload payload_get(const struct node *const_node)
 {
+    struct node *node = (struct node *)(uintptr_t)const_node;
     uint32_t meta = node_meta(node);
     const char *p =
         meta & NODE_EXTERNAL ? external_of(node, meta)->payload : node_area(node, node_key_len(meta));
     struct payload out = {
-        p, atomic_load_explicit(&((struct node *)(uintptr_t)node)->value_len, memory_order_relaxed), 0};
+        .len = atomic_load_explicit(&node->value_len, memory_order_relaxed),
+        .cold = meta & NODE_COLD,
+        .address = atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1,
+    };
     if (meta & NODE_EXPIRES) {
         out.expire_ms = load_u64(p);
-        out.value += 8;
+        p += 8;
     }
+    if (meta & NODE_MOVED) {
+        out.address = load_u64(p);
+        p += 8;
+    }
+    out.value = out.cold ? NULL : p;
     return out;
 }
 
@@ -75,65 +147,227 @@ static void drop_external(struct store *store, struct store_worker_private *p, c
     epoch_retire_malloc(&p->epoch, block);
 }
 
-/* Writes expiry and value into the area or a new block; returns meta with the right flags. */
-static uint32_t payload_write(struct store *store, struct node *node, uint32_t meta, struct slice value,
-                              uint64_t expire_ms)
+static uint64_t external_create(struct store *store, const struct content *c)
 {
-    size_t expire_bytes = expire_ms ? 8 : 0, need = expire_bytes + value.len;
+    struct value_block *block = malloc(sizeof *block + payload_bytes(c));
+    CHECK(block != NULL);
+    block->bytes = malloc_usable_size(block);
+    atomic_fetch_add_explicit(&store->value_bytes, (int64_t)block->bytes, memory_order_relaxed);
+    char *at = block->payload;
+    if (c->expire_ms) {
+        store_u64(at, c->expire_ms);
+        at += 8;
+    }
+    if (c->address) {
+        store_u64(at, c->address);
+        at += 8;
+    }
+    memcpy(at, c->value.data, c->value.len);
+    return (uintptr_t)block;
+}
+
+/* Writes the content into the area or a new block; returns meta with the right flags. */
+static inline uint32_t content_write(struct store *store, struct node *node, uint32_t meta,
+                                     const struct content *c)
+{
     char *area = node_area(node, node_key_len(meta));
-    meta &= ~(uint32_t)(NODE_EXTERNAL | NODE_EXPIRES | NODE_TOMBSTONE);
-    if (expire_ms)
-        meta |= NODE_EXPIRES;
-    if (need <= area_bytes(meta)) {
-        if (expire_ms)
-            area_write(area, (const char *)&expire_ms, 8);
-        area_write(area + expire_bytes, value.data, value.len);
+    meta &= ~(uint32_t)(NODE_EXTERNAL | NODE_EXPIRES | NODE_TOMBSTONE | NODE_COLD | NODE_MOVED);
+    meta |= (c->expire_ms ? NODE_EXPIRES : 0) | (c->address ? NODE_MOVED : 0) | (c->cold ? NODE_COLD : 0);
+    if (payload_bytes(c) <= area_bytes(meta)) {
+        if (c->expire_ms) {
+            area_write(area, (const char *)&c->expire_ms, 8);
+            area += 8;
+        }
+        if (c->address) {
+            area_write(area, (const char *)&c->address, 8);
+            area += 8;
+        }
+        if (!c->cold)
+            area_write(area, c->value.data, c->value.len);
     } else {
-        struct value_block *block = malloc(sizeof *block + need);
-        CHECK(block != NULL);
-        block->bytes = malloc_usable_size(block);
-        atomic_fetch_add_explicit(&store->value_bytes, (int64_t)block->bytes, memory_order_relaxed);
-        store_u64(block->payload, expire_ms);
-        memcpy(block->payload + expire_bytes, value.data, value.len);
-        uint64_t address = (uintptr_t)block;
-        area_write(area, (const char *)&address, 8);
+        uint64_t block = external_create(store, c);
+        area_write(area, (const char *)&block, 8);
         meta |= NODE_EXTERNAL;
     }
-    atomic_store_explicit(&node->value_len, (uint32_t)value.len, memory_order_relaxed);
+    atomic_store_explicit(&node->value_len, (uint32_t)c->value.len, memory_order_relaxed);
     return meta;
 }
 
-struct node *payload_node_create(struct store *store, struct store_worker_private *p, struct slice key,
-                                 struct slice value, uint64_t expire_ms, uint64_t lsn)
+/* ---- whole nodes ---- */
+
+static void count_share(struct store_worker_private *p, int64_t bytes)
 {
-    size_t fixed = sizeof(struct node) + round_up(key.len, 8), need = value.len + (expire_ms ? 8 : 0);
-    bool internal = fixed + need <= NODE_INLINE_BYTES_MAX && need > 8;
-    unsigned class = arena_class(fixed + (internal ? need : 8));
+    /* Written by the owner only; read by any. */
+    atomic_store_explicit(&p->share_bytes,
+                          atomic_load_explicit(&p->share_bytes, memory_order_relaxed) + bytes,
+                          memory_order_relaxed);
+}
+
+static struct node *content_node(struct store *store, struct store_worker_private *p, struct slice key,
+                                 const struct content *c, uint64_t sequence)
+{
+    unsigned class = arena_class(fixed_bytes(key.len) + area_wanted(store, key.len, c));
     uint32_t ref = arena_alloc(&p->arena, class);
     CHECK(ref != 0);
     struct node *node = arena_at(&store->arena, ref);
     uint32_t meta = (uint32_t)key.len | (uint32_t) class << NODE_CLASS_SHIFT;
-    atomic_store_explicit(&node->sequence, lsn << 1 | 1, memory_order_relaxed);
+    atomic_store_explicit(&node->sequence, sequence, memory_order_relaxed);
     memcpy(node->data, key.data, key.len);
-    meta = payload_write(store, node, meta, value, expire_ms);
+    meta = content_write(store, node, meta, c);
     atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
+    count_share(p, (int64_t)value_share(meta));
     return node;
 }
 
-void payload_set(struct store *store, struct store_worker_private *p, struct node *node, struct slice value,
-                 uint64_t expire_ms)
+void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref)
+{
+    uint32_t meta = node_meta(node);
+    count_share(p, -(int64_t)value_share(meta));
+    epoch_retire_block(&p->epoch, ref, node_class(meta));
+}
+
+/* Takes the index's references to a node over for another one with the same key. The old one stays readable
+ * until no reader has it. */
+static void exchange(struct store *store, struct store_worker_private *p, struct node *old, uint64_t hash,
+                     struct node *node)
+{
+    uint32_t old_ref = arena_ref(&store->arena, old), ref = arena_ref(&store->arena, node);
+    ordered_replace(&store->ordered, old_ref, ref);
+    hash_table_replace(&store->hash, hash, old_ref, ref);
+    drop_external(store, p, old, node_meta(old));
+    payload_retire(p, old, old_ref);
+    if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
+        memory_resident(store, p, hash, ref);
+}
+
+struct node *payload_node_create(struct store *store, struct store_worker_private *p, struct slice key,
+                                 uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn)
+{
+    struct content c = {.value = value, .expire_ms = expire_ms};
+    struct node *node = content_node(store, p, key, &c, lsn << 1 | 1);
+    if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
+        memory_resident(store, p, hash, arena_ref(&store->arena, node));
+    return node;
+}
+
+struct node *payload_node_create_cold(struct store *store, struct store_worker_private *p, struct slice key,
+                                      uint32_t value_len, uint64_t expire_ms, uint64_t lsn)
+{
+    struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
+    return content_node(store, p, key, &c, lsn << 1 | 1);
+}
+
+/* A write moves the key to another node. */
+static struct node *content_elsewhere(struct store *store, struct store_worker_private *p, struct node *node,
+                                      uint64_t hash, const struct content *c, uint64_t lsn)
+{
+    struct node *other = content_node(store, p, node_key(node), c, lsn << 1 | 1);
+    exchange(store, p, node, hash, other);
+    /* Whoever found the old node before the exchange must not take its state for one of after the write. */
+    atomic_store_explicit(&node->meta, node_meta(node) | NODE_REPLACED, memory_order_relaxed);
+    node_publish(node, lsn);
+    return other;
+}
+
+/* A write gives the busy node new content, here or in another node, which then is what is returned: busy too,
+ * and in the index. */
+static inline struct node *content_set(struct store *store, struct store_worker_private *p, struct node *node,
+                                       uint64_t hash, const struct content *c, uint64_t lsn)
 {
     uint32_t old = node_meta(node);
-    drop_external(store, p, node, old);
-    atomic_store_explicit(&node->meta, payload_write(store, node, old, value, expire_ms),
-                          memory_order_relaxed);
+    if (LIKELY(suits(store, old, c))) {
+        drop_external(store, p, node, old);
+        uint32_t meta = content_write(store, node, old, c);
+        atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
+        if (UNLIKELY(store_evicts(store)) && !payload_is_evictable(old) && payload_is_evictable(meta))
+            memory_resident(store, p, hash, arena_ref(&store->arena, node));
+        return node;
+    }
+    return content_elsewhere(store, p, node, hash, c, lsn);
+}
+
+struct node *payload_set(struct store *store, struct store_worker_private *p, struct node *node,
+                         uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn)
+{
+    struct content c = {.value = value, .expire_ms = expire_ms};
+    return content_set(store, p, node, hash, &c, lsn);
+}
+
+struct node *payload_set_cold(struct store *store, struct store_worker_private *p, struct node *node,
+                              uint64_t hash, uint32_t value_len, uint64_t expire_ms, uint64_t lsn)
+{
+    struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
+    return content_set(store, p, node, hash, &c, lsn);
+}
+
+struct node *payload_expire(struct store *store, struct store_worker_private *p, struct node *node,
+                            uint64_t hash, uint64_t expire_ms, uint64_t lsn)
+{
+    struct payload old = payload_get(node);
+    struct content c = {.value = slice_make(old.value, old.len), .expire_ms = expire_ms, .cold = old.cold};
+    if (store->config.durability != STORE_NONE)
+        c.address = old.address;
+    if (!old.cold) { /* the value moves within its area: through a copy */
+        p->scratch = store_grow(p->scratch, &p->scratch_capacity, old.len, 1);
+        memcpy(p->scratch, old.value, old.len);
+        c.value.data = p->scratch;
+    }
+    return content_set(store, p, node, hash, &c, lsn);
 }
 
 void payload_clear(struct store *store, struct store_worker_private *p, struct node *node)
 {
     uint32_t old = node_meta(node);
+    uint32_t forms = NODE_EXTERNAL | NODE_EXPIRES | NODE_COLD | NODE_MOVED;
     drop_external(store, p, node, old);
-    atomic_store_explicit(&node->meta, (old & ~(uint32_t)(NODE_EXTERNAL | NODE_EXPIRES)) | NODE_TOMBSTONE,
-                          memory_order_relaxed);
+    atomic_store_explicit(&node->meta, (old & ~forms) | NODE_TOMBSTONE, memory_order_relaxed);
     atomic_store_explicit(&node->value_len, 0, memory_order_relaxed);
+}
+
+/* ---- in memory or not: the same version in another node ---- */
+
+/* While deleted trees are cleared away nothing is exchanged without a write: who clears away finds nodes in
+ * the ordered index first and looks whether they are current later. Exact, because a tree is deleted under
+ * all locks. */
+static bool may_exchange(const struct store *store)
+{
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_acquire) == 0;
+}
+
+static struct node *same_version(struct store *store, struct store_worker_private *p, struct node *node,
+                                 uint64_t hash, const struct content *c)
+{
+    uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
+    struct node *other = content_node(store, p, node_key(node), c, sequence);
+    exchange(store, p, node, hash, other);
+    return other;
+}
+
+bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash)
+{
+    uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
+    uint32_t meta = node_meta(node);
+    /* Only a value that is surely on disk can be read from there. */
+    if (sequence & 1 || !payload_is_evictable(meta) || sequence >> 1 >= store_durable_lsn(store) ||
+        !may_exchange(store))
+        return false;
+    struct payload old = payload_get(node);
+    struct content c = {.value = slice_make(NULL, old.len), .expire_ms = old.expire_ms, .cold = true};
+    c.address = meta & NODE_MOVED ? old.address : 0;
+    same_version(store, p, node, hash, &c);
+    return true;
+}
+
+bool payload_promote(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
+                     struct slice value)
+{
+    uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
+    uint32_t meta = node_meta(node);
+    struct payload old = payload_get(node);
+    if (sequence & 1 || !old.cold || old.len != value.len || !may_exchange(store))
+        return false;
+    struct content c = {.value = value, .expire_ms = old.expire_ms};
+    c.address = meta & NODE_MOVED ? old.address : 0;
+    same_version(store, p, node, hash, &c);
+    return true;
 }

@@ -3,7 +3,11 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "store/fetch.h"
 #include "store/internal.h"
+
+/* A result of this file's own: look the key up again. */
+#define STORE_REPLACED ((enum store_result)100)
 
 enum {
     BUSY_SPINS_MAX = 2000,
@@ -86,10 +90,49 @@ static inline bool has_ranges(const struct store *store)
         atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_acquire) != 0);
 }
 
-/* Takes the node's state. STORE_OK: *view and expiry are one consistent state of a live node (expired or
- * not). */
-static enum store_result node_state(struct store_worker *sw, const struct node *const_node,
-                                    struct store_view *view)
+static inline uint64_t load_u64_relaxed(const char *p)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)(void *)(uintptr_t)p, memory_order_relaxed);
+}
+
+/* Where expiry, address and value of a node are that is not just a value behind its key. False: the node
+ * changed meanwhile. */
+static __attribute__((noinline)) bool take_payload(struct store_worker *sw, struct node *node, uint32_t meta,
+                                                   struct store_view *view)
+{
+    const char *p = node_area(node, node_key_len(meta));
+    if (meta & NODE_EXTERNAL)
+        p = (const char *)(uintptr_t)(load_u64_relaxed(p) + 8);
+    bool whole = sw->store->alone;
+    if (meta & NODE_EXTERNAL && !whole) { /* is that a pointer? */
+        atomic_thread_fence(memory_order_acquire);
+        whole = atomic_load_explicit(&node->sequence, memory_order_relaxed) == view->sequence;
+        if (!whole)
+            return false;
+    }
+    view->address = view->sequence >> 1;
+    if (meta & NODE_EXPIRES) {
+        view->expire_ms = load_u64_relaxed(p);
+        p += 8;
+    }
+    if (meta & NODE_MOVED) {
+        view->address = load_u64_relaxed(p);
+        p += 8;
+    }
+    /* The words above before the sequence again; pairs with node_begin's fence. */
+    atomic_thread_fence(memory_order_acquire);
+    if (!whole && atomic_load_explicit(&node->sequence, memory_order_relaxed) != view->sequence)
+        return false;
+    view->data = meta & NODE_COLD ? NULL : p;
+    return true;
+}
+
+enum { NODE_UNUSUAL = NODE_EXTERNAL | NODE_EXPIRES | NODE_COLD | NODE_MOVED };
+
+/* Takes the node's state. STORE_OK, STORE_COLD: *view and expiry are one consistent state of a live node
+ * (expired or not). STORE_REPLACED: the key has another node now. */
+static inline __attribute__((always_inline)) enum store_result
+node_state(struct store_worker *sw, const struct node *const_node, struct store_view *view)
 {
     struct node *node = (struct node *)(uintptr_t)const_node;
     for (unsigned tries = 0; tries < BUSY_SPINS_MAX; tries++) {
@@ -104,30 +147,19 @@ static enum store_result node_state(struct store_worker *sw, const struct node *
         view->node = node;
         view->expire_ms = 0;
         view->sequence = sequence;
-        const char *payload = node_area(node, node_key_len(meta));
-        _Atomic uint64_t *word = (_Atomic uint64_t *)(void *)(uintptr_t)payload;
-        if (meta & NODE_EXTERNAL)
-            payload = (const char *)(uintptr_t)(atomic_load_explicit(word, memory_order_relaxed) + 8);
+        view->data = node_area(node, node_key_len(meta));
         /* The words above before the sequence again; pairs with node_begin's fence. */
         atomic_thread_fence(memory_order_acquire);
         if (!sw->store->alone && atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
             continue;
+        if (UNLIKELY(meta & NODE_UNUSUAL) && !take_payload(sw, node, meta, view))
+            continue;
         if (meta & NODE_EXTERNAL || sw->store->alone)
             view->sequence |=
                 1; /* an external block does not change any more, nor does anything when we are alone */
-        if (meta & NODE_EXPIRES) {
-            view->expire_ms =
-                atomic_load_explicit((_Atomic uint64_t *)(void *)(uintptr_t)payload, memory_order_relaxed);
-            payload += 8;
-            atomic_thread_fence(memory_order_acquire);
-            if (!(view->sequence & 1) &&
-                atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
-                continue;
-        }
-        view->data = payload;
         store_depends(sw, sequence >> 1);
-        if (meta & NODE_TOMBSTONE)
-            return STORE_ABSENT;
+        if (UNLIKELY(meta & (NODE_TOMBSTONE | NODE_REPLACED)))
+            return meta & NODE_REPLACED ? STORE_REPLACED : STORE_ABSENT;
         if (has_ranges(sw->store)) {
             const struct store_range *range = store_covering_range(sw->store, node_key(node), sequence >> 1);
             if (range) {
@@ -135,6 +167,11 @@ static enum store_result node_state(struct store_worker *sw, const struct node *
                 return STORE_ABSENT;
             }
         }
+        if (UNLIKELY(meta & NODE_COLD))
+            return STORE_COLD;
+        if (UNLIKELY(store_evicts(sw->store)) && !(meta & NODE_TOUCHED))
+            /* Relaxed: a hint for the second chance. */
+            atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed);
         return STORE_OK;
     }
     return STORE_BUSY;
@@ -145,31 +182,75 @@ static inline bool is_expired(const struct store_worker *sw, const struct store_
     return UNLIKELY(view->expire_ms != 0) && view->expire_ms <= sw->now_ms;
 }
 
+/* A write has put another node in the place of this one. */
+static __attribute__((noinline)) enum store_result
+replaced_state(struct store_worker *sw, const struct node *node, struct store_view *view)
+{
+    struct slice name = node_key(node);
+    uint64_t hash = hash_table_hash(&sw->store->hash, name);
+    for (unsigned tries = 0; tries < OPTIMISTIC_ATTEMPTS; tries++) {
+        const struct node *now = hash_table_find(&sw->store->hash, hash, name);
+        enum store_result r = now ? node_state(sw, now, view) : STORE_ABSENT;
+        if (r != STORE_REPLACED)
+            return r;
+    }
+    return STORE_BUSY;
+}
+
+/* As node_state, of the key's node of now. */
+static inline enum store_result current_state(struct store_worker *sw, const struct node *node,
+                                              struct store_view *view)
+{
+    enum store_result r = node_state(sw, node, view);
+    return UNLIKELY(r == STORE_REPLACED) ? replaced_state(sw, node, view) : r;
+}
+
+/* The value of a cold node may have come from disk. */
+static __attribute__((noinline)) enum store_result landed_state(struct store_worker *sw, uint64_t hash,
+                                                                struct store_view *view)
+{
+    enum store_result r =
+        fetch_look(sw, hash, node_key(view->node), view->sequence >> 1, view->len, &view->data);
+    if (r == STORE_OK)
+        view->sequence |= 1; /* it does not change */
+    return r;
+}
+
 enum store_result store_find(struct store_worker *sw, const struct store_key *key, struct store_view *view)
 {
     const struct node *node = hash_table_find(&sw->store->hash, key->hash, key->name);
     if (node == NULL)
         return STORE_ABSENT;
-    enum store_result r = node_state(sw, node, view);
-    if (r == STORE_OK && is_expired(sw, view)) {
+    enum store_result r = current_state(sw, node, view);
+    if ((r == STORE_OK || r == STORE_COLD) && is_expired(sw, view)) {
         /* That it is gone must be in the log before anybody is told: the clock may be set back. */
         if (!sw->private->snapshot_locked && store_expire_key(sw, key) == STORE_BUSY)
             return STORE_BUSY;
         return STORE_ABSENT;
     }
-    return r;
+    return UNLIKELY(r == STORE_COLD) ? landed_state(sw, key->hash, view) : r;
+}
+
+static enum store_result unexpired_state(struct store_worker *sw, const struct node *node,
+                                         struct store_view *view)
+{
+    enum store_result r = current_state(sw, node, view);
+    return (r == STORE_OK || r == STORE_COLD) && is_expired(sw, view) ? STORE_ABSENT : r;
 }
 
 enum store_result store_node_view(struct store_worker *sw, const struct node *node, struct store_view *view)
 {
-    enum store_result r = node_state(sw, node, view);
-    return r == STORE_OK && is_expired(sw, view) ? STORE_ABSENT : r;
+    enum store_result r = unexpired_state(sw, node, view);
+    if (UNLIKELY(r == STORE_COLD))
+        return landed_state(sw, hash_table_hash(&sw->store->hash, node_key(node)), view);
+    return r;
 }
 
 bool store_node_counts(struct store_worker *sw, const struct node *node)
 {
     struct store_view view;
-    return node_state(sw, node, &view) == STORE_OK;
+    enum store_result r = current_state(sw, node, &view);
+    return r == STORE_OK || r == STORE_COLD;
 }
 
 struct slice store_node_key(const struct node *node)
@@ -290,11 +371,8 @@ const struct node *store_cursor_next(struct store_cursor *cursor)
     struct store_view view;
     const struct node *node;
     while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal))) {
-        enum store_result r = store_node_view(cursor->sw, node, &view);
-        if (r == STORE_OK)
-            return node;
-        if (r == STORE_BUSY) /* its writer was preempted: whoever asks for one instant will be told so at the
-                                end */
+        /* Busy, its writer was preempted: whoever asks for one instant will be told so at the end. */
+        if (unexpired_state(cursor->sw, node, &view) != STORE_ABSENT)
             return node;
     }
     return NULL;
@@ -321,7 +399,7 @@ const struct node *store_random(struct store_worker *sw, uint64_t random)
     for (unsigned i = 0; i < TRIES && keys >= FEW; i++) {
         random = random * 6364136223846793005ull + 1442695040888963407ull;
         const struct node *node = hash_table_random(&sw->store->hash, random >> 16);
-        if (node && store_node_view(sw, node, &view) == STORE_OK)
+        if (node && store_result_exists(unexpired_state(sw, node, &view)))
             return node;
     }
     return random_of_few(sw, keys ? (random >> 33) % (keys < FEW ? keys : FEW) : 0);

@@ -4,23 +4,37 @@
 #include "base/check.h"
 #include "store/internal.h"
 
-enum { TURN_RECORDS = 1024 }; /* so often what was replaced may be freed */
+enum {
+    TURN_RECORDS = 1024, /* so often what was replaced may be freed */
+    TURN_BYTES = 256 << 10,
+    MEASURE_TURNS = 64,
+};
+
+/* With a cap, values stay on disk once there are enough in memory. */
+static bool stays_cold(const struct replay *replay, const struct record *r)
+{
+    return UNLIKELY(replay->full) && r->value.len > 8;
+}
 
 /* hint: a place in the ordered index near the key, or 0. */
-static void replay_set(struct store_worker *sw, const struct record *r, struct node *node, uint64_t hash,
+static void replay_set(const struct replay *replay, const struct record *r, struct node *node, uint64_t hash,
                        uint32_t hint)
 {
-    struct store *store = sw->store;
-    struct store_worker_private *p = sw->private;
+    struct store *store = replay->store;
+    struct store_worker_private *p = store->workers[0].private;
+    bool cold = stays_cold(replay, r);
+    uint32_t len = (uint32_t)r->value.len;
     if (node) {
         uint64_t had = node_meta(node) & NODE_EXPIRES ? 1 : 0;
         node_begin(node);
-        payload_set(store, p, node, r->value, r->expire_ms);
+        node = cold ? payload_set_cold(store, p, node, hash, len, r->expire_ms, r->lsn)
+                    : payload_set(store, p, node, hash, r->value, r->expire_ms, r->lsn);
         node_publish(node, r->lsn);
         atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
         return;
     }
-    node = payload_node_create(store, p, r->key, r->value, r->expire_ms, r->lsn);
+    node = cold ? payload_node_create_cold(store, p, r->key, len, r->expire_ms, r->lsn)
+                : payload_node_create(store, p, r->key, hash, r->value, r->expire_ms, r->lsn);
     node_publish(node, r->lsn);
     uint32_t ref = arena_ref(&store->arena, node);
     ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, hint);
@@ -39,16 +53,14 @@ static void replay_delete(struct store_worker *sw, struct node *node, uint64_t h
     atomic_fetch_sub_explicit(&store->keys, 1, memory_order_relaxed);
 }
 
-static void replay_expire(struct store_worker *sw, const struct record *r, struct node *node)
+static void replay_expire(struct store *store, const struct record *r, struct node *node, uint64_t hash)
 {
-    struct payload old = payload_get(node);
-    char *copy = malloc(old.len + 1);
-    CHECK(copy != NULL);
-    memcpy(copy, old.value, old.len);
-    struct record set = *r;
-    set.value = slice_make(copy, old.len);
-    replay_set(sw, &set, node, 0, 0);
-    free(copy);
+    struct store_worker_private *p = store->workers[0].private;
+    uint64_t had = node_meta(node) & NODE_EXPIRES ? 1 : 0;
+    node_begin(node);
+    node = payload_expire(store, p, node, hash, r->expire_ms, r->lsn);
+    node_publish(node, r->lsn);
+    atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
 }
 
 static void replay_tree(struct store_worker *sw, const struct record *r)
@@ -74,8 +86,9 @@ static void replay_tree(struct store_worker *sw, const struct record *r)
     free(range);
 }
 
-static void replay_record(struct store_worker *sw, const struct record *r, uint64_t hash, uint32_t hint)
+static void replay_record(struct replay *replay, const struct record *r, uint64_t hash, uint32_t hint)
 {
+    struct store_worker *sw = &replay->store->workers[0];
     if (r->type == RECORD_DELTREE) {
         replay_tree(sw, r);
         return;
@@ -84,11 +97,11 @@ static void replay_record(struct store_worker *sw, const struct record *r, uint6
     if (node && atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1 >= r->lsn)
         return; /* versions decide, not positions */
     if (r->type == RECORD_SET || r->type == RECORD_SET_EXPIRE)
-        replay_set(sw, r, node, hash, hint);
+        replay_set(replay, r, node, hash, hint);
     else if (r->type == RECORD_DELETE && node)
         replay_delete(sw, node, hash);
     else if (r->type == RECORD_EXPIRE && node)
-        replay_expire(sw, r, node);
+        replay_expire(sw->store, r, node, hash);
 }
 
 /* Asks for all the memory that the records will need; hashes and hints are for replay_record. */
@@ -119,19 +132,49 @@ static void prefetch(struct store *store, const struct record *records, unsigned
         hints[indexes[i]] = leaves[i];
 }
 
+/* Keeps replaying within the cap. */
+static status_t replay_memory(struct replay *replay)
+{
+    struct store *store = replay->store;
+    if (!store_evicts(store))
+        return status_ok();
+    if (replay->turns++ % MEASURE_TURNS == 0 && !store->config.no_threads)
+        memory_measure(store);
+    struct memory_use use = memory_use(store);
+    uint64_t all = use.arena_bytes + use.value_bytes + use.hash_bytes + use.slack_bytes;
+    replay->full = all > use.budget_bytes - use.budget_bytes / 16;
+    memory_relieve(&store->workers[0], TURN_RECORDS);
+    if (memory_bare_bytes(&use) <= use.budget_bytes)
+        return status_ok();
+    return status_error(
+        STATUS_INVALID,
+        "--memory %llu MiB is too little for the index of what is stored: the first %llu keys "
+        "alone need %llu MiB; give more memory",
+        (unsigned long long)(use.cap_bytes >> 20),
+        (unsigned long long)atomic_load_explicit(&store->keys, memory_order_relaxed),
+        (unsigned long long)(memory_bare_bytes(&use) >> 20));
+}
+
 status_t store_replay(void *context, const struct record *records, unsigned n)
 {
     struct replay *replay = context;
     struct store_worker *sw = &replay->store->workers[0];
     uint64_t hashes[LOG_REPLAY_RECORDS_MAX];
     uint32_t hints[LOG_REPLAY_RECORDS_MAX];
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < n; i++)
+        bytes += records[i].value.len;
     replay->records += n;
-    if (replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS) {
+    replay->turn_bytes += bytes;
+    if (replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS ||
+        replay->turn_bytes >= TURN_BYTES) {
+        replay->turn_bytes = 0;
         epoch_exit(&sw->private->epoch);
         epoch_enter(&sw->private->epoch);
+        TRY(replay_memory(replay));
     }
     prefetch(replay->store, records, n, hashes, hints);
     for (unsigned i = 0; i < n; i++)
-        replay_record(sw, &records[i], hashes[i], hints[i]);
+        replay_record(replay, &records[i], hashes[i], hints[i]);
     return status_ok();
 }

@@ -111,6 +111,7 @@ status_t store_open(const struct store_config *config, struct store **out)
     store->config = *config;
     store->alone = config->workers == 1;
     atomic_init(&store->memory_bytes_max, config->memory_bytes_max);
+    atomic_init(&store->evicts, config->memory_bytes_max && config->durability != STORE_NONE);
     atomic_init(&store->next_lsn, 8);
     store->workers = calloc(config->workers, sizeof *store->workers);
     store->replay = calloc(1, sizeof *store->replay);
@@ -148,6 +149,7 @@ static void worker_deinit(struct store_worker_private *p)
     free(p->sequences);
     free(p->tombstones);
     free(p->scratch);
+    memory_queue_deinit(&p->residents);
 }
 
 /* Large values live outside the arena. */
@@ -182,6 +184,7 @@ void store_close(struct store *store)
     if (store->arena.base)
         arena_deinit(&store->arena);
     free(store->sweep_position);
+    free(store->fill_position);
     free(store->workers);
     free(store->replay);
     free(store);
@@ -249,9 +252,4 @@ void store_stats_get(struct store *store, struct store_stats *out)
         .memory_max_bytes = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed),
         .load_us = store->load_us,
     };
-}
-
-void store_memory_max_set(struct store *store, uint64_t bytes)
-{
-    atomic_store_explicit(&store->memory_bytes_max, bytes, memory_order_relaxed);
 }

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "store/fetch.h"
 #include "store/internal.h"
 
 /* ---- locks ---- */
@@ -75,7 +76,7 @@ static bool lock_entries(struct store_worker *sw, struct store_entry *entries, u
 static void entry_fill(struct store_worker *sw, struct store_entry *e)
 {
     struct store *store = sw->store;
-    e->live = e->expired = false;
+    e->live = e->expired = e->cold = false;
     e->staged = STAGED_NOTHING;
     e->value = slice_make("", 0);
     e->expire_ms = 0;
@@ -96,6 +97,11 @@ static void entry_fill(struct store_worker *sw, struct store_entry *e)
     struct payload payload = payload_get(e->node);
     e->value = slice_make(payload.value, payload.len);
     e->expire_ms = payload.expire_ms;
+    if (UNLIKELY(payload.cold)) {
+        e->version = lsn;
+        e->address = payload.address;
+        e->cold = fetch_look(sw, e->key.hash, e->key.name, lsn, payload.len, &e->value.data) != STORE_OK;
+    }
     e->expired = payload.expire_ms && payload.expire_ms <= sw->now_ms;
     e->live = !e->expired;
 }
@@ -206,6 +212,12 @@ uint64_t store_entry_expire_ms(const struct store_entry *entries, unsigned i)
     return e->staged == STAGED_SET || e->staged == STAGED_EXPIRE ? e->new_expire_ms : e->expire_ms;
 }
 
+bool store_entry_cold(const struct store_entry *entries, unsigned i)
+{
+    const struct store_entry *e = &entries[entries[i].primary];
+    return e->cold && e->live && (e->staged == STAGED_NOTHING || e->staged == STAGED_EXPIRE);
+}
+
 void store_stage_set(struct store_worker *sw, struct store_entry *entries, unsigned i, struct slice value,
                      uint64_t expire_ms)
 {
@@ -272,6 +284,7 @@ struct plan {
     size_t bytes;      /* of all records, with the frame */
     unsigned records;  /* without the frame */
     bool only_deletes; /* may use the headroom of a full disk, and memory beyond the cap */
+    bool creates;      /* adds keys */
 };
 
 /* Writes the records to dst; with hashes only their contents (sealed later). */
@@ -380,21 +393,12 @@ static void apply_begin(struct store_worker *sw, struct store_entry *e, uint64_t
         node_begin(e->node);
         return;
     }
-    e->node = payload_node_create(store, p, e->key.name, e->new_value, e->new_expire_ms, lsn);
+    e->node = payload_node_create(store, p, e->key.name, e->key.hash, e->new_value, e->new_expire_ms, lsn);
     uint32_t ref = arena_ref(&store->arena, e->node);
     ordered_insert(&store->ordered, &p->arena, &p->epoch, ref, take_hint(p, e->key.hash));
     hash_table_insert(&store->hash, &p->arena, &p->epoch, e->key.hash, ref);
     e->staged = STAGED_NOTHING; /* content is complete: only publish */
     count_expiry(store, false, e->new_expire_ms != 0);
-}
-
-static void change_expiry(struct store_worker *sw, struct store_entry *e)
-{
-    struct store_worker_private *p = sw->private;
-    /* The value moves within its area: through a copy. */
-    p->scratch = store_grow(p->scratch, &p->scratch_capacity, e->value.len, 1);
-    memcpy(p->scratch, e->value.data, e->value.len);
-    payload_set(sw->store, p, e->node, slice_make(p->scratch, e->value.len), e->new_expire_ms);
 }
 
 static void apply_end(struct store_worker *sw, struct store_entry *e, uint64_t lsn)
@@ -404,11 +408,11 @@ static void apply_end(struct store_worker *sw, struct store_entry *e, uint64_t l
     bool had_expiry = node_meta(e->node) & NODE_EXPIRES;
     switch (e->staged) {
     case STAGED_SET:
-        payload_set(store, p, e->node, e->new_value, e->new_expire_ms);
+        e->node = payload_set(store, p, e->node, e->key.hash, e->new_value, e->new_expire_ms, lsn);
         count_expiry(store, had_expiry, e->new_expire_ms != 0);
         break;
     case STAGED_EXPIRE:
-        change_expiry(sw, e);
+        e->node = payload_expire(store, p, e->node, e->key.hash, e->new_expire_ms, lsn);
         count_expiry(store, had_expiry, e->new_expire_ms != 0);
         break;
     case STAGED_DELETE:
@@ -461,16 +465,6 @@ static void apply(struct store_worker *sw, unsigned records, uint64_t lsn)
 
 /* ---- commit ---- */
 
-uint64_t store_memory_bytes(const struct store *store)
-{
-    struct store *s = (struct store *)(uintptr_t)store;
-    int64_t bytes = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
-    for (unsigned i = 0; i < s->config.workers; i++)
-        bytes += atomic_load_explicit(&s->workers[i].private->arena.live_bytes, memory_order_relaxed);
-    return (bytes > 0 ? (uint64_t)bytes : 0) +
-           atomic_load_explicit(&s->hash.mapped_bytes, memory_order_relaxed);
-}
-
 static struct plan make_plan(struct store_worker_private *p)
 {
     struct plan plan = {.only_deletes = true};
@@ -486,6 +480,7 @@ static struct plan make_plan(struct store_worker_private *p)
         plan.records++;
         plan.bytes += entry_record_bytes(e);
         plan.only_deletes &= e->staged == STAGED_DELETE;
+        plan.creates |= e->node == NULL;
     }
     if (plan.records > 1)
         plan.bytes += record_bytes(RECORD_TXN, 0, 0);
@@ -501,7 +496,7 @@ static bool is_over_memory(const struct store *store, const struct plan *plan)
         return false;
     if (UNLIKELY(arena_room(&store->arena) < STORE_ARENA_KEPT_BYTES + plan->bytes))
         return true;
-    return UNLIKELY(cap != 0) && store_memory_bytes(store) + plan->bytes > cap;
+    return UNLIKELY(cap != 0) && memory_refuses(store, plan->bytes, plan->creates);
 }
 
 enum store_result store_write_commit(struct store_worker *sw)
@@ -530,6 +525,8 @@ enum store_result store_write_commit(struct store_worker *sw)
         apply(sw, plan.records, lsn);
 done:
     unlock_entries(sw);
+    if (UNLIKELY(store_evicts(store)))
+        memory_after_write(sw);
     if (UNLIKELY(grow_large)) {
         prepare_large(sw, plan.bytes);
         if (p->large == NULL)
@@ -568,7 +565,7 @@ struct covered {
 static void count_node(struct store_worker *sw, const struct node *node, struct covered *covered)
 {
     struct store_view view;
-    covered->live += store_node_view(sw, node, &view) == STORE_OK;
+    covered->live += store_result_exists(store_node_view(sw, node, &view));
     covered->counted += store_node_counts(sw, node);
 }
 

@@ -1,6 +1,6 @@
 /* A store's workers over a disk that crashes, by seed. One thread plays all workers: each step is an
- * operation of one of them, a flush given out or completed (in any order), background work, or a write that
- * has locked its keys and lets others go first.
+ * operation of one of them, a flush given out or completed (in any order), background work, values leaving
+ * memory, or a write that has locked its keys and lets others go first.
  *
  * Properties. Every answer is that of the operations before it, in their order. After a crash the store is as
  * it was after some prefix of the writes; the prefix holds everything that an answer which had left (its
@@ -23,6 +23,7 @@
 #include "log/log.h"
 #include "sim/sim_disk.h"
 #include "store/store.h"
+#include "unit/store/cold_values.h"
 
 enum {
     KEYS = 24,
@@ -86,7 +87,7 @@ struct world {
     uint32_t next_id;
     char *scratch, *read_buffer;
     uint64_t base_ms;
-    uint64_t crashes, operations, busy, lost;
+    uint64_t crashes, operations, busy, lost, evicted;
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -204,8 +205,10 @@ static void check_all(struct world *w, struct store_worker *sw)
         while (key < KEYS && now(w)->cells[key].id == 0)
             key++;
         REQUIRE(w, key < KEYS && slice_equal(store_node_key(node), key_of(key)));
-        REQUIRE(w, store_node_view(sw, node, &view) == STORE_OK);
+        struct store_waiter waiter = {0};
+        REQUIRE(w, cold_node_view(sw, node, &view, &waiter) == STORE_OK);
         check_view(w, &view, key++);
+        store_waiter_release(sw, &waiter);
         live++;
     }
     for (; key < KEYS; key++)
@@ -364,11 +367,13 @@ static void step_read(struct world *w)
     struct store_key prepared;
     struct store_view view;
     store_key_prepare(sw, &prepared, key_of(key));
-    enum store_result r = store_find(sw, &prepared, &view);
+    struct store_waiter waiter = {0};
+    enum store_result r = cold_find(sw, &prepared, &view, &waiter);
     if (r == STORE_ABSENT)
         REQUIRE(w, now(w)->cells[key].id == 0);
     else if (!refused(w, r))
         check_view(w, &view, key);
+    store_waiter_release(sw, &waiter);
     if (r != STORE_BUSY)
         hold(w, sw, needs_of(w, 1u << key));
 }
@@ -384,8 +389,14 @@ static void step_read_all(struct world *w)
         REQUIRE(w, is_locked(w));
         return;
     }
+    struct store_fetch_stats before, after;
+    store_fetch_stats_get(w->store, &before);
     check_all(w, sw);
-    REQUIRE(w, store_snapshot_end(sw));
+    store_fetch_stats_get(w->store, &after);
+    if (!store_snapshot_end(sw)) { /* values that came back took the locks: a command would run again */
+        REQUIRE(w, after.preads > before.preads);
+        return;
+    }
     hold(w, sw, needs_of(w, UINT32_MAX));
 }
 
@@ -395,6 +406,14 @@ static void step_background(struct world *w)
     struct store_worker *sw = pick_worker(w, &index);
     if (w->open[index].count == 0)
         (void)store_background(sw, 1 + (unsigned)prng_below(&w->prng, 20), NULL);
+}
+
+static void step_evict(struct world *w)
+{
+    unsigned index;
+    struct store_worker *sw = pick_worker(w, &index);
+    if (w->open[index].count == 0)
+        w->evicted += cold_evict(sw, &w->prng, (unsigned)prng_below(&w->prng, 257));
 }
 
 /* ---- the disk ---- */
@@ -450,10 +469,12 @@ static void run_steps(struct world *w)
         case 8:
             step_read_all(w);
             break;
+        case 10:
+            step_evict(w);
+            break;
         case 9:
             end_turn(w, (unsigned)prng_below(&w->prng, w->workers));
             break;
-        case 10:
         case 11:
         case 12:
         case 13:
@@ -499,11 +520,14 @@ static void stop(struct world *w)
         sim_disk_restart(w->sim);
 }
 
+/* Half of the time with so little memory that values leave it all the time. */
 static status_t open_store(struct world *w)
 {
+    uint64_t memory = prng_below(&w->prng, 2) ? (2 * (uint64_t)w->workers + 1) << 20 : 0;
     struct store_config config = {.disk = &w->sim->disk,
                                   .path = "sim",
                                   .workers = w->workers,
+                                  .memory_bytes_max = memory,
                                   .log_segment_bytes_first = 512 << 10,
                                   .log_segment_bytes_max = 2 << 20,
                                   .no_threads = true};
@@ -555,12 +579,16 @@ static struct state read_state(struct world *w)
     for (int key = 0; key < KEYS; key++) {
         struct store_key prepared;
         struct store_view view;
+        struct store_waiter waiter = {0};
         store_key_prepare(sw, &prepared, key_of(key));
-        if (store_find(sw, &prepared, &view) != STORE_OK)
+        enum store_result r = cold_find(sw, &prepared, &view, &waiter);
+        REQUIRE(w, r == STORE_OK || r == STORE_ABSENT);
+        if (r == STORE_ABSENT)
             continue;
         REQUIRE(w, store_view_copy(&view, w->read_buffer, 0, view.len));
         state.cells[key] = (struct cell){id_of(w, &view, key), view.expire_ms};
         REQUIRE(w, state.cells[key].id != 0);
+        store_waiter_release(sw, &waiter);
     }
     store_turn_end(sw);
     return state;
@@ -620,9 +648,12 @@ static void test_crashes(void **state)
     w->base_ms = 33177117420123ull;
     for (uint64_t seed = first; seed < first + count; seed++)
         run_seed(w, seed);
-    printf("%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone\n",
-           (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
-           (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost);
+    printf(
+        "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
+        "values evicted\n",
+        (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
+        (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost,
+        (unsigned long long)w->evicted);
     assert_true(w->crashes > 0 || one);
     free(w->scratch);
     free(w->read_buffer);

@@ -16,6 +16,7 @@
 #include "log/log.h"
 #include "sim/sim_disk.h"
 #include "store/store.h"
+#include "unit/store/cold_values.h"
 
 struct fixture {
     struct sim_disk *sim;
@@ -109,7 +110,7 @@ static inline void put_surely(struct fixture *f, struct slice key, struct slice 
     assert_int_equal(r, STORE_OK);
 }
 
-/* STORE_OK with a copy of the value (for free()). */
+/* STORE_OK with a copy of the value (for free()), which may have come from disk. */
 static inline enum store_result get(struct store_worker *sw, struct slice key, char **value, size_t *len)
 {
     struct store_key prepared;
@@ -118,8 +119,9 @@ static inline enum store_result get(struct store_worker *sw, struct slice key, c
     *len = 0;
     store_turn_begin(sw);
     sw->depends_lsn = 0;
+    struct store_waiter waiter = {0};
     store_key_prepare(sw, &prepared, key);
-    enum store_result r = store_find(sw, &prepared, &view);
+    enum store_result r = cold_find(sw, &prepared, &view, &waiter);
     if (r == STORE_OK) {
         *len = view.len;
         *value = malloc(view.len + 1);
@@ -127,6 +129,7 @@ static inline enum store_result get(struct store_worker *sw, struct slice key, c
         assert_true(store_view_copy(&view, *value, 0, view.len));
         (*value)[view.len] = '\0';
     }
+    store_waiter_release(sw, &waiter);
     store_turn_end(sw);
     return r;
 }

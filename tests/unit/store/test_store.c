@@ -207,6 +207,7 @@ static void test_the_memory_cap(void **state)
     int stored = 0;
     (void)state;
     fixture_init(&f, 1);
+    f.store->config.durability = STORE_NONE; /* no log, so that values have nowhere to go */
     store_stats_get(f.store, &stats);
     store_memory_max_set(f.store, stats.memory_index_bytes + (8 << 20));
     enum store_result r = STORE_OK;

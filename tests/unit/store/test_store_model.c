@@ -1,4 +1,5 @@
-/* A million random operations against a plain array of what should be there, with restarts in between. */
+/* A million random operations against a plain array of what should be there, with restarts in between, while
+ * values leave memory and come back. */
 #include "store_fixture.h"
 
 enum {
@@ -6,6 +7,7 @@ enum {
     UNIVERSE = 3000,
     RESTART_EVERY = OPERATIONS / 5,
     FLUSH_EVERY = 50,
+    EVICT_EVERY = 5000,
     NAME_BYTES = 40,
     VALUE_BYTES_MAX = 3000
 };
@@ -17,6 +19,7 @@ struct model {
     uint32_t ids[UNIVERSE];           /* of the value; 0: absent */
     uint64_t live;
     uint32_t next_id;
+    uint64_t evicted;
     char value[VALUE_BYTES_MAX];
 };
 
@@ -179,12 +182,18 @@ static void test_random_operations(void **state)
             (void)store_background(m->f.sw, (unsigned)prng_below(&m->prng, 60), NULL);
             store_turn_end(m->f.sw);
         }
+        if (n % EVICT_EVERY == 0) {
+            store_turn_begin(m->f.sw);
+            m->evicted += cold_evict(m->f.sw, &m->prng, (unsigned)prng_below(&m->prng, 257));
+            store_turn_end(m->f.sw);
+        }
         if (n % RESTART_EVERY == 0) {
             check_everything(m);
             fixture_reopen(&m->f);
             check_everything(m);
         }
     }
+    assert_true(m->evicted > 10000);
     fixture_deinit(&m->f);
     free(m);
 }

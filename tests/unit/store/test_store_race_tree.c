@@ -1,6 +1,7 @@
-/* What has been answered holds for everybody at once, while deleted trees are cleared away, keys expire and
- * tombstones are unlinked: one thread writes and says what is done, others read and compare. Without a log
- * everything is durable at once, so that clearing away follows each delete closely. */
+/* What has been answered holds for everybody at once, while deleted trees are cleared away, keys expire,
+ * tombstones are unlinked, and values leave memory and come back: one thread writes and says what is done,
+ * others read and compare. Without a log everything is durable at once, so that clearing away follows each
+ * delete closely. */
 #include "store_fixture.h"
 
 #include <pthread.h>
@@ -14,7 +15,7 @@ enum { ROUNDS = 20000 };
 enum { ROUNDS = 50000 };
 #endif
 
-enum { READERS = 3, SIBLINGS = 3 };
+enum { READERS = 3, MOVER = READERS + 1, SIBLINGS = 3, VALUE_BYTES = 64 };
 
 enum how { BY_TREE, BY_EXPIRY, BY_DELETE };
 
@@ -24,7 +25,7 @@ struct race {
     _Atomic uint64_t gone; /* values up to this one have been deleted, and that was answered */
     _Atomic uint64_t set;  /* values up to this one have been set, and that was answered */
     _Atomic int running;
-    _Atomic uint64_t found;
+    _Atomic uint64_t found, moved;
 };
 
 struct reader {
@@ -45,8 +46,41 @@ struct reader {
 
 static bool number_of(const struct store_view *view, uint64_t *n)
 {
-    REQUIRE(view->len == sizeof *n);
+    REQUIRE(view->len == VALUE_BYTES);
     return store_view_copy(view, (char *)n, 0, sizeof *n);
+}
+
+/* Takes values out of memory and puts them back. */
+static void *move_all(void *context)
+{
+    struct reader *r = context;
+    struct race *race = r->race;
+    struct store *store = race->f.store;
+    char name[8], value[VALUE_BYTES];
+    while (atomic_load_explicit(&race->running, memory_order_relaxed)) {
+        store_turn_begin(r->sw);
+        for (unsigned i = 0; i < SIBLINGS; i++) {
+            struct store_key key;
+            snprintf(name, sizeof name, "t/%u", i);
+            store_key_prepare(r->sw, &key, text(name));
+            uint32_t stripe = keylock_stripe(key.hash);
+            if (!keylock_try(&store->locks, stripe))
+                continue;
+            struct node *node = hash_table_find(&store->hash, key.hash, key.name);
+            if (node && payload_is_evictable(node_meta(node))) {
+                memcpy(value, payload_get(node).value, VALUE_BYTES);
+                if (payload_evict(store, r->sw->private, node, key.hash)) {
+                    node = hash_table_find(&store->hash, key.hash, key.name);
+                    REQUIRE(payload_promote(store, r->sw->private, node, key.hash,
+                                            slice_make(value, VALUE_BYTES)));
+                    atomic_fetch_add_explicit(&race->moved, 1, memory_order_relaxed);
+                }
+            }
+            keylock_release(&store->locks, stripe);
+        }
+        store_turn_end(r->sw);
+    }
+    return NULL;
 }
 
 /* 0: absent; false: busy. */
@@ -57,6 +91,8 @@ static bool find_one(struct reader *r, uint64_t *n)
     *n = 0;
     store_key_prepare(r->sw, &key, text("t/1"));
     enum store_result result = store_find(r->sw, &key, &view);
+    if (result == STORE_COLD) /* for a moment */
+        return false;
     return result == STORE_ABSENT || (result == STORE_OK && number_of(&view, n));
 }
 
@@ -98,7 +134,8 @@ static bool set_all(struct race *race, uint64_t n)
 {
     struct store_worker *sw = race->f.sw;
     struct store_entry entries[SIBLINGS];
-    char names[SIBLINGS][8];
+    char names[SIBLINGS][8], value[VALUE_BYTES] = {0};
+    memcpy(value, &n, sizeof n);
     for (unsigned i = 0; i < SIBLINGS; i++) {
         snprintf(names[i], sizeof names[i], "t/%u", i);
         store_key_prepare(sw, &entries[i].key, text(names[i]));
@@ -108,7 +145,7 @@ static bool set_all(struct race *race, uint64_t n)
     uint64_t expire_ms = race->how == BY_EXPIRY ? sw->now_ms + 1 : 0;
     for (unsigned i = 0; i < SIBLINGS; i++) {
         REQUIRE(!store_entry_live(entries, i));
-        store_stage_set(sw, entries, i, slice_make((char *)&n, sizeof n), expire_ms);
+        store_stage_set(sw, entries, i, slice_make(value, VALUE_BYTES), expire_ms);
     }
     return store_write_commit(sw) == STORE_OK;
 }
@@ -155,7 +192,8 @@ static void write_all(struct race *race)
     struct store_worker *sw = race->f.sw;
     struct prng prng;
     prng_seed(&prng, 7);
-    for (uint64_t n = 1; n <= ROUNDS; n++) {
+    /* On a busy machine the others may come late. */
+    for (uint64_t n = 1; n <= ROUNDS || race->found <= 100 || race->moved <= 100; n++) {
         store_turn_begin(sw);
         while (!set_all(race, n))
             ;
@@ -173,24 +211,25 @@ static void write_all(struct race *race)
 static void run_race(enum how how)
 {
     static struct race race;
-    struct reader readers[READERS];
+    struct reader readers[READERS + 1];
     race = (struct race){.how = how, .f.sim = sim_disk_create(1)};
     race.f.config = (struct store_config){
-        .disk = &race.f.sim->disk, .path = "sim", .workers = READERS + 1, .durability = STORE_NONE};
+        .disk = &race.f.sim->disk, .path = "sim", .workers = READERS + 2, .durability = STORE_NONE};
     fixture_open(&race.f);
     /* A clock that only the test moves. */
     atomic_store_explicit(&race.f.store->clock_ms, 1ull << 45, memory_order_relaxed);
     atomic_store_explicit(&race.running, 1, memory_order_relaxed);
-    for (unsigned i = 0; i < READERS; i++) {
+    for (unsigned i = 0; i < MOVER; i++) {
         readers[i] =
             (struct reader){.race = &race, .sw = store_worker_get(race.f.store, i + 1), .cursor = i == 2};
-        assert_int_equal(pthread_create(&readers[i].id, NULL, read_all, &readers[i]), 0);
+        assert_int_equal(pthread_create(&readers[i].id, NULL, i < READERS ? read_all : move_all, &readers[i]),
+                         0);
     }
     write_all(&race);
     atomic_store_explicit(&race.running, 0, memory_order_relaxed);
-    for (unsigned i = 0; i < READERS; i++)
+    for (unsigned i = 0; i < MOVER; i++)
         pthread_join(readers[i].id, NULL);
-    assert_true(race.found > 100);
+    assert_true(race.found > 100 && race.moved > 100);
     assert_int_equal(count(race.f.sw), 0);
     fixture_deinit(&race.f);
 }

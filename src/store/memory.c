@@ -1,0 +1,335 @@
+/* Memory: what is used, which values leave it, and when writes are refused.
+ *
+ * With a cap (--memory) the process's whole resident size is kept below it. What the index and the values
+ * take is counted exactly; everything else (buffers, the allocator's slack) is what the kernel says beyond
+ * that, asked for ten times a second.
+ *
+ * Values leave by second chance: a queue of the values in memory in the order in which they came; one that
+ * was read since the hand passed goes round once more (Corbato, "A paging experiment with the Multics
+ * system", 1968). Each worker has a queue of its own and evicts what it brought. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "store/fetch.h"
+#include "store/internal.h"
+#include "sys/memory.h"
+
+enum {
+    MARGIN_BYTES = 24 << 20, /* kept free of the cap, but no more than an eighth of it */
+    MARGIN_SHARE = 50,       /* and at least this part of it */
+    SLACK_STEP_SHARE = 64,   /* by this part of the budget the slack may grow in a measurement */
+    MEASURE_PERIOD_MS = 100,
+    STEPS_OF_WRITE = 8, /* candidates that a commit looks at when there is too much in memory */
+    STEPS_BETWEEN_LOOKS = 8,
+    CHUNK_RESIDENTS = 4094,
+};
+
+/* A value in memory, perhaps: the node may be gone or be another one by now. */
+struct resident {
+    uint64_t hash;
+    uint32_t ref;
+    uint32_t padding;
+};
+
+struct resident_chunk {
+    struct resident_chunk *next;
+    uint64_t padding;
+    struct resident items[CHUNK_RESIDENTS];
+};
+
+/* ---- the queue ---- */
+
+static void queue_push(struct resident_queue *q, struct resident item)
+{
+    if (q->tail == NULL || q->tail_at == CHUNK_RESIDENTS) {
+        struct resident_chunk *chunk = q->spare;
+        q->spare = NULL;
+        if (chunk == NULL)
+            chunk = malloc(sizeof *chunk);
+        CHECK(chunk != NULL);
+        chunk->next = NULL;
+        if (q->tail)
+            q->tail->next = chunk;
+        else
+            q->head = chunk;
+        q->tail = chunk;
+        q->tail_at = 0;
+    }
+    q->tail->items[q->tail_at++] = item;
+    q->count++;
+}
+
+static struct resident queue_pop(struct resident_queue *q)
+{
+    struct resident item = q->head->items[q->head_at++];
+    q->count--;
+    if (q->head_at == CHUNK_RESIDENTS || q->count == 0) {
+        struct resident_chunk *done = q->head;
+        q->head = done->next;
+        q->head_at = 0;
+        if (q->head == NULL)
+            q->tail = NULL;
+        free(q->spare);
+        q->spare = done;
+    }
+    return item;
+}
+
+void memory_queue_deinit(struct resident_queue *q)
+{
+    while (q->head) {
+        struct resident_chunk *next = q->head->next;
+        free(q->head);
+        q->head = next;
+    }
+    free(q->spare);
+    *q = (struct resident_queue){0};
+}
+
+/* ---- how much is used ---- */
+
+static uint64_t load(const _Atomic uint64_t *value)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
+}
+
+struct memory_use memory_use(const struct store *store)
+{
+    struct store *s = (struct store *)(uintptr_t)store;
+    int64_t live = 0, share = 0, values = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
+    for (unsigned i = 0; i < s->config.workers; i++) {
+        const struct store_worker_private *p = s->workers[i].private;
+        live += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->arena.live_bytes,
+                                     memory_order_relaxed);
+        share += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->share_bytes,
+                                      memory_order_relaxed);
+    }
+    struct memory_use use = {
+        .arena_bytes = load(&s->arena.used_bytes),
+        .arena_live_bytes = live > 0 ? (uint64_t)live : 0,
+        .value_bytes = values > 0 ? (uint64_t)values : 0,
+        .hash_bytes = load(&s->hash.mapped_bytes),
+        .slack_bytes = load(&s->slack_bytes),
+        .cap_bytes = load(&s->memory_bytes_max),
+    };
+    use.share_bytes = share > 0 ? (uint64_t)share : 0;
+    if (use.share_bytes > use.arena_live_bytes)
+        use.share_bytes = use.arena_live_bytes;
+    uint64_t margin = use.cap_bytes / 8 < MARGIN_BYTES ? use.cap_bytes / 8 : MARGIN_BYTES;
+    if (margin < use.cap_bytes / MARGIN_SHARE)
+        margin = use.cap_bytes / MARGIN_SHARE;
+    use.budget_bytes = use.cap_bytes - margin;
+    return use;
+}
+
+/* What the process takes as far as we know. */
+static uint64_t resident_bytes(const struct memory_use *use)
+{
+    return use->arena_bytes + use->value_bytes + use->hash_bytes + use->slack_bytes;
+}
+
+static uint64_t arena_free_bytes(const struct memory_use *use)
+{
+    return use->arena_bytes > use->arena_live_bytes ? use->arena_bytes - use->arena_live_bytes : 0;
+}
+
+uint64_t memory_bare_bytes(const struct memory_use *use)
+{
+    return use->arena_live_bytes - use->share_bytes + use->hash_bytes + use->slack_bytes;
+}
+
+/* ---- eviction ---- */
+
+/* Which kinds of values should leave. The memory of external ones goes back to the allocator; that of others
+ * stays the arena's, so for them counts what is not free in it. */
+struct excess {
+    bool external, internal;
+};
+
+static struct excess excess_of(struct store *store)
+{
+    struct memory_use use = memory_use(store);
+    uint64_t resident = resident_bytes(&use), low = use.budget_bytes - use.budget_bytes / 32;
+    bool is_short = resident > low;
+    arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
+    return (struct excess){.external = resident > use.budget_bytes,
+                           .internal = resident - arena_free_bytes(&use) > low};
+}
+
+/* The candidate leaves memory, stays in the queue, or is dropped from it. */
+static void consider(struct store *store, struct store_worker_private *p, struct resident item,
+                     struct excess excess)
+{
+    uint32_t stripe = keylock_stripe(item.hash);
+    bool keep = true;
+    if (!keylock_try(&store->locks, stripe)) {
+        queue_push(&p->residents, item);
+        return;
+    }
+    struct node *node = hash_table_holds(&store->hash, item.hash, item.ref);
+    if (node == NULL || !payload_is_evictable(node_meta(node))) {
+        keep = false;
+    } else if (node_meta(node) & NODE_TOUCHED) {
+        /* Relaxed: only a hint, and writers may overwrite it. */
+        atomic_fetch_and_explicit(&node->meta, ~NODE_TOUCHED, memory_order_relaxed);
+    } else if (node_meta(node) & NODE_EXTERNAL ? excess.external : excess.internal) {
+        keep = !payload_evict(store, p, node, item.hash);
+        p->evicted += !keep;
+    }
+    keylock_release(&store->locks, stripe);
+    if (keep)
+        queue_push(&p->residents, item);
+}
+
+static void consider_some(struct store *store, struct store_worker_private *p, struct excess excess)
+{
+    struct resident items[STEPS_BETWEEN_LOOKS];
+    unsigned n = 0;
+    for (; n < STEPS_BETWEEN_LOOKS && p->residents.count; n++) {
+        items[n] = queue_pop(&p->residents);
+        hash_table_prefetch(&store->hash, items[n].hash);
+        __builtin_prefetch(arena_at(&store->arena, items[n].ref));
+    }
+    for (unsigned i = 0; i < n; i++)
+        consider(store, p, items[i], excess);
+}
+
+void memory_relieve(struct store_worker *sw, unsigned steps)
+{
+    for (unsigned i = 0; i < steps && sw->private->residents.count; i += STEPS_BETWEEN_LOOKS) {
+        struct excess excess = excess_of(sw->store);
+        if (!excess.external && !excess.internal)
+            return;
+        consider_some(sw->store, sw->private, excess);
+    }
+}
+
+void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref)
+{
+    /* Deletes leave stale entries behind. They go when they come to the front, which may be never while there
+     * is enough memory. */
+    if (p->residents.count > 2 * load(&store->keys) + CHUNK_RESIDENTS)
+        consider_some(store, p, (struct excess){0});
+    queue_push(&p->residents, (struct resident){.hash = hash, .ref = ref});
+}
+
+/* ---- what comes back ---- */
+
+bool store_value_arrived(struct store_worker *sw, const struct store_key *key, uint64_t address,
+                         struct slice value, bool scan)
+{
+    struct store *store = sw->store;
+    uint32_t stripe = keylock_stripe(key->hash);
+    bool promoted = false;
+    if (scan || !store_evicts(store) || !keylock_try(&store->locks, stripe))
+        return false;
+    struct node *node = hash_table_find(&store->hash, key->hash, key->name);
+    if (node && node_meta(node) & NODE_COLD && payload_get(node).address == address) {
+        /* Relaxed: see consider. */
+        if (atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED)
+            promoted = payload_promote(store, sw->private, node, key->hash, value);
+    }
+    keylock_release(&store->locks, stripe);
+    if (promoted) {
+        sw->private->promoted++;
+        memory_relieve(sw, STEPS_OF_WRITE);
+    }
+    return promoted;
+}
+
+/* ---- writes ---- */
+
+bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
+{
+    struct memory_use use = memory_use(store);
+    if (use.cap_bytes == 0)
+        return false;
+    if (store->config.durability == STORE_NONE)
+        return use.arena_live_bytes + use.value_bytes + use.hash_bytes + bytes > use.cap_bytes;
+    return creates && memory_bare_bytes(&use) + bytes > use.budget_bytes;
+}
+
+void memory_after_write(struct store_worker *sw)
+{
+    memory_relieve(sw, STEPS_OF_WRITE);
+}
+
+/* ---- from time to time ---- */
+
+void memory_measure(struct store *store)
+{
+    struct memory_use use = memory_use(store);
+    uint64_t counted = resident_bytes(&use) - use.slack_bytes, rss = memory_resident_bytes();
+    uint64_t slack = rss > counted ? rss - counted : 0;
+    /* Evicted values' memory is the allocator's for some time: that alone must not evict more. */
+    uint64_t step = use.budget_bytes / SLACK_STEP_SHARE;
+    if (store->measured && slack > use.slack_bytes + step)
+        slack = use.slack_bytes + step;
+    store->measured = true;
+    atomic_store_explicit(&store->slack_bytes, slack, memory_order_relaxed);
+    /* A table that would not fit is not made; the present one gets overflow buckets. */
+    uint64_t bare = memory_bare_bytes(&use);
+    hash_table_set_room(&store->hash, bare < use.budget_bytes ? use.budget_bytes - bare : 0);
+}
+
+/* A cap was set while the store was running: values that came before must be in a queue. */
+static bool fill_queue(struct store_worker *sw, unsigned steps)
+{
+    struct store *store = sw->store;
+    struct ordered_cursor cursor;
+    struct node *node;
+    ordered_seek(&cursor, &store->ordered, slice_make(store->fill_position, store->fill_position_len), false);
+    while ((node = ordered_next(&cursor)) && steps-- > 0) {
+        if (payload_is_evictable(node_meta(node)))
+            queue_push(&sw->private->residents,
+                       (struct resident){.hash = hash_table_hash(&store->hash, node_key(node)),
+                                         .ref = arena_ref(&store->arena, node)});
+    }
+    if (node) {
+        store_remember(&store->fill_position, &store->fill_position_len, node_key(node));
+        return true;
+    }
+    free(store->fill_position);
+    store->fill_position = NULL;
+    store->fill_position_len = 0;
+    /* Relaxed: both ends of it are hints; a second walk does no harm. */
+    atomic_store_explicit(&store->fill_wanted, false, memory_order_relaxed);
+    return false;
+}
+
+bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms)
+{
+    struct store *store = sw->store;
+    if (!store_evicts(store))
+        return false;
+    bool more = false;
+    if (sw->private->index == 0) {
+        if (sw->now_ms >= store->measure_next_ms && !store->config.no_threads) {
+            memory_measure(store);
+            store->measure_next_ms = sw->now_ms + MEASURE_PERIOD_MS;
+        }
+        if (due_ms && store->measure_next_ms < *due_ms)
+            *due_ms = store->measure_next_ms;
+        if (atomic_load_explicit(&store->fill_wanted, memory_order_relaxed))
+            more = fill_queue(sw, steps);
+    }
+    uint64_t evicted = sw->private->evicted;
+    memory_relieve(sw, steps);
+    return more || sw->private->evicted != evicted;
+}
+
+void store_memory_max_set(struct store *store, uint64_t bytes)
+{
+    bool had = atomic_exchange_explicit(&store->memory_bytes_max, bytes, memory_order_relaxed) != 0;
+    bool evicts = bytes && store->config.durability != STORE_NONE;
+    if (!had && evicts)
+        atomic_store_explicit(&store->fill_wanted, true, memory_order_relaxed);
+    atomic_store_explicit(&store->evicts, evicts, memory_order_relaxed);
+    if (bytes == 0) {
+        arena_soften(&store->arena, UINT64_MAX);
+        hash_table_set_room(&store->hash, UINT64_MAX);
+    }
+}

@@ -1,0 +1,10 @@
+/* memory: what the process takes, as the kernel sees it. Any thread. */
+#ifndef KVASIR_SYS_MEMORY_H
+#define KVASIR_SYS_MEMORY_H
+
+#include <stdint.h>
+
+/* Resident bytes of this process; 0 when /proc does not tell. */
+uint64_t memory_resident_bytes(void);
+
+#endif

@@ -1,0 +1,377 @@
+/* Values that are only on disk: every operation on them, every form a node can take, the memory cap. */
+#include "store_fixture.h"
+
+enum { LONG_KEY = 300 };
+
+static void evict_all(struct fixture *f)
+{
+    struct prng prng;
+    prng_seed(&prng, 1);
+    fixture_flush(f, 0);
+    store_turn_begin(f->sw);
+    (void)cold_evict(f->sw, &prng, 256);
+    store_turn_end(f->sw);
+}
+
+/* Is the value out of memory? */
+static bool is_cold(struct fixture *f, const char *name, struct store_view *view)
+{
+    struct store_key key;
+    store_turn_begin(f->sw);
+    store_key_prepare(f->sw, &key, text(name));
+    enum store_result r = store_find(f->sw, &key, view);
+    store_turn_end(f->sw);
+    return r == STORE_COLD;
+}
+
+static uint64_t preads(struct fixture *f)
+{
+    struct store_fetch_stats stats;
+    store_fetch_stats_get(f->store, &stats);
+    return stats.preads;
+}
+
+static const char LARGE[] = "a value that is long enough to leave its node: 0123456789 0123456789 0123456789";
+
+static void test_a_cold_value_is_read_once(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    (void)state;
+    fixture_init(&f, 1);
+    put_surely(&f, text("k"), text(LARGE));
+    assert_false(is_cold(&f, "k", &view));
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.len, strlen(LARGE));
+    assert_int_equal(view.expire_ms, 0);
+    assert_int_equal(view.address, view.sequence >> 1);
+    assert_int_equal(preads(&f), 0);
+    assert_value(f.sw, "k", LARGE);
+    assert_int_equal(preads(&f), 1);
+    fixture_reopen(&f); /* the log has it in any case */
+    assert_value(f.sw, "k", LARGE);
+    fixture_deinit(&f);
+}
+
+/* What is not durable stays in memory, whoever asks. */
+static void test_only_durable_values_leave(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    struct prng prng;
+    (void)state;
+    prng_seed(&prng, 1);
+    fixture_init(&f, 1);
+    assert_int_equal(put(f.sw, text("k"), text(LARGE), 0), STORE_OK);
+    store_turn_begin(f.sw);
+    assert_int_equal(cold_evict(f.sw, &prng, 256), 0);
+    store_turn_end(f.sw);
+    assert_false(is_cold(&f, "k", &view));
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    fixture_deinit(&f);
+}
+
+static void set_expiry(struct fixture *f, const char *name, uint64_t expire_ms)
+{
+    struct store_entry entry;
+    store_turn_begin(f->sw);
+    store_key_prepare(f->sw, &entry.key, text(name));
+    assert_int_equal(store_write_begin(f->sw, &entry, 1, 0), STORE_OK);
+    assert_true(store_entry_live(&entry, 0));
+    store_stage_expire(f->sw, &entry, 0, expire_ms);
+    assert_int_equal(store_write_commit(f->sw), STORE_OK);
+    store_turn_end(f->sw);
+    fixture_flush(f, 0);
+}
+
+/* An expiry is changed without the value, which then is where it was. */
+static void test_expiry_of_a_cold_key(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    (void)state;
+    fixture_init(&f, 1);
+    store_memory_max_set(f.store, 1ull << 40);
+    put_surely(&f, text("k"), text(LARGE));
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    uint64_t address = view.address, later = 1ull << 45;
+    set_expiry(&f, "k", later);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.expire_ms, later);
+    assert_int_equal(view.address, address);
+    assert_true(view.sequence >> 1 > address);
+    assert_int_equal(preads(&f), 0);
+    assert_value(f.sw, "k", LARGE);
+    assert_value(f.sw, "k", LARGE); /* now it is in memory, with its address */
+    assert_false(is_cold(&f, "k", &view));
+    set_expiry(&f, "k", later + 1);
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.address, address);
+    assert_int_equal(view.expire_ms, later + 1);
+    set_expiry(&f, "k", 0);
+    assert_value(f.sw, "k", LARGE);
+    fixture_reopen(&f);
+    assert_value(f.sw, "k", LARGE);
+    assert_int_equal(store_count_expiring(f.store), 0);
+    fixture_deinit(&f);
+}
+
+static void test_writes_to_cold_keys(void **state)
+{
+    struct fixture f;
+    struct store_entry entry;
+    struct store_view view;
+    (void)state;
+    fixture_init(&f, 1);
+    put_surely(&f, text("set"), text(LARGE));
+    put_surely(&f, text("del"), text(LARGE));
+    put_surely(&f, text("look"), text(LARGE));
+    put_surely(&f, text("t/1"), text(LARGE));
+    evict_all(&f);
+    put_surely(&f, text("set"), text("short"));
+    assert_value(f.sw, "set", "short");
+    put_surely(&f, text("del"), (struct slice){0});
+    assert_absent(f.sw, "del");
+    put_surely(&f, text("del"), text(LARGE));
+    assert_value(f.sw, "del", LARGE);
+    store_turn_begin(f.sw);
+    store_key_prepare(f.sw, &entry.key, text("look"));
+    assert_int_equal(store_write_begin(f.sw, &entry, 1, 0), STORE_OK);
+    assert_true(store_entry_live(&entry, 0) && store_entry_cold(&entry, 0));
+    assert_int_equal(store_entry_value(&entry, 0).len, strlen(LARGE));
+    assert_null(store_entry_value(&entry, 0).data);
+    store_stage_set(f.sw, &entry, 0, text("x"), 0);
+    assert_false(store_entry_cold(&entry, 0));
+    store_write_abort(f.sw);
+    uint64_t removed;
+    assert_int_equal(store_delete_tree(f.sw, text("t"), &removed), STORE_OK);
+    assert_int_equal(removed, 1);
+    store_turn_end(f.sw);
+    fixture_flush(&f, 0);
+    assert_absent(f.sw, "t/1");
+    assert_true(is_cold(&f, "look", &view));
+    assert_int_equal(count(f.sw), 3);
+    fixture_reopen(&f);
+    assert_value(f.sw, "set", "short");
+    assert_absent(f.sw, "t/1");
+    fixture_deinit(&f);
+}
+
+/* While a deleted tree is cleared away no value leaves or comes. */
+static void test_nothing_leaves_beside_a_deleted_tree(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    (void)state;
+    fixture_init(&f, 1);
+    put_surely(&f, text("k"), text(LARGE));
+    put_surely(&f, text("t/1"), text(LARGE));
+    store_turn_begin(f.sw);
+    assert_int_equal(store_delete_tree(f.sw, text("t"), NULL), STORE_OK);
+    store_turn_end(f.sw);
+    evict_all(&f);
+    assert_false(is_cold(&f, "k", &view));
+    store_turn_begin(f.sw);
+    (void)store_background(f.sw, 1000, NULL);
+    store_turn_end(f.sw);
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    fixture_deinit(&f);
+}
+
+/* Every form becomes every other, at the borders of the size classes: values of a..b bytes, with and without
+ * expiry, in memory and not. */
+static void test_every_form(void **state)
+{
+    static const uint32_t lengths[] = {0,  1,  7,   8,   9,   15,  16,  17,  40,  47,  48,
+                                       49, 63, 111, 112, 113, 500, 983, 984, 985, 2000};
+    enum { LENGTHS = sizeof lengths / sizeof lengths[0] };
+    static const unsigned key_lens[] = {1, 8, 9, 16, LONG_KEY};
+    struct fixture f;
+    struct prng prng;
+    char key[LONG_KEY + 1], value[2001];
+    (void)state;
+    fixture_init(&f, 1);
+    prng_seed(&prng, 5);
+    memset(key, 'k', sizeof key);
+    for (unsigned k = 0; k < 5; k++) {
+        for (unsigned n = 0; n < 2000; n++) {
+            uint32_t len = lengths[prng_below(&prng, LENGTHS)];
+            memset(value, 'a' + (int)(n % 26), len);
+            value[len] = '\0';
+            key[key_lens[k]] = '\0';
+            put_surely(&f, text(key), text(value));
+            if (prng_below(&prng, 3) == 0)
+                set_expiry(&f, key, (1ull << 45) + n);
+            if (prng_below(&prng, 3) == 0)
+                evict_all(&f);
+            if (prng_below(&prng, 3) == 0)
+                set_expiry(&f, key, prng_below(&prng, 2) ? (1ull << 45) + n : 0);
+            for (uint64_t times = prng_below(&prng, 4); times > 0; times--)
+                assert_value(f.sw, key, value);
+            key[key_lens[k]] = 'k';
+        }
+    }
+    fixture_deinit(&f);
+}
+
+/* With a cap: values leave by themselves, those that are read stay longer, all are there. */
+static void test_the_cap_evicts(void **state)
+{
+    enum { KEYS = 400, BYTES = 50000, CAP = 8 << 20 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    struct store_stats stats;
+    struct store_view view;
+    char name[32], *value = calloc(1, BYTES + 1);
+    (void)state;
+    f.config = (struct store_config){.disk = &f.sim->disk,
+                                     .path = "sim",
+                                     .workers = 1,
+                                     .memory_bytes_max = CAP,
+                                     .log_segment_bytes_max = 8 << 20,
+                                     .no_threads = true};
+    fixture_open(&f);
+    for (int i = 0; i < KEYS; i++) {
+        memset(value, 'a' + i % 26, BYTES);
+        snprintf(name, sizeof name, "k:%d", i);
+        put_surely(&f, text(name), text(value));
+        assert_false(is_cold(&f, "k:0", &view)); /* touched again and again */
+        store_stats_get(f.store, &stats);
+        assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
+    }
+    unsigned cold = 0;
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(name, sizeof name, "k:%d", i);
+        cold += is_cold(&f, name, &view);
+    }
+    assert_in_range(cold, KEYS - CAP / BYTES, KEYS - 1);
+    fixture_reopen(&f); /* replay too keeps within the cap */
+    store_stats_get(f.store, &stats);
+    assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
+    for (int i = 0; i < KEYS; i++) {
+        memset(value, 'a' + i % 26, BYTES);
+        snprintf(name, sizeof name, "k:%d", i);
+        assert_value(f.sw, name, value);
+    }
+    store_stats_get(f.store, &stats);
+    assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
+    free(value);
+    fixture_deinit(&f);
+}
+
+/* The index alone is too large: new keys are refused; overwrites, deletes and reads go on. */
+static void test_the_index_does_not_fit(void **state)
+{
+    struct fixture f;
+    char name[64];
+    int stored = 0;
+    (void)state;
+    fixture_init(&f, 1);
+    store_memory_max_set(f.store, 6 << 20);
+    enum store_result r = STORE_OK;
+    for (; r == STORE_OK && stored < 200000; stored += r == STORE_OK) {
+        snprintf(name, sizeof name, "a key of some length, number %d", stored);
+        r = put(f.sw, text(name), text("v"), 0);
+        if (stored % 1000 == 0)
+            fixture_flush(&f, 0);
+        if (r == STORE_BUSY) {
+            fixture_flush(&f, 0);
+            r = put(f.sw, text(name), text("v"), 0);
+        }
+    }
+    assert_int_equal(r, STORE_NO_MEMORY);
+    assert_true(stored > 10000);
+    put_surely(&f, text("a key of some length, number 0"), text("other"));
+    assert_value(f.sw, "a key of some length, number 0", "other");
+    for (int i = 1; i < stored / 2; i++) {
+        snprintf(name, sizeof name, "a key of some length, number %d", i);
+        put_surely(&f, text(name), (struct slice){0});
+    }
+    for (int turns = 0; turns < 1000; turns++) {
+        store_turn_begin(f.sw);
+        (void)store_background(f.sw, 1000, NULL);
+        store_turn_end(f.sw);
+    }
+    put_surely(&f, text("new"), text("v"));
+    fixture_deinit(&f);
+}
+
+/* A start with less than the index needs says what it needs. */
+static void test_a_start_with_too_little(void **state)
+{
+    struct fixture f;
+    char name[64];
+    (void)state;
+    fixture_init(&f, 1);
+    for (int i = 0; i < 100000; i++) {
+        snprintf(name, sizeof name, "a key of some length, number %d", i);
+        if (put(f.sw, text(name), text("v"), 0) == STORE_BUSY)
+            i--;
+        if (i % 100 == 0)
+            fixture_flush(&f, 0);
+    }
+    fixture_flush(&f, 0);
+    store_close(f.store);
+    sim_disk_restart(f.sim);
+    f.config.memory_bytes_max = 4 << 20;
+    f.store = NULL;
+    status_t s = store_open(&f.config, &f.store);
+    assert_int_equal(s.code, STATUS_INVALID);
+    assert_non_null(strstr(s.text, "--memory 4 MiB is too little"));
+    f.config.memory_bytes_max = 64 << 20;
+    fixture_open(&f);
+    assert_int_equal(count(f.sw), 100000);
+    fixture_deinit(&f);
+}
+
+/* A cap that is set later finds the values that were there before. */
+static void test_a_cap_set_later(void **state)
+{
+    enum { KEYS = 100, BYTES = 50000 };
+    struct fixture f;
+    struct store_view view;
+    char name[32], *value = calloc(1, BYTES);
+    unsigned cold = 0;
+    (void)state;
+    fixture_init(&f, 1);
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(name, sizeof name, "k:%d", i);
+        put_surely(&f, text(name), slice_make(value, BYTES));
+    }
+    store_memory_max_set(f.store, 4 << 20);
+    bool more = true;
+    for (int turns = 0; turns < 100 && more; turns++) {
+        store_turn_begin(f.sw);
+        more = store_background(f.sw, 16, NULL);
+        store_turn_end(f.sw);
+    }
+    assert_false(more);
+    for (int i = 0; i < KEYS; i++) {
+        snprintf(name, sizeof name, "k:%d", i);
+        cold += is_cold(&f, name, &view);
+    }
+    assert_in_range(cold, KEYS / 3, KEYS);
+    free(value);
+    fixture_deinit(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_cold_value_is_read_once),
+        cmocka_unit_test(test_only_durable_values_leave),
+        cmocka_unit_test(test_expiry_of_a_cold_key),
+        cmocka_unit_test(test_writes_to_cold_keys),
+        cmocka_unit_test(test_nothing_leaves_beside_a_deleted_tree),
+        cmocka_unit_test(test_every_form),
+        cmocka_unit_test(test_the_cap_evicts),
+        cmocka_unit_test(test_the_index_does_not_fit),
+        cmocka_unit_test(test_a_start_with_too_little),
+        cmocka_unit_test(test_a_cap_set_later),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

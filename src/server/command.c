@@ -109,9 +109,21 @@ static struct command rows[] = {
     ROW("time", time, 1, 0, 0, 0, FAST, "server", "Returns the server time.", "2.6.0"),
 };
 
-enum { ROWS = sizeof rows / sizeof rows[0], SLOTS = 512, NAME_BYTES_MAX = 16 };
+/* The first words of what a browser sends, when a page that it shows makes it send something here. They are
+ * found like commands, but COMMAND and INFO don't tell of them. */
+static struct command http_rows[] = {
+    ROW("post", http, -1, 0, 0, 0, 0, "", "", ""),
+    ROW("host:", http, -1, 0, 0, 0, 0, "", "", ""),
+};
 
-const unsigned command_count = ROWS;
+enum {
+    ROWS = sizeof rows / sizeof rows[0],
+    HTTP_ROWS = sizeof http_rows / sizeof http_rows[0],
+    SLOTS = 512,
+    NAME_BYTES_MAX = 16
+};
+
+const unsigned command_count = ROWS, command_index_end = ROWS + HTTP_ROWS;
 const struct command *const *command_table;
 static const struct command *table[ROWS];
 
@@ -139,8 +151,8 @@ static inline uint64_t load_word(const char *p, size_t n)
            (uint64_t)(unsigned char)p[n - 1] << (n - 1) * 8;
 }
 
-/* Up to 16 letters in lower case, as two words; false: no command is that long. Names are letters only, and
- * only the upper case of a letter has the same folded byte. */
+/* Up to 16 letters in lower case, as two words; false: no command is that long. Names are letters (but for
+ * "host:"), and only the upper case of a letter has the same folded byte. */
 static inline bool fold(struct slice name, struct folded *folded)
 {
     if (UNLIKELY(name.len == 0 || name.len > NAME_BYTES_MAX))
@@ -159,19 +171,26 @@ static inline unsigned slot_of(const struct folded *name)
            SLOTS;
 }
 
+static void add_slot(struct command *command, unsigned index)
+{
+    struct folded name;
+    command->index = (uint16_t)index;
+    CHECK(fold(slice_make(command->name, strlen(command->name)), &name));
+    unsigned slot = slot_of(&name);
+    while (slots[slot].command)
+        slot = (slot + 1) % SLOTS;
+    slots[slot] = (struct slot){name, command};
+}
+
 /* Before main, single-threaded: the tables are constant afterwards. */
 __attribute__((constructor)) static void command_init(void)
 {
     for (unsigned i = 0; i < ROWS; i++) {
-        struct folded name;
-        rows[i].index = (uint16_t)i;
         table[i] = &rows[i];
-        CHECK(fold(slice_make(rows[i].name, strlen(rows[i].name)), &name));
-        unsigned slot = slot_of(&name);
-        while (slots[slot].command)
-            slot = (slot + 1) % SLOTS;
-        slots[slot] = (struct slot){name, &rows[i]};
+        add_slot(&rows[i], i);
     }
+    for (unsigned i = 0; i < HTTP_ROWS; i++)
+        add_slot(&http_rows[i], ROWS + i);
     command_table = table;
 }
 

@@ -64,6 +64,8 @@ struct command {
 
 extern const struct command *const *command_table; /* command_count entries */
 extern const unsigned command_count;
+extern const unsigned command_index_end; /* every command's index is below; those from command_count on are in
+                                            no list */
 
 /* Finds a command by name in any case; NULL if unknown. A few ns for the usual ones. */
 const struct command *command_find(struct slice name);

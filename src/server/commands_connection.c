@@ -1,6 +1,7 @@
 /* Commands about the connection itself: HELLO, AUTH, QUIT, RESET, SELECT. CLIENT has a file of its own. */
 #include <string.h>
 
+#include "base/logger.h"
 #include "base/parse.h"
 #include "server/commands.h"
 #include "server/commands_client.h"
@@ -95,6 +96,16 @@ enum command_result command_hello(struct command_call *call)
     resp_set(call, (uint8_t)version);
     hello_reply(call);
     return COMMAND_DONE;
+}
+
+/* A browser can be made to POST here by any page that it shows, and commands could stand in the body. So the
+ * connection ends before those are read, as in Redis. */
+enum command_result command_http(struct command_call *call)
+{
+    LOG_WARNING("%s speaks HTTP: the connection is closed (a web page may have made a browser try commands "
+                "here)",
+                call->conn->address);
+    return COMMAND_CLOSE;
 }
 
 enum command_result command_quit(struct command_call *call)

@@ -31,6 +31,12 @@ enum command_result command_time(struct command_call *call)
     return COMMAND_DONE;
 }
 
+static const struct command *find_listed(struct slice name)
+{
+    const struct command *c = command_find(name);
+    return c && c->index < command_count ? c : NULL;
+}
+
 static void reply_flags(struct reply *r, uint32_t flags)
 {
     static const struct {
@@ -85,10 +91,10 @@ static enum command_result command_docs(struct command_call *call)
         return COMMAND_DONE;
     }
     for (int i = 2; i < call->argc; i++)
-        count += command_find(call->argv[i]) != NULL;
+        count += find_listed(call->argv[i]) != NULL;
     reply_map(call->reply, count);
     for (int i = 2; i < call->argc; i++) {
-        const struct command *c = command_find(call->argv[i]);
+        const struct command *c = find_listed(call->argv[i]);
         if (c)
             reply_docs(call->reply, c);
     }
@@ -105,7 +111,7 @@ static void command_infos(struct command_call *call, int first)
     }
     reply_array(call->reply, (uint64_t)(call->argc - first));
     for (int i = first; i < call->argc; i++) {
-        const struct command *c = command_find(call->argv[i]);
+        const struct command *c = find_listed(call->argv[i]);
         if (c)
             reply_info(call->reply, c);
         else

@@ -176,7 +176,7 @@ static status_t set_up(struct server *server)
 status_t server_create(const struct server_config *config, struct server **out)
 {
     struct server *server = calloc(1, sizeof *server);
-    CHECK(server && command_count <= WORKER_COMMANDS_MAX);
+    CHECK(server && command_index_end <= WORKER_COMMANDS_MAX);
     server->config = *config;
     server->worker_count = (unsigned)config->threads;
     server->listen_fd = server->unix_fd = -1;

@@ -95,6 +95,19 @@ def test_max_clients(make_server):
 # ---- greedy clients ----
 
 
+@sanitize
+@pytest.mark.parametrize("head", [b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                  b"host: x\r\n", b"*2\r\n$4\r\nPOST\r\n$1\r\n/\r\n"])  # fmt: skip
+def test_commands_in_a_http_request_do_nothing(server, c, head):
+    """A web page can make a browser send this to a server on loopback."""
+    c("SET", "k", "v")
+    with server.client() as browser:
+        browser.send(head + b"FLUSHALL\r\nSET k stolen\r\n")
+        assert b"+OK" not in browser.rest()
+    assert c("GET", "k") == b"v"
+    assert b"post" not in c("COMMAND", "LIST") and c("COMMAND", "INFO", "post") == [None]
+
+
 def test_mget_of_one_large_value_many_times(server, c):
     """A request of a few kilobytes must not make a reply that takes all memory."""
     c("SET", "large", "x" * (32 << 20))

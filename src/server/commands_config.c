@@ -12,6 +12,7 @@
 #include "server/server.h"
 #include "server/subcommand.h"
 #include "server/worker.h"
+#include "sys/net.h"
 
 enum { VALUE_BYTES = 512 };
 
@@ -89,6 +90,12 @@ static void get_bulk_max(const struct server *server, char *out)
     snprintf(out, VALUE_BYTES, "%" PRIu64, server->config.value_bytes_max);
 }
 
+static void get_keepalive(const struct server *server, char *out)
+{
+    (void)server;
+    snprintf(out, VALUE_BYTES, "%d", NET_KEEPALIVE_S);
+}
+
 static void get_threads(const struct server *server, char *out)
 {
     snprintf(out, VALUE_BYTES, "%u", server->worker_count);
@@ -107,7 +114,7 @@ static const struct setting settings[] = {
     {"port", NULL, get_port, NULL},
     {"proto-max-bulk-len", NULL, get_bulk_max, NULL},
     {"save", "", NULL, NULL},
-    {"tcp-keepalive", "300", NULL, NULL},
+    {"tcp-keepalive", NULL, get_keepalive, NULL},
     {"timeout", "0", NULL, NULL},
     {"unixsocket", NULL, get_unixsocket, NULL},
 };

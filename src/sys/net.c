@@ -103,6 +103,20 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     return status_ok();
 }
 
+bool net_is_loopback(int fd)
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof a;
+    if (getsockname(fd, (struct sockaddr *)&a, &len) < 0)
+        return false;
+    if (a.ss_family == AF_INET6) {
+        const struct in6_addr *ip = &((const struct sockaddr_in6 *)&a)->sin6_addr;
+        return IN6_IS_ADDR_LOOPBACK(ip) || (IN6_IS_ADDR_V4MAPPED(ip) && ip->s6_addr[12] == IN_LOOPBACKNET);
+    }
+    return a.ss_family != AF_INET ||
+           ntohl(((const struct sockaddr_in *)&a)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
 /* Only a refusal says that nobody is there: a full queue or a lack of rights does not. */
 static bool is_answering(const struct sockaddr_un *address)
 {
@@ -162,9 +176,13 @@ status_t net_listen_unix(const char *path, int *out)
 
 void net_tune(int fd)
 {
-    int on = 1;
+    int on = 1, idle_s = NET_KEEPALIVE_S, step_s = NET_KEEPALIVE_S / 3, steps = 3;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+    if (setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) != 0)
+        return;
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof idle_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &step_s, sizeof step_s);
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &steps, sizeof steps);
 }
 
 static void describe(const struct sockaddr_storage *a, char *text, size_t bytes)

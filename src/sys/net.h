@@ -13,6 +13,11 @@
 STATUS_MUST_USE status_t net_listen_tcp(const char *address, int *fd, int *port);
 /* Listens on a path. The socket file of a dead server is replaced, a live one's is refused. */
 STATUS_MUST_USE status_t net_listen_unix(const char *path, int *fd);
+/* True if only this machine reaches the listening socket. */
+bool net_is_loopback(int fd);
+
+enum { NET_KEEPALIVE_S = 300 }; /* a peer that has vanished is noticed after twice that */
+
 /* No delay, keep-alive. Fine on unix sockets too. */
 void net_tune(int fd);
 /* "ip:port" of both ends, or the path. */

@@ -11,6 +11,7 @@
 #include "base/logger.h"
 #include "server/server.h"
 #include "server/worker.h"
+#include "sys/net.h"
 #include "tools/options.h"
 
 enum { DESCRIPTORS_SPARE = 256 }; /* log segments, rings, wake-ups, clients that are being refused */
@@ -69,6 +70,11 @@ static void log_start(const struct server *server)
              server->port, config->dir, server->worker_count, server->worker_count == 1 ? "" : "s",
              uring ? "io_uring" : "epoll", fell_back ? " (" : "", fell_back ? server->io_why : "",
              fell_back ? ")" : "", durability[config->durability]);
+    if (server->listen_fd >= 0 && !net_is_loopback(server->listen_fd))
+        LOG_WARNING(
+            "%s is reached from other machines, and there are no passwords: whoever reaches it can read and "
+            "delete everything",
+            config->listen);
 }
 
 /* The config file named on the command line is read first, so that the command line wins. */

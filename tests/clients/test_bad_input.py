@@ -291,6 +291,15 @@ def test_bad_options(tmp_path, options, named):
         assert not os.path.exists(tmp_path / "data"), "data was touched before the options were checked"
 
 
+def test_a_word_about_listening_to_everybody(make_server):
+    for address, warned in [("0.0.0.0", True), ("[::]", True), ("127.0.0.2", False), ("[::1]", False), ("localhost", False)]:
+        server = make_server("--listen", f"{address}:0")
+        server.spawn()
+        wait_until(lambda: "ready:" in server.log(), 20, "the server")
+        assert server.stop() == 0
+        assert ("passwords" in server.log()) == warned, address
+
+
 def test_config_file(make_server, tmp_path):
     config = tmp_path / "kvasir.conf"
     config.write_text("# a comment\n\nmax-value 2M\nthreads 1\nmax-clients 7\n")

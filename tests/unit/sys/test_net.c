@@ -87,6 +87,9 @@ static void test_tcp(void **state)
     assert_true(value);
     assert_int_equal(getsockopt(server, SOL_SOCKET, SO_KEEPALIVE, &value, &len), 0);
     assert_true(value);
+    assert_int_equal(getsockopt(server, IPPROTO_TCP, TCP_KEEPIDLE, &value, &len), 0);
+    assert_int_equal(value, NET_KEEPALIVE_S);
+    assert_true(net_is_loopback(fd));
 
     bool is_unix = true;
     net_describe(server, peer, local, TEXT, &is_unix);

@@ -30,9 +30,9 @@ struct conn *conn_create(struct worker *worker, int fd, bool counted)
     atomic_store_explicit(&conn->active_us, conn->created_us, memory_order_relaxed);
     net_describe(fd, conn->address, conn->local_address, CONN_ADDRESS_BYTES, &conn->is_unix);
     conn_list_add(&worker->all, &conn->all);
-    server_register(worker->server, conn);
     conn->stream.owner = conn;
     loop_stream_start(worker->loop, &conn->stream, fd);
+    server_register(worker->server, conn); /* last: CLIENT LIST of any worker reads what was set above */
     return conn;
 }
 

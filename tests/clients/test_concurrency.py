@@ -317,3 +317,19 @@ def test_pipelines_that_are_cut_off_beside_a_light_connection(server2, c2):
     together(cut_off, cut_off, lambda: pings(server2, stop))
     assert c2("PING") == "PONG"
     assert 0 <= int(c2("GET", "n") or 0) <= 2 * 30 * 3000
+
+
+def test_client_list_while_clients_come_and_go(server2, c2):
+    def come_and_go():
+        for _ in until(0.7):
+            with server2.client() as c:
+                assert c("PING") == "PONG"
+
+    def look():
+        with server2.client() as c:
+            for _ in until(0.7):
+                for line in c("CLIENT", "LIST").decode().splitlines():
+                    fields = dict(field.split("=", 1) for field in line.split(" "))
+                    assert int(fields["fd"]) > 2 and int(fields["age"]) < 10000 and int(fields["idle"]) < 10000
+
+    together(come_and_go, come_and_go, look, look)

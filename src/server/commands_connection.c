@@ -8,6 +8,7 @@
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/subcommand.h"
+#include "server/worker.h"
 
 static const char no_password[] =
     "ERR AUTH <password> called without any password configured for the default "
@@ -102,9 +103,17 @@ enum command_result command_hello(struct command_call *call)
  * connection ends before those are read, as in Redis. */
 enum command_result command_http(struct command_call *call)
 {
-    LOG_WARNING("%s speaks HTTP: the connection is closed (a web page may have made a browser try commands "
-                "here)",
-                call->conn->address);
+    enum { TELL_EVERY_US = 60000000 };
+    uint64_t now_us = call->worker->now_us;
+    uint64_t told_us = atomic_load_explicit(&call->server->http_told_us, memory_order_relaxed);
+    /* Once a minute. Relaxed: nothing else depends on it, and two workers may both say it. */
+    if (told_us == 0 || now_us > told_us + TELL_EVERY_US) {
+        atomic_store_explicit(&call->server->http_told_us, now_us, memory_order_relaxed);
+        LOG_WARNING(
+            "%s speaks HTTP: the connection is closed (a web page may have made a browser try commands "
+            "here)",
+            call->conn->address);
+    }
     return COMMAND_CLOSE;
 }
 

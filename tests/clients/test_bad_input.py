@@ -291,6 +291,16 @@ def test_bad_options(tmp_path, options, named):
         assert not os.path.exists(tmp_path / "data"), "data was touched before the options were checked"
 
 
+def test_http_is_told_once(make_server):
+    server = make_server().start()
+    for _ in range(50):
+        with server.client() as browser:
+            browser.send(b"POST / HTTP/1.1\r\n")
+            assert browser.rest() == b""
+    assert server.stop() == 0
+    assert 1 <= server.log().count("speaks HTTP") <= 8  # each worker may once
+
+
 def test_a_word_about_listening_to_everybody(make_server):
     for address, warned in [("0.0.0.0", True), ("[::]", True), ("127.0.0.2", False), ("[::1]", False), ("localhost", False)]:
         server = make_server("--listen", f"{address}:0")

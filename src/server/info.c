@@ -293,6 +293,7 @@ static void print_cold(struct info *i)
     LINE_U64(i, "io_depth_now", s.depth);
     LINE_U64(i, "io_depth_max", s.depth_max);
     LINE_U64(i, "memory_cold_bytes", s.memory_bytes);
+    LINE_U64(i, "read_submissions", i->totals.read_turns);
     fprintf(i->out, "reads_per_submission:%.2f\r\n",
             i->totals.read_turns ? (double)i->totals.reads / (double)i->totals.read_turns : 0.0);
 }

@@ -221,7 +221,9 @@ enum command_result command_store_failed(struct command_call *call, enum store_r
                     "system and writes resume");
         return COMMAND_DONE;
     case STORE_NO_MEMORY:
-        reply_error(call->reply, "OOM command not allowed when used memory > 'maxmemory'.");
+        reply_error(call->reply,
+                    "OOM command not allowed when used memory > 'maxmemory': delete keys or raise "
+                    "--memory");
         return COMMAND_DONE;
     default:
         reply_error(call->reply, "IOERR the log could not be written; the server is stopping");

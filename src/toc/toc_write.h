@@ -44,7 +44,7 @@ const struct toc_totals *toc_write_totals(const struct toc_writer *w);
 STATUS_MUST_USE status_t toc_write_finish(struct toc_writer *w, uint64_t end_lsn, uint64_t index_bytes,
                                           const struct toc_segment *segments, unsigned segment_count);
 
-/* After finish. */
+/* After finish. No toc of this number may be there. */
 STATUS_MUST_USE status_t toc_write_publish(struct toc_writer *w);
 
 /* At any time before publish; NULL is fine. */

@@ -211,7 +211,7 @@ static void test_inserts_and_removes_afterwards(void **state)
 static void test_longest_keys(void **state)
 {
     (void)state;
-    enum { COUNT = 700, LENGTH = 65536 };
+    enum { COUNT = 1200, LENGTH = 65536 }; /* 21 leaves: more separators than a page could hold */
     struct index_fixture *f = index_fixture_create(1);
     struct ordered_builder *builders[2];
     static uint32_t refs[COUNT];

@@ -155,6 +155,144 @@ static void test_forged_blocks(void **state)
     sim_disk_destroy(sim);
 }
 
+/* Puts a block with right checksums, of entries at the end of which lies what is given, into the toc; what
+ * stands before it is one entry with a long key, so that these are the last bytes of the block. */
+static void forge(struct sim_file *f, uint64_t block, enum toc_block_kind kind, struct slice bytes)
+{
+    char *data = f->data + toc_block_offset(block), *p = data + TOC_BLOCK_HEADER_BYTES;
+    uint32_t filler = TOC_PAYLOAD_BYTES - (uint32_t)bytes.len;
+    struct toc_block_header h = {
+        .magic = TOC_BLOCK_MAGIC, .kind = kind, .count = 2, .bytes = TOC_PAYLOAD_BYTES};
+    memcpy(data, &h, sizeof h);
+    memset(p, 'm', filler);
+    p = toc_put_varint(toc_put_varint(p, 0),
+                       filler - 7); /* with shared 1, rest 3, version 1, flags 1, length 1 */
+    memset(data + TOC_BLOCK_HEADER_BYTES + filler - 3, 0, 3);
+    memcpy(data + TOC_BLOCK_HEADER_BYTES + filler, bytes.data, bytes.len);
+    seal_block(f, block, load_u64(f->data + offsetof(struct toc_header, generation)));
+}
+
+static status_t read_block_alone(struct sim_disk *sim, uint64_t block)
+{
+    struct toc *toc;
+    TRY(toc_open(&sim->disk, 1000, "folder", 1, &toc));
+    struct fixture_reading r = {0};
+    status_t s = toc_read_blocks(toc, block, 1, fixture_each, &r);
+    assert_false(r.wrong);
+    free(r.last);
+    toc_close(toc);
+    return s;
+}
+
+/* Every rule of an entry broken on its own, at the very end of the buffer. The key before is "mm..m", of at
+ * least 60000. */
+static void test_forged_entries(void **state)
+{
+    (void)state;
+    static const struct {
+        struct slice bytes;
+        bool good;
+    } cases[] = {
+        {SLICE_LITERAL("\x00\x01n\x00\x00\x00"), true},
+        {SLICE_LITERAL("\x02\x01n\x00\x00\x00"), true},
+        {SLICE_LITERAL("\x00\x01n\x00\x01"
+                       "12345678"
+                       "\x00"),
+         true},
+        {SLICE_LITERAL("\x00\x01n\x00\x02\x00"
+                       "12345678"),
+         true},
+        {SLICE_LITERAL("\x00\x01n\x00\x00\xff\xff\xff\xff\x0f"), true},
+        {SLICE_LITERAL("\x00\x01l\x00\x00\x00"), false},  /* descends */
+        {SLICE_LITERAL("\x01\x01m\x00\x00\x00"), false},  /* descends: a prefix of the one before */
+        {SLICE_LITERAL("\x00\x02mn\x00\x00\x00"), false}, /* shares less than it could */
+        {SLICE_LITERAL("\x01\x00\x7e\x00\x00"), false},   /* a prefix of the one before, nothing further */
+        {SLICE_LITERAL("\xff\xff\x03\x01n\x00\x00\x00"), false}, /* shares more than there is */
+        {SLICE_LITERAL("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01n\x00\x00\x00"), false},
+        {SLICE_LITERAL("\x00\x80\x10n\x00\x00\x00"), false}, /* further bytes behind the buffer */
+        {SLICE_LITERAL("\x00\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01n"), false},
+        {SLICE_LITERAL("\x00\x01n\x00\x04\x00"), false},                 /* a flag that there is not */
+        {SLICE_LITERAL("\x00\x01n\x00\x00\x80\x80\x80\x80\x10"), false}, /* value length 2^32 */
+        {SLICE_LITERAL("\x00\x01n\x00\x01"
+                       "1234567"),
+         false}, /* the address is cut */
+        {SLICE_LITERAL("\x00\x01n\x00\x02\x00"
+                       "1234567"),
+         false},                                             /* the expiry is cut */
+        {SLICE_LITERAL("\x00\x01n\x80"), false},             /* the version is cut */
+        {SLICE_LITERAL("\x00\x01n\x00"), false},             /* no flags */
+        {SLICE_LITERAL("\x00\x01n\x00\x00"), false},         /* no value length */
+        {SLICE_LITERAL("\x00\x01n\x00\x00\x00\x00"), false}, /* more bytes than entries */
+        {SLICE_LITERAL("\x00"), false},                      /* fewer */
+        {SLICE_LITERAL(""), false},
+    };
+    struct sim_disk *sim = sim_disk_create(1);
+    struct toc_set set = {0};
+    make_small(&set);
+    assert_ok(fixture_publish(sim, &set, 1, 3));
+    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
+    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        forge(f, 3, TOC_BLOCK_ENTRIES, cases[i].bytes);
+        if (cases[i].good)
+            assert_ok(read_block_alone(sim, 3));
+        else
+            assert_corrupt(read_block_alone(sim, 3));
+    }
+    set_free(&set);
+    sim_disk_destroy(sim);
+}
+
+/* Two blocks for a long entry that do not belong together, or hold more than a key may have. */
+static void test_forged_long_entries(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct toc_set set = {0};
+    make_small(&set); /* blocks: entries, long, rest, entries */
+    assert_ok(fixture_publish(sim, &set, 1, 3));
+    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
+    uint64_t generation = load_u64(f->data + offsetof(struct toc_header, generation));
+    static const struct {
+        uint64_t block;
+        enum toc_block_kind kind;
+        bool alone_good; /* read as a range of its own */
+    } kinds[] = {{0, TOC_BLOCK_REST, false},        {0, TOC_BLOCK_LONG, false}, {1, TOC_BLOCK_REST, true},
+                 {2, TOC_BLOCK_LONG, false},        {3, TOC_BLOCK_REST, true},  {3, TOC_BLOCK_LONG, false},
+                 {3, (enum toc_block_kind)3, false}};
+    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        char *kind = f->data + toc_block_offset(kinds[i].block) + offsetof(struct toc_block_header, kind);
+        uint32_t saved = load_u32(kind);
+        store_u32(kind, kinds[i].kind);
+        seal_block(f, kinds[i].block, generation);
+        assert_corrupt(fixture_read(sim, NULL, 1));
+        if (kinds[i].alone_good)
+            assert_ok(read_block_alone(sim, kinds[i].block));
+        else
+            assert_corrupt(read_block_alone(sim, kinds[i].block));
+        store_u32(kind, saved);
+        seal_block(f, kinds[i].block, generation);
+    }
+    char *first = f->data + toc_block_offset(1), *rest = f->data + toc_block_offset(2);
+    store_u32(first + offsetof(struct toc_block_header, bytes), TOC_PAYLOAD_BYTES - 1);
+    seal_block(f, 1, generation);
+    assert_corrupt(read_block_alone(sim, 1)); /* long, but not full */
+    store_u32(first + offsetof(struct toc_block_header, bytes), TOC_PAYLOAD_BYTES);
+    for (uint32_t more = 0; more <= 40000; more += more ? 39999 : 1) { /* a key of 65536 and more bytes */
+        memset(rest + TOC_BLOCK_HEADER_BYTES, 0, TOC_PAYLOAD_BYTES);
+        toc_put_varint(first + TOC_BLOCK_HEADER_BYTES + 1, RECORD_KEY_BYTES_MAX + more);
+        store_u32(rest + offsetof(struct toc_block_header, bytes),
+                  4 + RECORD_KEY_BYTES_MAX + more - TOC_PAYLOAD_BYTES + 3);
+        seal_block(f, 1, generation);
+        seal_block(f, 2, generation);
+        if (more)
+            assert_corrupt(read_block_alone(sim, 1));
+        else
+            assert_ok(read_block_alone(sim, 1));
+    }
+    set_free(&set);
+    sim_disk_destroy(sim);
+}
+
 /* Forged header and footer: each number in turn is extreme, checksums right. */
 static void test_forged_numbers(void **state)
 {
@@ -187,6 +325,27 @@ static void test_forged_numbers(void **state)
             memcpy(f->data + footer + 8, saved, 8);
             memcpy(f->data + footer + field, saved + 8, 8);
         }
+    static const struct {
+        uint64_t offset, value; /* of 8 bytes of the header */
+    } headers[] = {{16, 1ull | 4096ull << 32},
+                   {16, 0ull | 65536ull << 32},
+                   {offsetof(struct toc_header, number), 2},
+                   {offsetof(struct toc_header, end_lsn), FIXTURE_START_LSN - 1},
+                   {offsetof(struct toc_header, generation), 1}};
+    for (unsigned i = 0; i < sizeof headers / sizeof headers[0]; i++) {
+        uint64_t saved = load_u64(f->data + headers[i].offset);
+        store_u64(f->data + headers[i].offset, headers[i].value);
+        store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
+        assert_corrupt(fixture_read(sim, &set, 1));
+        store_u64(f->data + headers[i].offset, saved);
+    }
+    char *list = f->data + toc_block_offset(4);
+    store_u32(list + sizeof(struct toc_segment), 2); /* no such kind */
+    store_u64(f->data + footer + offsetof(struct toc_footer, list_checksum),
+              toc_list_checksum(list, 4096, toc_block_offset(4), generation));
+    store_u64(f->data + footer + 8, toc_page_checksum(f->data + footer, footer, generation));
+    store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
+    assert_corrupt(fixture_read(sim, &set, 1));
     store_u32(f->data + 16, TOC_VERSION + 1);
     store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
     status_t s = fixture_read(sim, &set, 1);
@@ -312,6 +471,8 @@ int main(void)
         cmocka_unit_test(test_cut_and_stretched),
         cmocka_unit_test(test_blocks_that_belong_elsewhere),
         cmocka_unit_test(test_forged_blocks),
+        cmocka_unit_test(test_forged_entries),
+        cmocka_unit_test(test_forged_long_entries),
         cmocka_unit_test(test_forged_numbers),
         cmocka_unit_test(test_failing_disk),
         cmocka_unit_test(test_crash_at_every_operation),

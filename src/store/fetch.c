@@ -190,6 +190,16 @@ static void account(struct fetch *f, struct landing *l, enum landing_account to)
     l->account = (uint8_t)to;
 }
 
+static void landing_destroy(struct fetch *f, struct landing *l)
+{
+    if (l->file)
+        segments_release(l->file);
+    if (l->buffer)
+        NUMBER_ADD(f->numbers.memory, -(uint64_t)l->bytes);
+    free(l->buffer);
+    free(l);
+}
+
 /* In no list, without claims. */
 static void landing_free(struct fetch *f, struct landing *l)
 {
@@ -199,12 +209,7 @@ static void landing_free(struct fetch *f, struct landing *l)
     *at = l->bucket_next;
     f->count--;
     account(f, l, ACCOUNT_NONE);
-    if (l->file)
-        segments_release(l->file);
-    if (l->buffer)
-        NUMBER_ADD(f->numbers.memory, -(uint64_t)l->bytes);
-    free(l->buffer);
-    free(l);
+    landing_destroy(f, l);
 }
 
 /* It was looked at, or will not be: goes when the turn is over. */
@@ -631,14 +636,13 @@ void fetch_deinit(struct store_worker *sw)
         return;
     CHECK(f->in_flight == 0);
     for (size_t i = 0; i < f->bucket_count; i++) {
-        while (f->buckets[i]) {
-            struct landing *l = f->buckets[i];
-            while (l->claims) {
-                struct claim *c = l->claims;
-                l->claims = c->landing_next;
+        for (struct landing *l = f->buckets[i], *next; l; l = next) {
+            next = l->bucket_next;
+            for (struct claim *c = l->claims, *other; c; c = other) {
+                other = c->landing_next;
                 free(c);
             }
-            landing_free(f, l);
+            landing_destroy(f, l);
         }
     }
     free(f->buckets);

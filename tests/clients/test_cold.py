@@ -247,6 +247,17 @@ def test_walks_read_all_they_need_at_once(cold, c):
     assert c("MGET", key(i), key(i), key(i)) == [value(i)] * 3
 
 
+def test_a_walk_over_more_than_memory_is_refused(cold, c):
+    with Reads(c) as reads:
+        for command in (("RANGE", "-", "+"), ("RANGE", "-", "+", "REV"), ("KIDS", "", "VALUES")):
+            assert c.error(*command).startswith("OOM the values of this command"), command
+    assert reads.count < VALUES // 2  # given up before
+    wait_until(lambda: counters(c)["io_depth_now"] == 0, what="the reads to end")
+    pairs = c("RANGE", "key:", "key;", "LIMIT", 100, "REV")
+    assert pairs == [x for i in range(VALUES - 1, VALUES - 101, -1) for x in (key(i), value(i))]
+    assert len(c("RANGE", "-", "+", "KEYS")) >= VALUES // 2
+
+
 def place_of(server, text):
     """(path, offset) of these bytes in the data folder; they must be there once."""
     places = []

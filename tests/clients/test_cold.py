@@ -34,6 +34,13 @@ class Cold:
     def __init__(self, *options, values=VALUES, env=None):
         self.server = Server("--memory", "64M", *options, env=env).start()
         self.next = 0
+        try:
+            self.fill(values)
+        except BaseException:
+            self.server.destroy()
+            raise
+
+    def fill(self, values):
         with self.server.client() as c:
             for start in range(0, NUMBERS, 500):
                 c.pipeline(("SET", b"number:%06d" % i, number(i)) for i in range(start, start + 500))

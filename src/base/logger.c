@@ -1,9 +1,17 @@
 #include "base/logger.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
+
+static _Atomic int least_level = LOGGER_INFO; /* relaxed: a setting */
+
+void logger_set_level(enum logger_level least)
+{
+    atomic_store_explicit(&least_level, (int)least, memory_order_relaxed);
+}
 
 void logger_write(enum logger_level level, const char *format, ...)
 {
@@ -11,6 +19,8 @@ void logger_write(enum logger_level level, const char *format, ...)
     struct timespec now;
     struct tm parts;
     char line[1024];
+    if ((int)level < atomic_load_explicit(&least_level, memory_order_relaxed))
+        return;
     clock_gettime(CLOCK_REALTIME, &now);
     localtime_r(&now.tv_sec, &parts);
     size_t n = strftime(line, sizeof line, "%Y-%m-%d %H:%M:%S", &parts);

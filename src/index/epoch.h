@@ -16,7 +16,7 @@
 
 #include "index/arena.h"
 
-enum { EPOCH_PARTICIPANTS_MAX = 64 };
+enum { EPOCH_PARTICIPANTS_MAX = 65 };
 
 struct epoch {
     _Atomic uint64_t global; /* starts at 1 */

@@ -197,6 +197,24 @@ status_t hash_table_init(struct hash_table *table, struct arena *arena, struct k
     return status_ok();
 }
 
+status_t hash_table_reserve(struct hash_table *table, uint64_t keys)
+{
+    struct hash_buckets *t = atomic_load_explicit(&table->current, memory_order_relaxed);
+    unsigned bits = t->bits;
+    CHECK(atomic_load_explicit(&table->count, memory_order_relaxed) == 0 && t->old == NULL);
+    while (bits < 40 && keys * LOAD_DENOMINATOR > (uint64_t)LOAD_NUMERATOR << bits)
+        bits++;
+    if (bits == t->bits)
+        return status_ok();
+    struct hash_buckets *wider = buckets_create(table, bits, NULL);
+    if (wider == NULL)
+        return status_errno(errno, "cannot map a hash table for %llu keys", (unsigned long long)keys);
+    atomic_store_explicit(&table->current, wider, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&table->mapped_bytes, t->mapping_bytes, memory_order_relaxed);
+    munmap(t, t->mapping_bytes);
+    return status_ok();
+}
+
 void hash_table_deinit(struct hash_table *table)
 {
     struct hash_buckets *t = atomic_load_explicit(&table->current, memory_order_relaxed);

@@ -56,6 +56,8 @@ struct hash_table {
 STATUS_MUST_USE status_t hash_table_init(struct hash_table *table, struct arena *arena, struct keylock *locks,
                                          uint64_t seed);
 void hash_table_deinit(struct hash_table *table);
+/* Gives an empty table that nobody uses yet the size that so many keys need. */
+STATUS_MUST_USE status_t hash_table_reserve(struct hash_table *table, uint64_t keys);
 
 /* A table that would take more bytes is not made; the present one goes on with overflow buckets. Any thread.
  */

@@ -11,6 +11,7 @@
 #include "index/node.h"
 #include "index/ordered.h"
 #include "log/segments.h"
+#include "store/keeper.h"
 #include "store/store.h"
 
 enum {
@@ -59,6 +60,8 @@ struct resident_queue {
 
 struct store_worker_private {
     unsigned index;
+    bool alone; /* nobody else changes nodes in place */
+    bool walks; /* what it reads is no sign that anybody wants it */
     uint64_t turn;
     struct arena_cache arena;
     struct epoch_participant epoch;
@@ -110,8 +113,8 @@ struct store {
     struct keylock locks;
     struct hash_table hash;
     struct ordered ordered;
-    struct store_worker *workers;
-    bool alone;          /* one worker: nobody else can change what is being read */
+    struct store_worker *workers; /* and, behind them, the keeper's */
+    struct keeper keeper;
     _Atomic bool evicts; /* there are a cap and a log: values may leave memory */
     struct replay *replay;
     uint64_t load_us;
@@ -145,6 +148,15 @@ static inline bool store_evicts(const struct store *store)
     return atomic_load_explicit(&((struct store *)(uintptr_t)store)->evicts, memory_order_relaxed);
 }
 
+/* Who takes part in the index: the workers and the keeper. */
+static inline unsigned store_participants(const struct store *store)
+{
+    return store->config.workers + 1;
+}
+
+/* Empties the index of a store that is being opened. */
+status_t store_index_reset(struct store *store);
+
 /* ---- replay.c: log_config.replay; context: struct replay ---- */
 status_t store_replay(void *context, const struct record *records, unsigned n);
 
@@ -161,12 +173,12 @@ struct payload {
 
 /* Plain read by the holder of the key's lock. */
 struct payload payload_get(const struct node *node);
-/* A new node with key and payload, not yet in the index, busy (odd sequence). Cold: the value is only in the
- * log, in the record lsn. */
+/* A new node with key and payload, not yet in the index, busy (odd sequence). Cold: the value is only on
+ * disk, in the record at address. */
 struct node *payload_node_create(struct store *store, struct store_worker_private *p, struct slice key,
                                  uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn);
 struct node *payload_node_create_cold(struct store *store, struct store_worker_private *p, struct slice key,
-                                      uint32_t value_len, uint64_t expire_ms, uint64_t lsn);
+                                      uint32_t value_len, uint64_t expire_ms, uint64_t address, uint64_t lsn);
 /* The write `lsn` replaces value and expiry of a busy node, or only the expiry. Each returns the key's node
  * from now on: this one, or another that has taken its place in the index; busy, to be published. */
 struct node *payload_set(struct store *store, struct store_worker_private *p, struct node *node,
@@ -223,6 +235,9 @@ void memory_queue_deinit(struct resident_queue *q);
 const struct store_range *store_covering_range(const struct store *store, struct slice key, uint64_t lsn);
 /* Is the node in the number of keys? Also when its time has come and nobody has noticed. */
 bool store_node_counts(struct store_worker *sw, const struct node *node);
+/* As a cursor's node is seen by a walk over everything: STORE_OK or STORE_COLD with len, expiry, version and
+ * address (expired or not), STORE_ABSENT, STORE_BUSY. Takes no locks, touches nothing. */
+enum store_result store_node_entry(struct store_worker *sw, const struct node *node, struct store_view *view);
 bool range_covers(const struct store_range *range, struct slice key);
 
 /* ---- write.c ---- */

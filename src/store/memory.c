@@ -100,7 +100,7 @@ struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;
     int64_t live = 0, share = 0, values = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
-    for (unsigned i = 0; i < s->config.workers; i++) {
+    for (unsigned i = 0; i < store_participants(s); i++) {
         const struct store_worker_private *p = s->workers[i].private;
         live += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->arena.live_bytes,
                                      memory_order_relaxed);

@@ -251,9 +251,10 @@ struct node *payload_node_create(struct store *store, struct store_worker_privat
 }
 
 struct node *payload_node_create_cold(struct store *store, struct store_worker_private *p, struct slice key,
-                                      uint32_t value_len, uint64_t expire_ms, uint64_t lsn)
+                                      uint32_t value_len, uint64_t expire_ms, uint64_t address, uint64_t lsn)
 {
     struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
+    c.address = address == lsn ? 0 : address;
     return content_node(store, p, key, &c, lsn << 1 | 1);
 }
 

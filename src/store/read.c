@@ -103,7 +103,7 @@ static __attribute__((noinline)) bool take_payload(struct store_worker *sw, stru
     const char *p = node_area(node, node_key_len(meta));
     if (meta & NODE_EXTERNAL)
         p = (const char *)(uintptr_t)(load_u64_relaxed(p) + 8);
-    bool whole = sw->store->alone;
+    bool whole = sw->private->alone;
     if (meta & NODE_EXTERNAL && !whole) { /* is that a pointer? */
         atomic_thread_fence(memory_order_acquire);
         whole = atomic_load_explicit(&node->sequence, memory_order_relaxed) == view->sequence;
@@ -150,11 +150,11 @@ node_state(struct store_worker *sw, const struct node *const_node, struct store_
         view->data = node_area(node, node_key_len(meta));
         /* The words above before the sequence again; pairs with node_begin's fence. */
         atomic_thread_fence(memory_order_acquire);
-        if (!sw->store->alone && atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
+        if (!sw->private->alone && atomic_load_explicit(&node->sequence, memory_order_relaxed) != sequence)
             continue;
         if (UNLIKELY(meta & NODE_UNUSUAL) && !take_payload(sw, node, meta, view))
             continue;
-        if (meta & NODE_EXTERNAL || sw->store->alone)
+        if (meta & NODE_EXTERNAL || sw->private->alone)
             view->sequence |=
                 1; /* an external block does not change any more, nor does anything when we are alone */
         store_depends(sw, sequence >> 1);
@@ -169,7 +169,7 @@ node_state(struct store_worker *sw, const struct node *const_node, struct store_
         }
         if (UNLIKELY(meta & NODE_COLD))
             return STORE_COLD;
-        if (UNLIKELY(store_evicts(sw->store)) && !(meta & NODE_TOUCHED))
+        if (UNLIKELY(store_evicts(sw->store)) && !(meta & NODE_TOUCHED) && !sw->private->walks)
             /* Relaxed: a hint for the second chance. */
             atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed);
         return STORE_OK;
@@ -253,6 +253,15 @@ bool store_node_counts(struct store_worker *sw, const struct node *node)
     return r == STORE_OK || r == STORE_COLD;
 }
 
+enum store_result store_node_entry(struct store_worker *sw, const struct node *node, struct store_view *view)
+{
+    view->address = 0;
+    enum store_result r = current_state(sw, node, view);
+    if (view->address == 0) /* nothing unusual */
+        view->address = view->sequence >> 1;
+    return r;
+}
+
 struct slice store_node_key(const struct node *node)
 {
     return node_key(node);
@@ -310,7 +319,7 @@ enum store_result store_snapshot_begin(struct store_worker *sw, const struct sto
     p->snapshot_locked = false;
     if (keys == NULL && sw->store->log)
         store_depends(sw, log_tail_lsn(sw->store->log) - 1);
-    if (sw->store->alone)
+    if (sw->private->alone)
         return STORE_OK;
     if (attempt < OPTIMISTIC_ATTEMPTS)
         return take_sequences(sw->store, p) ? STORE_OK : STORE_BUSY;
@@ -324,7 +333,7 @@ enum store_result store_snapshot_begin(struct store_worker *sw, const struct sto
 bool store_snapshot_end(struct store_worker *sw)
 {
     struct store_worker_private *p = sw->private;
-    if (sw->store->alone)
+    if (sw->private->alone)
         return true;
     if (p->snapshot_locked) {
         p->snapshot_locked = false;

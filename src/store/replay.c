@@ -33,7 +33,7 @@ static void replay_set(const struct replay *replay, const struct record *r, stru
         atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
         return;
     }
-    node = cold ? payload_node_create_cold(store, p, r->key, len, r->expire_ms, r->lsn)
+    node = cold ? payload_node_create_cold(store, p, r->key, len, r->expire_ms, r->lsn, r->lsn)
                 : payload_node_create(store, p, r->key, hash, r->value, r->expire_ms, r->lsn);
     node_publish(node, r->lsn);
     uint32_t ref = arena_ref(&store->arena, node);
@@ -63,6 +63,11 @@ static void replay_expire(struct store *store, const struct record *r, struct no
     atomic_fetch_add_explicit(&store->expiring, (r->expire_ms != 0) - had, memory_order_relaxed);
 }
 
+static bool is_older(const struct node *node, uint64_t lsn)
+{
+    return atomic_load_explicit(&((struct node *)(uintptr_t)node)->sequence, memory_order_relaxed) >> 1 < lsn;
+}
+
 static void replay_tree(struct store_worker *sw, const struct record *r)
 {
     struct store *store = sw->store;
@@ -72,7 +77,7 @@ static void replay_tree(struct store_worker *sw, const struct record *r)
     range->path_len = r->key.len;
     memcpy(range->path, r->key.data, r->key.len);
     struct node *node = hash_table_find(&store->hash, hash_table_hash(&store->hash, r->key), r->key);
-    if (node && r->key.len)
+    if (node && r->key.len && is_older(node, r->lsn))
         replay_delete(sw, node, hash_table_hash(&store->hash, r->key));
     struct ordered_cursor cursor;
     char *below = malloc(r->key.len + 1);
@@ -81,7 +86,8 @@ static void replay_tree(struct store_worker *sw, const struct record *r)
     below[r->key.len] = '/';
     ordered_seek(&cursor, &store->ordered, slice_make(below, r->key.len ? r->key.len + 1 : 0), false);
     while ((node = ordered_next(&cursor)) && range_covers(range, node_key(node)))
-        replay_delete(sw, node, hash_table_hash(&store->hash, node_key(node)));
+        if (is_older(node, r->lsn)) /* a checkpoint may have what was set again afterwards */
+            replay_delete(sw, node, hash_table_hash(&store->hash, node_key(node)));
     free(below);
     free(range);
 }
@@ -94,7 +100,7 @@ static void replay_record(struct replay *replay, const struct record *r, uint64_
         return;
     }
     struct node *node = hash_table_find(&sw->store->hash, hash, r->key);
-    if (node && atomic_load_explicit(&node->sequence, memory_order_relaxed) >> 1 >= r->lsn)
+    if (node && !is_older(node, r->lsn))
         return; /* versions decide, not positions */
     if (r->type == RECORD_SET || r->type == RECORD_SET_EXPIRE)
         replay_set(replay, r, node, hash, hint);

@@ -38,14 +38,38 @@ static status_t init_index(struct store *store)
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
         return status_errno(errno, "cannot get a random seed for hashing");
     TRY(arena_init(&store->arena));
-    epoch_init(&store->epoch, store->config.workers);
-    for (unsigned i = 0; i < store->config.workers; i++) {
+    epoch_init(&store->epoch, store_participants(store));
+    for (unsigned i = 0; i < store_participants(store); i++) {
         struct store_worker_private *p = store->workers[i].private;
         arena_cache_init(&p->arena, &store->arena);
         epoch_participant_init(&p->epoch, &store->epoch, i, &p->arena);
+        atomic_store_explicit(&p->share_bytes, 0, memory_order_relaxed);
     }
     TRY(ordered_init(&store->ordered, &store->arena, &store->workers[0].private->arena));
     return hash_table_init(&store->hash, &store->arena, &store->locks, seed);
+}
+
+static void deinit_index(struct store *store)
+{
+    for (unsigned i = 0; i < store_participants(store) && store->arena.base; i++)
+        epoch_participant_deinit(&store->workers[i].private->epoch);
+    if (atomic_load_explicit(&store->hash.current, memory_order_relaxed))
+        hash_table_deinit(&store->hash);
+    if (store->arena.base)
+        arena_deinit(&store->arena);
+}
+
+status_t store_index_reset(struct store *store)
+{
+    epoch_exit(&store->workers[0].private->epoch); /* of the whole start: see open_log */
+    deinit_index(store);
+    store->arena.base = NULL;
+    store->hash = (struct hash_table){0};
+    atomic_store_explicit(&store->keys, 0, memory_order_relaxed);
+    atomic_store_explicit(&store->expiring, 0, memory_order_relaxed);
+    TRY(init_index(store));
+    epoch_enter(&store->workers[0].private->epoch);
+    return status_ok();
 }
 
 static void store_log_progress(void *context)
@@ -69,6 +93,7 @@ static status_t open_log(struct store *store)
         .segment_bytes_max = c->log_segment_bytes_max,
         .background = !c->no_threads,
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
+        .on_locked = store_load,
         .replay = store_replay,
         .replay_progress = store_replay_progress,
         .on_progress = store_log_progress,
@@ -109,21 +134,24 @@ status_t store_open(const struct store_config *config, struct store **out)
     struct store *store = calloc(1, sizeof *store);
     CHECK(store != NULL);
     store->config = *config;
-    store->alone = config->workers == 1;
     atomic_init(&store->memory_bytes_max, config->memory_bytes_max);
     atomic_init(&store->evicts, config->memory_bytes_max && config->durability != STORE_NONE);
     atomic_init(&store->next_lsn, 8);
-    store->workers = calloc(config->workers, sizeof *store->workers);
+    store->workers = calloc(store_participants(store), sizeof *store->workers);
     store->replay = calloc(1, sizeof *store->replay);
     store->sweep_position = malloc(1);
     CHECK(store->workers && store->replay && store->sweep_position);
     store->replay->store = store;
-    for (unsigned i = 0; i < config->workers; i++) {
+    for (unsigned i = 0; i < store_participants(store); i++) {
+        struct store_worker_private *p = calloc(1, sizeof *p);
+        CHECK(p != NULL);
         store->workers[i].store = store;
-        store->workers[i].private = calloc(1, sizeof *store->workers[i].private);
-        CHECK(store->workers[i].private != NULL);
-        store->workers[i].private->index = i;
+        store->workers[i].private = p;
+        p->index = i;
+        p->walks = i == config->workers;
+        p->alone = config->workers == 1 && !p->walks;
     }
+    keeper_init(store);
     status_t s = init_index(store);
     if (status_is_ok(&s))
         s = open_log(store);
@@ -132,6 +160,8 @@ status_t store_open(const struct store_config *config, struct store **out)
         return s;
     }
     init_fetch(store);
+    if (store->log)
+        keeper_start(store);
     *out = store;
     return status_ok();
 }
@@ -166,6 +196,7 @@ static void free_large_values(struct store *store)
 
 void store_close(struct store *store)
 {
+    keeper_stop(store);
     if (store->log)
         log_close(store->log);
     for (unsigned i = 0; i < store->config.workers; i++)
@@ -173,16 +204,12 @@ void store_close(struct store *store)
     segments_destroy(store->segments);
     if (store->arena.base && atomic_load_explicit(&store->value_bytes, memory_order_relaxed) > 0)
         free_large_values(store);
-    for (unsigned i = 0; i < store->config.workers; i++) {
-        if (store->arena.base)
-            epoch_participant_deinit(&store->workers[i].private->epoch);
+    deinit_index(store);
+    keeper_deinit(store);
+    for (unsigned i = 0; i < store_participants(store); i++) {
         worker_deinit(store->workers[i].private);
         free(store->workers[i].private);
     }
-    if (atomic_load_explicit(&store->hash.current, memory_order_relaxed))
-        hash_table_deinit(&store->hash);
-    if (store->arena.base)
-        arena_deinit(&store->arena);
     free(store->sweep_position);
     free(store->fill_position);
     free(store->workers);

@@ -312,6 +312,32 @@ struct store_fetch_stats {
 /* Sums over the workers. Any thread. */
 void store_fetch_stats_get(struct store *store, struct store_fetch_stats *out);
 
+/* ---- checkpoints ----
+ *
+ * A checkpoint is the index written to a file, so that a start need not read the whole log. It is made beside
+ * the traffic, by itself when the log has grown enough, or when asked. Any thread may call these. */
+
+/* Asks for a checkpoint of (at least) everything that is there now. The answer names it below. */
+uint64_t store_checkpoint_request(struct store *store);
+
+enum store_checkpoint_state { STORE_CHECKPOINT_RUNNING, STORE_CHECKPOINT_DONE, STORE_CHECKPOINT_FAILED };
+/* When one ends, config.on_progress is called. */
+enum store_checkpoint_state store_checkpoint_state(struct store *store, uint64_t ticket);
+
+struct store_checkpoint_stats {
+    bool running, last_failed;
+    uint64_t number, keys, bytes;    /* of the newest; number 0: there is none */
+    uint64_t start_ms, published_ms; /* Unix time; of the one under way or the last one; of the newest */
+    uint64_t duration_us;            /* of the newest */
+    uint64_t keys_done, keys_total, failures; /* of the one under way; ever */
+    char error[256];                          /* of the last failure */
+};
+void store_checkpoint_stats_get(struct store *store, struct store_checkpoint_stats *out);
+
+/* Simulations (config.no_threads): one step of what the store's own thread would do. True if there was
+ * something to do. */
+bool store_keep(struct store *store);
+
 /* ---- durability ---- */
 
 /* Replies with depends_lsn below this may go. UINT64_MAX when the durability mode doesn't hold replies. Any

@@ -5,7 +5,8 @@
  * Properties. Every answer is that of the operations before it, in their order. After a crash the store is as
  * it was after some prefix of the writes; the prefix holds everything that an answer which had left (its
  * depends_lsn was below the commit point) depended on: writes, and writes whose effects, absence included,
- * were read. So several keys written together, and deleted trees, are there or not as a whole.
+ * were read. So several keys written together, and deleted trees, are there or not as a whole. Checkpoints
+ * are made all the while, and damaged now and then; they change nothing of this.
  *
  *   KVASIR_SEED=n    runs this seed only     KVASIR_SEEDS=n   runs so many */
 #include <errno.h>
@@ -87,7 +88,7 @@ struct world {
     uint32_t next_id;
     char *scratch, *read_buffer;
     uint64_t base_ms;
-    uint64_t crashes, operations, busy, lost, evicted;
+    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged;
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -416,6 +417,15 @@ static void step_evict(struct world *w)
         w->evicted += cold_evict(sw, &w->prng, (unsigned)prng_below(&w->prng, 257));
 }
 
+/* The store's own thread: checkpoints, now and then asked for. */
+static void step_keep(struct world *w)
+{
+    if (prng_below(&w->prng, 10) == 0)
+        (void)store_checkpoint_request(w->store);
+    for (uint64_t n = 1 + prng_below(&w->prng, 4); n > 0 && store_keep(w->store); n--)
+        ;
+}
+
 /* ---- the disk ---- */
 
 static void step_take(struct world *w)
@@ -472,10 +482,12 @@ static void run_steps(struct world *w)
         case 10:
             step_evict(w);
             break;
+        case 11:
+            step_keep(w);
+            break;
         case 9:
             end_turn(w, (unsigned)prng_below(&w->prng, w->workers));
             break;
-        case 11:
         case 12:
         case 13:
             step_read(w);
@@ -513,6 +525,9 @@ static void stop(struct world *w)
     }
     w->flight_count = 0;
     w->answer_count = 0;
+    struct store_checkpoint_stats checkpoint;
+    store_checkpoint_stats_get(w->store, &checkpoint);
+    w->checkpoints += checkpoint.number;
     store_close(w->store);
     if (!clean && prng_below(&w->prng, 4))
         sim_disk_crash(w->sim);
@@ -534,11 +549,30 @@ static status_t open_store(struct world *w)
     return store_open(&config, &w->store);
 }
 
+/* A byte of the newest checkpoint goes bad: the one before it and the log have all there is. */
+static void damage_checkpoint(struct world *w)
+{
+    struct sim_file *newest = NULL;
+    for (int i = 0; i < SIM_FILES_MAX; i++) {
+        struct sim_file *f = &w->sim->files[i];
+        if (f->named && strncmp(f->name, "toc-", 4) == 0 && (!newest || strcmp(f->name, newest->name) > 0))
+            newest = f;
+    }
+    if (newest == NULL || newest->size == 0)
+        return;
+    uint64_t at = prng_below(&w->prng, newest->size);
+    newest->data[at] = (char)(newest->data[at] ^ (1 << prng_below(&w->prng, 8)));
+    newest->stable[at] = newest->data[at];
+    w->damaged++;
+}
+
 /* Opens, now and then with crashes in the middle of it, on which of the workers depends the number this time.
  */
 static void start(struct world *w)
 {
     w->workers = 1 + (unsigned)prng_below(&w->prng, WORKERS_MAX);
+    if (prng_below(&w->prng, 4) == 0)
+        damage_checkpoint(w);
     while (prng_below(&w->prng, 3) == 0) {
         w->sim->fail_op = SIM_ANY;
         w->sim->fail_errno = EIO;
@@ -646,14 +680,15 @@ static void test_crashes(void **state)
     w->scratch = malloc((size_t)TOGETHER_MAX * VALUE_BYTES_MAX);
     w->read_buffer = malloc(VALUE_BYTES_MAX);
     w->base_ms = 33177117420123ull;
+    logger_set_level(LOGGER_ERROR);
     for (uint64_t seed = first; seed < first + count; seed++)
         run_seed(w, seed);
     printf(
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
-        "values evicted\n",
+        "values evicted, %llu checkpoints, %llu damaged\n",
         (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
         (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost,
-        (unsigned long long)w->evicted);
+        (unsigned long long)w->evicted, (unsigned long long)w->checkpoints, (unsigned long long)w->damaged);
     assert_true(w->crashes > 0 || one);
     free(w->scratch);
     free(w->read_buffer);

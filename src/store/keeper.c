@@ -1,0 +1,125 @@
+#include "store/keeper.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+#include "sys/clock.h"
+
+enum { IDLE_US = 100000 }; /* how often the keeper looks whether a checkpoint is due */
+
+void keeper_init(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    pthread_condattr_t monotonic;
+    k->sw = &store->workers[store->config.workers];
+    k->folder = -1;
+    k->next_number = 1;
+    CHECK(pthread_mutex_init(&k->mutex, NULL) == 0);
+    CHECK(pthread_condattr_init(&monotonic) == 0);
+    CHECK(pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC) == 0);
+    CHECK(pthread_cond_init(&k->wake, &monotonic) == 0);
+    pthread_condattr_destroy(&monotonic);
+}
+
+void keeper_deinit(struct store *store)
+{
+    pthread_cond_destroy(&store->keeper.wake);
+    pthread_mutex_destroy(&store->keeper.mutex);
+}
+
+bool keeper_step(struct store *store, uint64_t *wait_us)
+{
+    *wait_us = 0;
+    return checkpoint_step(store, wait_us);
+}
+
+/* Until somebody wakes the keeper, or so long. True: it is to stop. */
+static bool keeper_wait(struct keeper *k, uint64_t us, bool idle)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + us * 1000;
+    until.tv_sec += (time_t)(ns / 1000000000);
+    until.tv_nsec = (long)(ns % 1000000000);
+    pthread_mutex_lock(&k->mutex);
+    int e = 0;
+    while (!k->stop && e != ETIMEDOUT && us && !(idle && k->requested > k->ended))
+        e = pthread_cond_timedwait(&k->wake, &k->mutex, &until);
+    bool stop = k->stop;
+    pthread_mutex_unlock(&k->mutex);
+    return stop;
+}
+
+static void *keeper_main(void *context)
+{
+    struct store *store = context;
+    for (;;) {
+        uint64_t wait_us;
+        bool more = keeper_step(store, &wait_us);
+        if (keeper_wait(&store->keeper, more ? wait_us : IDLE_US, !more))
+            return NULL;
+    }
+}
+
+void keeper_start(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    if (store->config.no_threads)
+        return;
+    CHECK(pthread_create(&k->thread, NULL, keeper_main, store) == 0);
+    k->has_thread = true;
+}
+
+void keeper_stop(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    if (k->has_thread) {
+        pthread_mutex_lock(&k->mutex);
+        k->stop = true;
+        pthread_cond_signal(&k->wake);
+        pthread_mutex_unlock(&k->mutex);
+        pthread_join(k->thread, NULL);
+        k->has_thread = false;
+    }
+    checkpoint_abandon(store);
+}
+
+bool store_keep(struct store *store)
+{
+    uint64_t wait_us;
+    return store->log && keeper_step(store, &wait_us);
+}
+
+/* ---- what others ask ---- */
+
+uint64_t store_checkpoint_request(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    pthread_mutex_lock(&k->mutex);
+    uint64_t ticket = ++k->requested;
+    pthread_cond_signal(&k->wake);
+    pthread_mutex_unlock(&k->mutex);
+    return ticket;
+}
+
+enum store_checkpoint_state store_checkpoint_state(struct store *store, uint64_t ticket)
+{
+    struct keeper *k = &store->keeper;
+    enum store_checkpoint_state state = STORE_CHECKPOINT_RUNNING;
+    pthread_mutex_lock(&k->mutex);
+    if (ticket <= k->ended)
+        state = ticket >= k->failed_first && ticket <= k->failed_last ? STORE_CHECKPOINT_FAILED
+                                                                      : STORE_CHECKPOINT_DONE;
+    pthread_mutex_unlock(&k->mutex);
+    return state;
+}
+
+void store_checkpoint_stats_get(struct store *store, struct store_checkpoint_stats *out)
+{
+    struct keeper *k = &store->keeper;
+    pthread_mutex_lock(&k->mutex);
+    *out = k->stats;
+    pthread_mutex_unlock(&k->mutex);
+}

@@ -1,0 +1,75 @@
+/* keeper: internal: the store's own thread, which does what blocks: it writes checkpoints, and frees what
+ * they make superfluous.
+ *
+ * The keeper is a participant of the index like a worker, with a struct store_worker of its own (index ==
+ * config.workers), so it may walk it and take key locks, briefly. Its work is cut into steps; where nobody is
+ * to be disturbed (simulations: config.no_threads) the owner calls keeper_step instead of having a thread.
+ *
+ * Thread safety: keeper_step and everything in checkpoint.c: the keeper's thread. What others ask (requests,
+ * numbers) lies under keeper.mutex, which nobody holds for long and under which nothing else is locked. */
+#ifndef KVASIR_STORE_KEEPER_H
+#define KVASIR_STORE_KEEPER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "store/store.h"
+#include "toc/toc_format.h"
+
+enum { KEEPER_TOCS_KEPT = 2 };
+
+/* A toc in the folder that is good for a start. */
+struct kept_toc {
+    uint64_t number, start_lsn, keys, bytes;
+};
+
+struct keeper {
+    struct store_worker *sw;
+    int folder; /* the log's; -1: the store is not open yet */
+    pthread_t thread;
+    bool has_thread;
+    struct kept_toc tocs[KEEPER_TOCS_KEPT]; /* newest first */
+    unsigned toc_count;
+    uint64_t next_number;
+    uint64_t logged_bytes; /* by the log in all when the newest toc began */
+    uint64_t retry_ms;     /* after a failure: not by itself before; monotonic */
+    uint64_t retry_delay_ms;
+    struct checkpoint *checkpoint; /* under way */
+    pthread_mutex_t mutex;
+    pthread_cond_t wake;
+    /* Under the mutex: */
+    bool stop;
+    uint64_t requested;                 /* newest ticket given out */
+    uint64_t begun;                     /* the checkpoint under way answers tickets up to this */
+    uint64_t ended;                     /* tickets up to this are answered */
+    uint64_t failed_first, failed_last; /* these in vain */
+    struct store_checkpoint_stats stats;
+};
+
+/* Before the log is opened; nothing runs yet. */
+void keeper_init(struct store *store);
+/* The log is open: starts the thread unless config.no_threads. */
+void keeper_start(struct store *store);
+/* Ends what is under way (an unfinished checkpoint is given up) and joins the thread. Before log_close. */
+void keeper_stop(struct store *store);
+void keeper_deinit(struct store *store);
+
+/* One step of what is to be done. False: there is nothing to do now. *wait_us: how long the next one should
+ * be put off to keep the disk free for others. */
+bool keeper_step(struct store *store, uint64_t *wait_us);
+
+/* ---- checkpoint.c ---- */
+
+/* Begins, goes on with, or ends a checkpoint. As keeper_step. */
+bool checkpoint_step(struct store *store, uint64_t *wait_us);
+void checkpoint_abandon(struct store *store);
+
+/* ---- load.c ---- */
+
+/* log_config.on_locked: removes what a crash has left, and fills the index from the newest toc that is good.
+ * context: struct replay. */
+status_t store_load(void *context, int folder, uint64_t *start_lsn);
+
+#endif

@@ -1,5 +1,6 @@
 #include "server/server.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,8 +12,9 @@
 #include "base/logger.h"
 #include "server/command.h"
 #include "server/conn.h"
-#include "server/worker.h"
+#include "server/loading.h"
 #include "server/scan_cursor.h"
+#include "server/worker.h"
 #include "sys/clock.h"
 #include "sys/net.h"
 
@@ -95,7 +97,8 @@ static void make_run_id(struct server *server)
         snprintf(server->run_id + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value. For tests. */
+/* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value; load:PATH: see wait_at_half.
+ * For tests. */
 static void read_fault(struct server *server)
 {
     const char *fault = getenv("KVASIR_FAULT");
@@ -105,35 +108,24 @@ static void read_fault(struct server *server)
         server->fault_flush = strtoull(fault + 6, NULL, 10);
     if (strncmp(fault, "read:", 5) == 0)
         server->fault_read = strtoull(fault + 5, NULL, 10);
+    if (strncmp(fault, "load:", 5) == 0)
+        server->fault_load = fault + 5;
     LOG_WARNING("fault injection is on: KVASIR_FAULT=%s", fault);
 }
 
-/* Loading changes nothing on disk until it has come to its end, so it may be left at any point. The signals
- * are blocked (server_run takes them), so they are looked for. */
-static void stop_if_told(struct server *server)
+/* load:PATH: loading stops at half until there is such a file. */
+static void wait_at_half(const struct server *server, uint64_t done, uint64_t total)
 {
-    sigset_t set;
-    if (sigpending(&set) < 0 || !(sigismember(&set, SIGTERM) || sigismember(&set, SIGINT)))
-        return;
-    LOG_INFO("%s: stops while loading", sigismember(&set, SIGTERM) ? "SIGTERM" : "SIGINT");
-    if (server->unix_fd >= 0)
-        unlink(server->config.unix_path);
-    _exit(SERVER_EXIT_OK);
+    enum { LOOK_MS = 5 };
+    while (server->fault_load && done >= total / 2 && access(server->fault_load, F_OK) != 0)
+        poll(NULL, 0, LOOK_MS);
 }
 
 static void load_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct server *server = context;
-    uint64_t now_us = clock_monotonic_us();
-    if (now_us - server->signals_us >= 20000) {
-        server->signals_us = now_us;
-        stop_if_told(server);
-    }
-    if (now_us - server->progress_us < 1000000)
-        return; /* a line a second is enough */
-    server->progress_us = now_us;
-    LOG_INFO("loading the log: %llu of %llu MiB", (unsigned long long)(done_bytes >> 20),
-             (unsigned long long)(total_bytes >> 20));
+    loading_progress(server->loading, done_bytes, total_bytes, 0, 0);
+    wait_at_half(server, done_bytes, total_bytes);
 }
 
 static status_t open_store(struct server *server)
@@ -162,14 +154,37 @@ static status_t open_listeners(struct server *server)
     return status_ok();
 }
 
+/* Early clients, who were answered that it is loading. */
+static void adopt_clients(struct server *server)
+{
+    struct loading_socket early;
+    loading_stop(server->loading);
+    while (loading_next(server->loading, &early)) {
+        struct worker *worker = worker_choose(server, NULL);
+        server_count_client(server, worker, 1);
+        STAT_ADD(worker->stats.accepted, 1); /* its thread has not been started */
+        worker_post(worker, (struct mail){.kind = MAIL_SOCKET,
+                                          .fd = early.fd,
+                                          .input = early.input,
+                                          .input_len = early.input_len});
+    }
+    loading_destroy(server->loading);
+    server->loading = NULL;
+}
+
 static status_t set_up(struct server *server)
 {
-    /* Before recovery, which can take long: a port in use is said at once, early clients wait in the backlog.
-     */
+    /* Before recovery, which can take long: a port in use is said at once, and early clients are told. */
     TRY(open_listeners(server));
+    const struct loading_config loading = {.listen_fds = {server->listen_fd, server->unix_fd},
+                                           .unix_path = server->config.unix_path,
+                                           .sockets_max = server->config.clients_max,
+                                           .limits = server->limits};
+    TRY(loading_start(&loading, &server->loading));
     TRY(open_store(server));
     for (unsigned i = 0; i < server->worker_count; i++)
         TRY(worker_create(server, i, &server->workers[i], server->io_why));
+    adopt_clients(server);
     return status_ok();
 }
 
@@ -188,7 +203,6 @@ status_t server_create(const struct server_config *config, struct server **out)
     server->memory_bytes_max = config->memory_bytes;
     server->started_us = clock_monotonic_us();
     server->started_unix_s = clock_unix_ms() / 1000;
-    server->progress_us = server->started_us;
     server->main_thread = pthread_self();
     pthread_mutex_init(&server->registry_lock, NULL);
     server->scan_cursors = scan_cursors_create();
@@ -251,6 +265,7 @@ int server_run(struct server *server)
 
 void server_destroy(struct server *server)
 {
+    loading_destroy(server->loading);
     if (server->store)
         store_close(server->store); /* first: its log's thread may still call server_progress */
     for (unsigned i = 0; i < server->worker_count; i++)

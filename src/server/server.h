@@ -63,8 +63,8 @@ struct server {
     char run_id[41];
     uint64_t started_us; /* monotonic */
     uint64_t started_unix_s;
-    uint64_t progress_us; /* last line about loading */
-    uint64_t signals_us;  /* last look for signals while loading */
+    struct loading *loading; /* while the store is being opened; else NULL */
+    const char *fault_load;  /* injection: see server.c; NULL: none */
     pthread_t main_thread;
 
     /* any thread */

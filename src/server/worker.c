@@ -53,14 +53,21 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     return s;
 }
 
+static void drop_mail(const struct mail *mail)
+{
+    if (mail->kind != MAIL_SOCKET)
+        return;
+    net_close(mail->fd);
+    free(mail->input);
+}
+
 void worker_destroy(struct worker *worker)
 {
     loop_destroy(worker->loop);
     while (!conn_list_empty(&worker->all))
         conn_destroy(CONN_OF(worker->all.next, all));
     for (unsigned i = 0; i < worker->mail_count; i++)
-        if (worker->mail[i].kind == MAIL_SOCKET)
-            net_close(worker->mail[i].fd);
+        drop_mail(&worker->mail[i]);
     group_deinit(&worker->group);
     free(worker->reads);
     reply_pool_destroy(worker->pool);
@@ -109,10 +116,25 @@ static void kill_connection(struct worker *worker, uint64_t id)
 }
 
 /* The socket is counted already. */
-static void take_client(struct worker *worker, int fd)
+static void take_client(struct worker *worker, int fd, const char *input, size_t input_len)
 {
-    if (conn_create(worker, fd, true) == NULL)
+    struct conn *conn = conn_create(worker, fd, true);
+    if (conn == NULL)
         server_count_client(worker->server, worker, -1);
+    else if (input_len)
+        conn_input_append(conn, input, input_len);
+}
+
+/* While stopping nobody comes in any more. */
+static void take_socket(struct worker *worker, const struct mail *mail)
+{
+    if (worker->stop_deadline_us) {
+        server_count_client(worker->server, worker, -1);
+        drop_mail(mail);
+        return;
+    }
+    take_client(worker, mail->fd, mail->input, mail->input_len);
+    free(mail->input);
 }
 
 static void read_mail(struct worker *worker)
@@ -126,10 +148,8 @@ static void read_mail(struct worker *worker)
     for (unsigned i = 0; i < count; i++) {
         if (mail[i].kind == MAIL_KILL)
             kill_connection(worker, mail[i].id);
-        else if (worker->stop_deadline_us)
-            net_close(mail[i].fd);
         else
-            take_client(worker, mail[i].fd);
+            take_socket(worker, &mail[i]);
     }
     free(mail);
 }
@@ -144,7 +164,16 @@ static void refuse_client(struct worker *worker, int fd)
     conn_close_after_reply(conn);
 }
 
-/* A new socket goes to the worker with the fewest connections. */
+struct worker *worker_choose(struct server *server, struct worker *own)
+{
+    struct worker *best = own ? own : server->workers[0];
+    for (unsigned i = 0; i < server->worker_count; i++)
+        if (atomic_load_explicit(&server->workers[i]->connections, memory_order_relaxed) <
+            atomic_load_explicit(&best->connections, memory_order_relaxed))
+            best = server->workers[i];
+    return best;
+}
+
 static void on_accepted(struct worker *worker, int fd)
 {
     struct server *server = worker->server;
@@ -163,14 +192,10 @@ static void on_accepted(struct worker *worker, int fd)
         refuse_client(worker, fd);
         return;
     }
-    struct worker *best = worker;
-    for (unsigned i = 0; i < server->worker_count; i++)
-        if (atomic_load_explicit(&server->workers[i]->connections, memory_order_relaxed) <
-            atomic_load_explicit(&best->connections, memory_order_relaxed))
-            best = server->workers[i];
+    struct worker *best = worker_choose(server, worker);
     server_count_client(server, best, 1);
     if (best == worker)
-        take_client(worker, fd);
+        take_client(worker, fd, NULL, 0);
     else
         worker_post(best, (struct mail){.kind = MAIL_SOCKET, .fd = fd});
 }

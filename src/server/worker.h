@@ -68,7 +68,9 @@ struct read_op {
 
 struct mail { /* what other threads ask of a worker */
     enum { MAIL_SOCKET, MAIL_KILL } kind;
-    int fd;      /* MAIL_SOCKET: the worker owns it now */
+    int fd;      /* MAIL_SOCKET: the worker owns it now, and input */
+    char *input; /* bytes already read from it: the beginning of a request; malloc, NULL: none */
+    size_t input_len;
     uint64_t id; /* MAIL_KILL: of the connection, which may be gone */
 };
 
@@ -118,6 +120,9 @@ void worker_join(struct worker *worker);
 
 /* Any thread. */
 void worker_post(struct worker *worker, struct mail mail);
+/* Of the server's workers, the one with the fewest connections; `own` of those that are equal, if not NULL.
+ */
+struct worker *worker_choose(struct server *server, struct worker *own);
 
 /* Memory that lives until the next call or the end of the command. */
 void *worker_scratch(struct worker *worker, size_t bytes);

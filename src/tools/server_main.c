@@ -5,16 +5,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/logger.h"
 #include "server/server.h"
 #include "server/worker.h"
 #include "sys/net.h"
+#include "tools/descriptors.h"
 #include "tools/options.h"
-
-enum { DESCRIPTORS_SPARE = 256 }; /* log segments, rings, wake-ups, clients that are being refused */
 
 static const char usage[] = "server [--listen HOST:PORT] [--dir DIR] [options]";
 static const char about[] = "A durable key-value server that speaks the Redis protocol.";
@@ -24,27 +22,6 @@ struct settings {
     uint64_t port;
     char port_address[32];
 };
-
-/* Descriptors for every client. Lowers clients_max, with a word, where the system allows fewer. */
-static void raise_descriptors(struct server_config *config)
-{
-    struct rlimit limit;
-    rlim_t wanted = config->clients_max + DESCRIPTORS_SPARE;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
-        return;
-    rlim_t old_max = limit.rlim_max;
-    limit.rlim_cur = wanted;
-    if (limit.rlim_max < wanted)
-        limit.rlim_max = wanted; /* works for root */
-    if (setrlimit(RLIMIT_NOFILE, &limit) == 0)
-        return;
-    limit.rlim_cur = limit.rlim_max = old_max;
-    if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        return;
-    config->clients_max = old_max > 2 * DESCRIPTORS_SPARE ? old_max - DESCRIPTORS_SPARE : old_max / 2;
-    LOG_WARNING("the system allows %llu open files: --max-clients is lowered to %llu (see ulimit -n)",
-                (unsigned long long)old_max, (unsigned long long)config->clients_max);
-}
 
 static void block_signals(void)
 {
@@ -160,8 +137,11 @@ int server_main(int argc, char **argv)
     if (code >= 0)
         return code;
     block_signals();
-    raise_descriptors(&settings.config);
-    status_t status = server_create(&settings.config, &server);
+    const struct server_config *config = &settings.config;
+    status_t status = descriptors_raise(config->durability == STORE_NONE ? NULL : config->dir,
+                                        &settings.config.clients_max);
+    if (status_is_ok(&status))
+        status = server_create(config, &server);
     if (!status_is_ok(&status)) {
         LOG_ERROR("cannot start: %s", status.text);
         return SERVER_EXIT_START;

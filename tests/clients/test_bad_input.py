@@ -206,6 +206,33 @@ def test_10000_idle_connections(make_server, io):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def few_files(limit):
+    """A command's prefix: at most so many open files, and no right to raise that."""
+    prefix = ["prlimit", f"--nofile={limit}:{limit}"]
+    return prefix + ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-all"] if os.geteuid() == 0 else prefix
+
+
+@pytest.mark.kvasir
+def test_clients_and_segments_share_the_open_files(make_server):
+    server = make_server("--threads", 1, "--max-clients", 600, prefix=few_files(700)).start()
+    with server.client() as c:
+        clients = int(c("CONFIG", "GET", "maxclients")[1])
+        assert (700 - 256) // 2 <= clients < 600
+    assert f"--max-clients is lowered to {clients}" in server.log()
+    assert server.stop() == 0
+    for i in range(450):
+        with open(os.path.join(server.data, f"data-{i:010}.kv"), "wb"):
+            pass
+    code, log = server.run_to_end()
+    assert code == 1
+    assert "the system allows 700 open files" in log and " segment files" in log and "ulimit -n" in log
+    server.prefix = few_files(300)
+    assert server.run_to_end()[0] == 1
+    server.options += ["--durability", "none"]  # has no files
+    server.start()
+    assert server.stop() == 0
+
+
 # ---- start-ups that can't work ----
 
 

@@ -1,6 +1,9 @@
 #include "store/keeper.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "base/check.h"
@@ -25,14 +28,47 @@ void keeper_init(struct store *store)
 
 void keeper_deinit(struct store *store)
 {
+    free(store->keeper.backup.path);
     pthread_cond_destroy(&store->keeper.wake);
     pthread_mutex_destroy(&store->keeper.mutex);
+}
+
+/* A backup begins when there is a checkpoint of what was there when it was asked for. */
+static bool backup_step(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    char text[STORE_BACKUP_TEXT_BYTES];
+    pthread_mutex_lock(&k->mutex);
+    bool ready = k->backup.pending && k->backup.checkpoint <= k->ended;
+    bool failed = k->backup.checkpoint >= k->failed_first && k->backup.checkpoint <= k->failed_last;
+    if (failed)
+        snprintf(text, sizeof text, "%s", k->stats.error);
+    if (ready)
+        k->backup.pending = false;
+    pthread_mutex_unlock(&k->mutex);
+    if (!ready)
+        return false;
+    if (!failed) { /* the path is ours as long as the state is RUNNING */
+        status_t s = backup_make(store, k->backup.path, text);
+        failed = !status_is_ok(&s);
+        if (failed)
+            snprintf(text, sizeof text, "%s", s.text);
+    }
+    pthread_mutex_lock(&k->mutex);
+    k->backup.state = failed ? STORE_CHECKPOINT_FAILED : STORE_CHECKPOINT_DONE;
+    memcpy(k->backup.text, text, sizeof text);
+    free(k->backup.path);
+    k->backup.path = NULL;
+    pthread_mutex_unlock(&k->mutex);
+    if (store->config.on_progress)
+        store->config.on_progress(store->config.context);
+    return true;
 }
 
 bool keeper_step(struct store *store, uint64_t *wait_us)
 {
     *wait_us = 0;
-    return checkpoint_step(store, wait_us);
+    return checkpoint_step(store, wait_us) || backup_step(store);
 }
 
 /* Until somebody wakes the keeper, or so long. True: it is to stop. */
@@ -50,6 +86,11 @@ static bool keeper_wait(struct keeper *k, uint64_t us, bool idle)
     bool stop = k->stop;
     pthread_mutex_unlock(&k->mutex);
     return stop;
+}
+
+bool keeper_pause(struct store *store, uint64_t us)
+{
+    return !store->config.no_threads && keeper_wait(&store->keeper, us, false);
 }
 
 static void *keeper_main(void *context)
@@ -112,6 +153,42 @@ enum store_checkpoint_state store_checkpoint_state(struct store *store, uint64_t
     if (ticket <= k->ended)
         state = ticket >= k->failed_first && ticket <= k->failed_last ? STORE_CHECKPOINT_FAILED
                                                                       : STORE_CHECKPOINT_DONE;
+    pthread_mutex_unlock(&k->mutex);
+    return state;
+}
+
+uint64_t store_backup_request(struct store *store, const char *path)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t ticket = 0;
+    char *copy = strdup(path);
+    CHECK(copy != NULL);
+    pthread_mutex_lock(&k->mutex);
+    if (k->backup.path == NULL) {
+        k->backup.path = copy;
+        k->backup.pending = true;
+        k->backup.state = STORE_CHECKPOINT_RUNNING;
+        k->backup.checkpoint = ++k->requested;
+        ticket = ++k->backup.ticket;
+        copy = NULL;
+        pthread_cond_signal(&k->wake);
+    }
+    pthread_mutex_unlock(&k->mutex);
+    free(copy);
+    return ticket;
+}
+
+enum store_checkpoint_state store_backup_state(struct store *store, uint64_t ticket,
+                                               char text[STORE_BACKUP_TEXT_BYTES])
+{
+    struct keeper *k = &store->keeper;
+    enum store_checkpoint_state state = STORE_CHECKPOINT_FAILED;
+    pthread_mutex_lock(&k->mutex);
+    snprintf(text, STORE_BACKUP_TEXT_BYTES, "another backup was made since");
+    if (ticket == k->backup.ticket) {
+        state = k->backup.state;
+        memcpy(text, k->backup.text, STORE_BACKUP_TEXT_BYTES);
+    }
     pthread_mutex_unlock(&k->mutex);
     return state;
 }

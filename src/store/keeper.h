@@ -46,6 +46,14 @@ struct keeper {
     uint64_t ended;                     /* tickets up to this are answered */
     uint64_t failed_first, failed_last; /* these in vain */
     struct store_checkpoint_stats stats;
+    struct {
+        uint64_t ticket;     /* of the newest; 0: there was none */
+        uint64_t checkpoint; /* the ticket of the one that it is made from */
+        enum store_checkpoint_state state;
+        bool pending; /* asked for, not begun */
+        char *path;
+        char text[STORE_BACKUP_TEXT_BYTES];
+    } backup;
 };
 
 /* Before the log is opened; nothing runs yet. */
@@ -59,6 +67,14 @@ void keeper_deinit(struct store *store);
 /* One step of what is to be done. False: there is nothing to do now. *wait_us: how long the next one should
  * be put off to keep the disk free for others. */
 bool keeper_step(struct store *store, uint64_t *wait_us);
+
+/* Waits, unless the keeper is to stop: true. */
+bool keeper_pause(struct store *store, uint64_t us);
+
+/* ---- backup.c ---- */
+
+/* Makes a backup from the newest checkpoint. text: what it consists of. */
+status_t backup_make(struct store *store, const char *path, char text[STORE_BACKUP_TEXT_BYTES]);
 
 /* ---- checkpoint.c ---- */
 

@@ -334,6 +334,15 @@ struct store_checkpoint_stats {
 };
 void store_checkpoint_stats_get(struct store *store, struct store_checkpoint_stats *out);
 
+/* Asks for a backup: a consistent copy in a new folder `path` (absolute), by hard links where possible, of
+ * all that is there now. One at a time: 0 while another is under way. The answer names it below. */
+enum { STORE_BACKUP_TEXT_BYTES = 512 };
+uint64_t store_backup_request(struct store *store, const char *path);
+/* text: how it went, in words, when it is done or has failed. on_progress is called when it ends. Of an older
+ * ticket than the newest nothing is known any more: FAILED. */
+enum store_checkpoint_state store_backup_state(struct store *store, uint64_t ticket,
+                                               char text[STORE_BACKUP_TEXT_BYTES]);
+
 /* Simulations (config.no_threads): one step of what the store's own thread would do. True if there was
  * something to do. */
 bool store_keep(struct store *store);

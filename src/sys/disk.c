@@ -37,6 +37,35 @@ static int real_folder_open(struct disk *disk, const char *path, bool create)
     return e < 0 ? e : fd;
 }
 
+static int real_folder_create(struct disk *disk, const char *path)
+{
+    return mkdir(path, 0755) < 0 ? -errno : real_folder_open(disk, path, false);
+}
+
+static int real_folder_rename(struct disk *disk, const char *from, const char *to)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) < 0)
+        return -errno;
+    int fd = real_folder_open(disk, to, false);
+    if (fd < 0)
+        return fd;
+    int e = sync_parent(fd);
+    close(fd);
+    return e;
+}
+
+static int real_folder_remove(struct disk *disk, const char *path)
+{
+    (void)disk;
+    return rmdir(path) < 0 ? -errno : 0;
+}
+
+static int real_link(struct disk *disk, int folder, const char *name, int to_folder)
+{
+    (void)disk;
+    return linkat(folder, name, to_folder, name, 0) < 0 ? -errno : 0;
+}
+
 static int real_lock(struct disk *disk, int folder, const char *name)
 {
     (void)disk;
@@ -230,6 +259,10 @@ struct disk *disk_real(void)
 {
     static const struct disk_ops ops = {
         .folder_open = real_folder_open,
+        .folder_create = real_folder_create,
+        .folder_rename = real_folder_rename,
+        .folder_remove = real_folder_remove,
+        .link = real_link,
         .lock = real_lock,
         .open = real_open,
         .create = real_create,

@@ -15,6 +15,11 @@ struct disk;
 
 struct disk_ops {
     int (*folder_open)(struct disk *disk, const char *path, bool create);
+    /* A new folder, made durable; fails if it exists. */
+    int (*folder_create)(struct disk *disk, const char *path);
+    /* Durable when it returns. The new name must not exist. */
+    int (*folder_rename)(struct disk *disk, const char *from, const char *to);
+    int (*folder_remove)(struct disk *disk, const char *path); /* an empty one */
     /* Takes an exclusive lock on the file, created if missing; held until close or the end of the process.
      * -EWOULDBLOCK when another process (or another open of this one) holds it. */
     int (*lock)(struct disk *disk, int folder, const char *name);
@@ -31,6 +36,8 @@ struct disk_ops {
     int (*sync)(struct disk *disk, int fd);            /* data and the metadata needed to read it */
     int (*folder_sync)(struct disk *disk, int folder); /* names */
     int (*rename)(struct disk *disk, int folder, const char *from, const char *to);
+    /* The same file also in another folder: -EXDEV when that is on another file system. */
+    int (*link)(struct disk *disk, int folder, const char *name, int to_folder);
     int (*remove)(struct disk *disk, int folder, const char *name);
     /* Calls each(context, name) for every entry but "." and "..", in no order; stops early when it returns
      * non-zero. */

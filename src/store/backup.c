@@ -1,0 +1,230 @@
+/* A backup: a folder that holds all that was durable at one moment, made beside the traffic: a new
+ * checkpoint, then hard links to its toc and to all segments that get no more writes, and a copy of the one
+ * that does.
+ *
+ * The last segments are copied, not linked: whoever starts from the backup may cut the end of its log, and a
+ * cut would go through a link to the original. Where links are impossible (another file system) everything is
+ * copied. The folder has its name only when all is in it and synced; until then it is PATH.tmp.
+ *
+ * Nothing that the backup needs goes meanwhile: files are removed by the keeper, which is busy here. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+#include "log/segment.h"
+#include "store/internal.h"
+#include "toc/toc_read.h"
+
+enum { PIECE_BYTES = 1 << 20, BYTES_PER_SECOND = 256 << 20 };
+
+struct backup {
+    struct store *store;
+    const char *path; /* what it will be called */
+    char *temporary;  /* and is called until then */
+    int folder;
+    char *buffer;     /* PIECE_BYTES, aligned */
+    uint64_t end_lsn; /* of what is durable */
+    bool links;       /* still possible */
+    uint64_t files, linked_bytes, copied_bytes;
+};
+
+static status_t disk_error(const struct backup *b, int e, const char *what, const char *name)
+{
+    return status_errno(-e, "cannot %s %s/%s", what, b->temporary, name);
+}
+
+/* Copies len bytes (of a file that may grow meanwhile). */
+static status_t copy_bytes(struct backup *b, int from, int to, uint64_t len, const char *name)
+{
+    struct disk *disk = b->store->config.disk;
+    for (uint64_t done = 0; done < len;) {
+        size_t n = len - done < PIECE_BYTES ? (size_t)(len - done) : PIECE_BYTES;
+        size_t whole = round_up(n, LOG_BLOCK_BYTES); /* O_DIRECT; files are whole blocks */
+        int64_t got = disk->ops->read(disk, from, b->buffer, whole, done);
+        if (got < (int64_t)n)
+            return disk_error(b, got < 0 ? (int)got : -EIO, "read what is to be copied to", name);
+        got = disk->ops->write(disk, to, b->buffer, whole, done);
+        if (got < 0)
+            return disk_error(b, (int)got, "write", name);
+        done += n;
+        b->copied_bytes += n;
+        if (keeper_pause(b->store, PIECE_BYTES * 1000000ull / BYTES_PER_SECOND))
+            return status_error(STATUS_BUSY, "the server is stopping");
+    }
+    return status_ok();
+}
+
+static status_t copy_file(struct backup *b, int from, uint64_t len, const char *name)
+{
+    struct disk *disk = b->store->config.disk;
+    int to = disk->ops->create(disk, b->folder, name, true);
+    if (to < 0)
+        return disk_error(b, to, "create", name);
+    status_t s = copy_bytes(b, from, to, len, name);
+    int e = status_is_ok(&s) ? disk->ops->truncate(disk, to, len) : 0;
+    if (status_is_ok(&s) && e >= 0)
+        e = disk->ops->sync(disk, to);
+    disk->ops->close(disk, to);
+    if (status_is_ok(&s) && e < 0)
+        return disk_error(b, e, "sync", name);
+    b->files++;
+    return s;
+}
+
+static status_t link_file(struct backup *b, int from, uint64_t bytes, const char *name)
+{
+    struct disk *disk = b->store->config.disk;
+    int e = b->links ? disk->ops->link(disk, b->store->keeper.folder, name, b->folder) : -EXDEV;
+    if (e == -EXDEV || e == -EPERM || e == -EMLINK || e == -EOPNOTSUPP) {
+        b->links = false;
+        return copy_file(b, from, bytes, name);
+    }
+    if (e < 0)
+        return disk_error(b, e, "link", name);
+    b->files++;
+    b->linked_bytes += bytes;
+    return status_ok();
+}
+
+static status_t add_toc(struct backup *b, uint64_t number)
+{
+    struct disk *disk = b->store->config.disk;
+    char name[TOC_NAME_BYTES];
+    toc_name(name, number, false);
+    int fd = disk->ops->open(disk, b->store->keeper.folder, name, false, true);
+    if (fd < 0)
+        return status_errno(-fd, "cannot open %s/%s", b->store->config.path, name);
+    int64_t bytes = disk->ops->size(disk, fd);
+    status_t s = bytes < 0 ? status_errno((int)-bytes, "cannot get the size of %s", name)
+                           : link_file(b, fd, (uint64_t)bytes, name);
+    disk->ops->close(disk, fd);
+    return s;
+}
+
+/* Log segments below this one get no more writes, and no start will cut them. */
+static uint64_t first_copied(uint64_t end_lsn)
+{
+    uint64_t number = end_lsn >> LOG_SEGMENT_SHIFT;
+    return lsn_offset(end_lsn) <= LOG_BLOCK_BYTES && number ? number - 1 : number;
+}
+
+static status_t add_segment(struct backup *b, const struct segment_file *file)
+{
+    char name[SEGMENT_NAME_BYTES];
+    uint64_t last = b->end_lsn >> LOG_SEGMENT_SHIFT;
+    uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    if (file->data)
+        return status_error(STATUS_UNSUPPORTED, "a backup of data segments is not possible yet");
+    segment_name(name, file->number);
+    if (file->number > last)
+        return status_ok();
+    if (file->number < first_copied(b->end_lsn))
+        return link_file(b, file->fd, bytes, name);
+    return copy_file(b, file->fd, file->number == last ? lsn_offset(b->end_lsn) : bytes, name);
+}
+
+struct files {
+    struct segment_file **items;
+    size_t count, capacity;
+};
+
+static bool note_file(void *context, struct segment_file *file)
+{
+    struct files *f = context;
+    f->items = store_grow(f->items, &f->capacity, f->count + 1, sizeof(struct segment_file *));
+    f->items[f->count++] = file;
+    return true;
+}
+
+static status_t fill(struct backup *b)
+{
+    struct files files = {0};
+    const struct keeper *k = &b->store->keeper;
+    if (k->toc_count == 0)
+        return status_error(STATUS_IO, "there is no checkpoint");
+    b->end_lsn = log_commit_lsn(b->store->log);
+    /* Only the keeper takes files off the list, and it is here. */
+    segments_each(b->store->segments, note_file, &files);
+    status_t s = add_toc(b, k->tocs[0].number);
+    for (size_t i = 0; i < files.count && status_is_ok(&s); i++)
+        s = add_segment(b, files.items[i]);
+    free(files.items);
+    return s;
+}
+
+struct leftover {
+    char name[256];
+};
+
+static int note_name(void *context, const char *name)
+{
+    struct leftover *l = context;
+    snprintf(l->name, sizeof l->name, "%s", name);
+    return 1;
+}
+
+/* An unfinished backup goes. */
+static void clear_away(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    for (;;) {
+        struct leftover l = {{0}};
+        if (disk->ops->list(disk, b->folder, note_name, &l) < 0 || l.name[0] == '\0' ||
+            disk->ops->remove(disk, b->folder, l.name) < 0)
+            break;
+    }
+    (void)disk->ops->folder_remove(disk, b->temporary);
+}
+
+static status_t make(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    status_t s = fill(b);
+    int e = status_is_ok(&s) ? disk->ops->folder_sync(disk, b->folder) : 0;
+    if (status_is_ok(&s) && e >= 0)
+        e = disk->ops->folder_rename(disk, b->temporary, b->path);
+    if (status_is_ok(&s) && e < 0)
+        s = status_errno(-e, "cannot complete the backup %s", b->path);
+    if (!status_is_ok(&s))
+        clear_away(b);
+    return s;
+}
+
+status_t backup_make(struct store *store, const char *path, char text[STORE_BACKUP_TEXT_BYTES])
+{
+    struct disk *disk = store->config.disk;
+    size_t len = strlen(path);
+    struct backup b = {.store = store, .path = path, .links = true};
+    int exists = disk->ops->folder_open(disk, path, false);
+    if (exists >= 0)
+        disk->ops->close(disk, exists);
+    if (exists != -ENOENT)
+        return status_error(STATUS_INVALID, "%s exists already: name a folder that does not", path);
+    b.temporary = malloc(len + 5);
+    b.buffer = aligned_alloc(LOG_BLOCK_BYTES, PIECE_BYTES);
+    CHECK(b.temporary && b.buffer);
+    snprintf(b.temporary, len + 5, "%s.tmp", path);
+    b.folder = disk->ops->folder_create(disk, b.temporary);
+    status_t s;
+    if (b.folder < 0) {
+        s = status_errno(-b.folder, "cannot create the folder %s", b.temporary);
+    } else {
+        s = make(&b);
+        disk->ops->close(disk, b.folder);
+    }
+    if (status_is_ok(&s)) {
+        snprintf(text, STORE_BACKUP_TEXT_BYTES,
+                 "%" PRIu64 " files, %" PRIu64 " bytes linked, %" PRIu64 " bytes copied", b.files,
+                 b.linked_bytes, b.copied_bytes);
+        LOG_INFO("backup %s: %s", path, text);
+    } else {
+        LOG_WARNING("the backup %s was given up: %s", path, s.text);
+    }
+    free(b.temporary);
+    free(b.buffer);
+    return s;
+}

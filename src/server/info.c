@@ -298,6 +298,20 @@ static void print_cold(struct info *i)
             i->totals.read_turns ? (double)i->totals.reads / (double)i->totals.read_turns : 0.0);
 }
 
+static void print_checkpoints(struct info *i)
+{
+    struct store_checkpoint_stats s;
+    store_checkpoint_stats_get(i->server->store, &s);
+    LINE_U64(i, "checkpoint_number", s.number);
+    LINE_U64(i, "checkpoint_keys", s.keys);
+    LINE_U64(i, "checkpoint_bytes", s.bytes);
+    LINE_U64(i, "checkpoint_us", s.duration_us);
+    LINE_U64(i, "checkpoint_running", s.running);
+    LINE_U64(i, "checkpoint_keys_done", s.keys_done);
+    LINE_U64(i, "checkpoint_keys_total", s.keys_total);
+    LINE_U64(i, "checkpoint_failures", s.failures);
+}
+
 static void print_kvasir(struct info *i)
 {
     static const char *const durability[] = {"fsync", "interval", "none"};
@@ -306,8 +320,10 @@ static void print_kvasir(struct info *i)
     fprintf(i->out, "durability:%s\r\nio_backend:%s\r\n", durability[i->server->config.durability],
             backend_name(i->server));
     LINE_U64(i, "threads", i->server->worker_count);
-    if (store_log(i->server->store))
+    if (store_log(i->server->store)) {
         print_log(i, store_log(i->server->store));
+        print_checkpoints(i);
+    }
     print_cold(i);
     LINE_U64(i, "held_replies", t->held);
     LINE_U64(i, "parked_commands", t->parked);
@@ -323,6 +339,9 @@ static void print_kvasir(struct info *i)
     LINE_U64(i, "memory_index_bytes", i->store.memory_index_bytes);
     LINE_U64(i, "memory_value_bytes", i->store.memory_value_bytes);
     LINE_U64(i, "memory_buffer_bytes", t->pool_bytes);
+    LINE_U64(i, "memory_slack_bytes", i->store.memory_slack_bytes);
+    LINE_U64(i, "values_evicted", i->store.values_evicted);
+    LINE_U64(i, "values_promoted", i->store.values_promoted);
 }
 
 static const struct section {

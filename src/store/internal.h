@@ -92,7 +92,7 @@ struct store_worker_private {
     /* Memory. */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
     struct resident_queue residents;
-    uint64_t evicted, promoted; /* ever */
+    _Atomic uint64_t evicted, promoted; /* ever; the owner writes, relaxed; read by any */
 };
 
 /* What the log's callbacks get. */

@@ -96,6 +96,11 @@ static uint64_t load(const _Atomic uint64_t *value)
     return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
 }
 
+static void count_one(_Atomic uint64_t *number)
+{
+    atomic_store_explicit(number, load(number) + 1, memory_order_relaxed);
+}
+
 struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;
@@ -177,7 +182,8 @@ static void consider(struct store *store, struct store_worker_private *p, struct
         atomic_fetch_and_explicit(&node->meta, ~NODE_TOUCHED, memory_order_relaxed);
     } else if (node_meta(node) & NODE_EXTERNAL ? excess.external : excess.internal) {
         keep = !payload_evict(store, p, node, item.hash);
-        p->evicted += !keep;
+        if (!keep)
+            count_one(&p->evicted);
     }
     keylock_release(&store->locks, stripe);
     if (keep)
@@ -234,7 +240,7 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
     }
     keylock_release(&store->locks, stripe);
     if (promoted) {
-        sw->private->promoted++;
+        count_one(&sw->private->promoted);
         memory_relieve(sw, STEPS_OF_WRITE);
     }
     return promoted;
@@ -316,9 +322,9 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
         if (atomic_load_explicit(&store->fill_wanted, memory_order_relaxed))
             more = fill_queue(sw, steps);
     }
-    uint64_t evicted = sw->private->evicted;
+    uint64_t evicted = load(&sw->private->evicted);
     memory_relieve(sw, steps);
-    return more || sw->private->evicted != evicted;
+    return more || load(&sw->private->evicted) != evicted;
 }
 
 void store_memory_max_set(struct store *store, uint64_t bytes)

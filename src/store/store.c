@@ -277,6 +277,12 @@ void store_stats_get(struct store *store, struct store_stats *out)
                               atomic_load_explicit(&store->hash.mapped_bytes, memory_order_relaxed),
         .memory_value_bytes = (uint64_t)atomic_load_explicit(&store->value_bytes, memory_order_relaxed),
         .memory_max_bytes = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed),
+        .memory_slack_bytes = atomic_load_explicit(&store->slack_bytes, memory_order_relaxed),
         .load_us = store->load_us,
     };
+    for (unsigned i = 0; i < store->config.workers; i++) {
+        struct store_worker_private *p = store->workers[i].private;
+        out->values_evicted += atomic_load_explicit(&p->evicted, memory_order_relaxed);
+        out->values_promoted += atomic_load_explicit(&p->promoted, memory_order_relaxed);
+    }
 }

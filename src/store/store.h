@@ -365,7 +365,9 @@ struct store_stats {
     uint64_t memory_index_bytes; /* nodes with small values, hash table, ordered index, all with slack */
     uint64_t memory_value_bytes; /* large values */
     uint64_t memory_max_bytes;   /* the cap */
-    uint64_t load_us;            /* duration of recovery */
+    uint64_t memory_slack_bytes; /* what else is resident; 0 without a cap */
+    uint64_t values_evicted, values_promoted; /* left memory, came back; ever */
+    uint64_t load_us;                         /* duration of recovery */
 };
 void store_stats_get(struct store *store, struct store_stats *out);
 /* For CONFIG SET maxmemory. */

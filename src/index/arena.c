@@ -1,6 +1,7 @@
 #include "index/arena.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -9,7 +10,9 @@
 #include "base/spin.h"
 
 enum {
-    SPLIT_CLASSES = 64,      /* up to 1 KiB: there every multiple of the unit is a class */
+    SPLIT_CLASSES = 64, /* up to 1 KiB: there every multiple of the unit is a class */
+    MERGE_PIECES = 16384,
+    MERGE_PAUSE = 10000,     /* allocations without another try when merging has given nothing */
     REGION_BYTES = 2 << 20,  /* what a cache takes at a time: one huge page */
     CACHE_BLOCKS_MAX = 4096, /* a cache with more free blocks of a class shares half of them */
 };
@@ -120,17 +123,20 @@ static inline uint32_t take_free(struct arena_cache *cache, unsigned class)
     return ref;
 }
 
+static void put_free(struct arena_cache *cache, uint32_t ref, unsigned class)
+{
+    links(cache->arena, ref)[0] = cache->free[class].head;
+    cache->free[class].head = ref;
+    cache->free[class].count++;
+}
+
 /* The front of a free block of the class `larger`; the rest becomes a free block of its own. */
 static uint32_t split(struct arena_cache *cache, unsigned class, unsigned larger)
 {
     uint32_t ref = take_free(cache, larger);
     if (ref == 0)
         return 0;
-    uint32_t rest = ref + class + 1; /* a small class has class + 1 units */
-    unsigned rest_class = larger - class - 1;
-    links(cache->arena, rest)[0] = cache->free[rest_class].head;
-    cache->free[rest_class].head = rest;
-    cache->free[rest_class].count++;
+    put_free(cache, ref + class + 1, larger - class - 1); /* a small class has class + 1 units */
     return ref;
 }
 
@@ -143,6 +149,77 @@ static uint32_t take_split(struct arena_cache *cache, unsigned class)
         ref = split(cache, class, larger);
     for (unsigned larger = class + 1; larger < twice && larger < SPLIT_CLASSES && ref == 0; larger++)
         ref = split(cache, class, larger);
+    return ref;
+}
+
+/* ---- merging ----
+ *
+ * What was allocated one after the other is often freed so too (values leave memory in the order in which
+ * they came), and then lies side by side. */
+
+struct piece {
+    uint32_t ref, units;
+};
+
+static int compare_pieces(const void *a, const void *b)
+{
+    const struct piece *x = a, *y = b;
+    return (x->ref > y->ref) - (x->ref < y->ref);
+}
+
+/* Takes the cache's free blocks of the small classes below `class`, up to MERGE_PIECES. */
+static unsigned gather(struct arena_cache *cache, struct piece *pieces, unsigned class)
+{
+    unsigned n = 0;
+    for (unsigned c = 0; c < class; c++) {
+        for (uint32_t ref; n < MERGE_PIECES && (ref = take_free(cache, c)) != 0;)
+            pieces[n++] = (struct piece){ref, c + 1};
+    }
+    return n;
+}
+
+/* Free memory of any length becomes free blocks, as many as possible of which `wanted` units can be split. */
+static void put_run(struct arena_cache *cache, struct piece run, uint32_t wanted)
+{
+    uint32_t most = SPLIT_CLASSES / wanted * wanted;
+    while (run.units) {
+        uint32_t units = run.units < most ? run.units : most;
+        put_free(cache, run.ref, units - 1);
+        run.ref += units;
+        run.units -= units;
+    }
+}
+
+/* Neighbours among the cache's small free blocks become larger ones. */
+static void merge(struct arena_cache *cache, unsigned class)
+{
+    struct piece *pieces = malloc(MERGE_PIECES * sizeof *pieces);
+    if (pieces == NULL)
+        return;
+    unsigned n = gather(cache, pieces, class);
+    qsort(pieces, n, sizeof *pieces, compare_pieces);
+    for (unsigned i = 0; i < n;) {
+        struct piece run = pieces[i++];
+        while (i < n && pieces[i].ref == run.ref + run.units)
+            run.units += pieces[i++].units;
+        put_run(cache, run, class + 1);
+    }
+    free(pieces);
+}
+
+/* A block made of smaller free ones. Not tried again soon when there was none. */
+static uint32_t take_merged(struct arena_cache *cache, unsigned class)
+{
+    if (cache->merge_pause) {
+        cache->merge_pause--;
+        return 0;
+    }
+    merge(cache, class);
+    uint32_t ref = take_free(cache, class);
+    if (ref == 0)
+        ref = take_split(cache, class);
+    if (ref == 0)
+        cache->merge_pause = MERGE_PAUSE;
     return ref;
 }
 
@@ -161,7 +238,8 @@ uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
     uint32_t ref = take_free(cache, class);
     if (LIKELY(ref != 0))
         return ref;
-    if (UNLIKELY(is_short(cache, arena_class_bytes(class))) && (ref = take_split(cache, class)))
+    if (UNLIKELY(is_short(cache, arena_class_bytes(class))) && class < SPLIT_CLASSES &&
+        ((ref = take_split(cache, class)) || (ref = take_merged(cache, class))))
         return ref;
     return alloc_fresh(cache, arena_class_bytes(class));
 }

@@ -7,7 +7,8 @@
  *
  * Blocks come in size classes: steps of 16 bytes to 1 KiB, then four to a doubling, to 1 MiB. Freed blocks go
  * to lists by class, first of the worker's cache, then shared. Memory never goes back to the system before
- * arena_deinit; where it is short (arena_soften), larger free blocks are split for smaller ones.
+ * arena_deinit; where it is short (arena_soften), larger free blocks are split for smaller ones, and
+ * neighbouring small ones merged.
  *
  * Thread safety: an arena is shared; a cache belongs to one thread. Reference 0 is never handed out. */
 #ifndef KVASIR_INDEX_ARENA_H
@@ -45,6 +46,7 @@ struct arena_cache {
         uint32_t head;
         uint32_t count;
     } free[ARENA_CLASSES];
+    uint32_t merge_pause; /* allocations until merging is tried again */
 };
 
 STATUS_MUST_USE status_t arena_init(struct arena *arena);

@@ -28,11 +28,16 @@ enum {
     STEP_KEYS = 1000,
     STEP_KEYS_SIMULATED = 3, /* so that others come in between */
     BYTES_PER_SECOND = 64 << 20,
-    LOGGED_BYTES_LEAST = 64 << 20, /* of log between two checkpoints made by themselves */
+    /* Of log between two checkpoints made by themselves, and between such as follow closely: replaying that
+     * much takes some seconds. */
+    LOGGED_BYTES_LEAST = 512 << 20,
+    CLOSELY_MS = 30000,
     RETRY_FIRST_MS = 10000,
     RETRY_LAST_MS = 600000,
     DURABLE_POLL_US = 1000, /* how often it looks whether the log has come so far */
 };
+
+#define LOGGED_BYTES_CLOSELY (4ull << 30)
 
 enum checkpoint_phase { PHASE_STRIPES, PHASE_WALK, PHASE_DURABLE };
 
@@ -59,15 +64,17 @@ static void count_logged(struct store *store, uint64_t *bytes)
 static bool is_due(struct store *store)
 {
     struct keeper *k = &store->keeper;
-    uint64_t logged, least = LOGGED_BYTES_LEAST;
+    uint64_t logged, least = LOGGED_BYTES_LEAST, now_ms = clock_monotonic_us() / 1000;
     pthread_mutex_lock(&k->mutex);
     bool wanted = k->requested > k->ended;
     pthread_mutex_unlock(&k->mutex);
     if (wanted)
         return true;
-    if (store->config.no_threads || clock_monotonic_us() / 1000 < k->retry_ms)
+    if (store->config.no_threads || now_ms < k->retry_ms)
         return false;
     count_logged(store, &logged);
+    if (k->begin_ms && now_ms < k->begin_ms + CLOSELY_MS)
+        least = LOGGED_BYTES_CLOSELY;
     if (k->toc_count && k->tocs[0].bytes > least)
         least = k->tocs[0].bytes;
     return logged - k->logged_bytes > least;
@@ -80,6 +87,7 @@ static void begin(struct store *store)
     CHECK(c != NULL);
     k->checkpoint = c;
     c->start_us = clock_monotonic_us();
+    k->begin_ms = c->start_us / 1000;
     count_logged(store, &k->logged_bytes);
     c->start_lsn = log_tail_lsn(store->log);
     /* T before the stripes: pairs with the writers, who lock before they reserve. */

@@ -92,6 +92,7 @@ struct store_worker_private {
     /* Memory. */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
     struct resident_queue residents;
+    uint64_t unlooked_bytes;            /* written since the last look at how much is used */
     _Atomic uint64_t evicted, promoted; /* ever; the owner writes, relaxed; read by any */
 };
 
@@ -135,6 +136,7 @@ struct store {
     size_t sweep_position_len;
     /* Memory: worker 0 measures. */
     _Atomic uint64_t slack_bytes; /* resident beyond what is counted */
+    _Atomic bool pressed;         /* nearly all of the budget is used */
     bool measured;
     uint64_t measure_next_ms;
     _Atomic bool fill_wanted;
@@ -222,7 +224,7 @@ void memory_measure(struct store *store);
 void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref);
 /* Looks at up to so many values, while there is too much in memory. */
 void memory_relieve(struct store_worker *sw, unsigned steps);
-void memory_after_write(struct store_worker *sw);
+void memory_after_write(struct store_worker *sw, uint64_t bytes);
 /* Is there no room for a write of so many bytes? creates: it adds keys. */
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);
 /* As store_background. */

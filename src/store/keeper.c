@@ -4,13 +4,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "store/internal.h"
 #include "sys/clock.h"
 
-enum { IDLE_US = 100000 }; /* how often the keeper looks whether a checkpoint is due */
+enum {
+    IDLE_US = 100000, /* how often the keeper looks whether a checkpoint is due */
+    KEEPER_NICE = 5,
+};
 
 void keeper_init(struct store *store)
 {
@@ -96,6 +101,8 @@ bool keeper_pause(struct store *store, uint64_t us)
 static void *keeper_main(void *context)
 {
     struct store *store = context;
+    /* Where a worker has the same core it comes first. Linux takes a thread for a process here. */
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), KEEPER_NICE);
     for (;;) {
         uint64_t wait_us;
         bool more = keeper_step(store, &wait_us);

@@ -24,6 +24,7 @@ enum {
     MEASURE_PERIOD_MS = 100,
     STEPS_OF_WRITE = 8, /* candidates that a commit looks at when there is too much in memory */
     STEPS_BETWEEN_LOOKS = 8,
+    LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
     CHUNK_RESIDENTS = 4094,
 };
 
@@ -141,6 +142,12 @@ static uint64_t arena_free_bytes(const struct memory_use *use)
     return use->arena_bytes > use->arena_live_bytes ? use->arena_bytes - use->arena_live_bytes : 0;
 }
 
+/* Some is left free, so that the arena finds pieces that fit. */
+static uint64_t memory_low_bytes(const struct memory_use *use)
+{
+    return use->budget_bytes - use->budget_bytes / 16;
+}
+
 uint64_t memory_bare_bytes(const struct memory_use *use)
 {
     return use->arena_live_bytes - use->share_bytes + use->hash_bytes + use->slack_bytes;
@@ -157,8 +164,9 @@ struct excess {
 static struct excess excess_of(struct store *store)
 {
     struct memory_use use = memory_use(store);
-    uint64_t resident = resident_bytes(&use), low = use.budget_bytes - use.budget_bytes / 32;
+    uint64_t resident = resident_bytes(&use), low = memory_low_bytes(&use);
     bool is_short = resident > low;
+    atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
     return (struct excess){.external = resident > use.budget_bytes,
                            .internal = resident - arena_free_bytes(&use) > low};
@@ -205,9 +213,9 @@ static void consider_some(struct store *store, struct store_worker_private *p, s
 
 void memory_relieve(struct store_worker *sw, unsigned steps)
 {
-    for (unsigned i = 0; i < steps && sw->private->residents.count; i += STEPS_BETWEEN_LOOKS) {
+    for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
         struct excess excess = excess_of(sw->store);
-        if (!excess.external && !excess.internal)
+        if ((!excess.external && !excess.internal) || sw->private->residents.count == 0)
             return;
         consider_some(sw->store, sw->private, excess);
     }
@@ -248,18 +256,31 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
 
 /* ---- writes ---- */
 
+/* Is so much used that each write must look whether it is too much? Relaxed: it was so a moment ago. */
+static bool is_pressed(const struct store *store)
+{
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->pressed, memory_order_relaxed);
+}
+
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
 {
+    if (store_evicts(store) && !(creates && is_pressed(store)))
+        return false;
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0)
         return false;
     if (store->config.durability == STORE_NONE)
         return use.arena_live_bytes + use.value_bytes + use.hash_bytes + bytes > use.cap_bytes;
-    return creates && memory_bare_bytes(&use) + bytes > use.budget_bytes;
+    return memory_bare_bytes(&use) + bytes > memory_low_bytes(&use);
 }
 
-void memory_after_write(struct store_worker *sw)
+void memory_after_write(struct store_worker *sw, uint64_t bytes)
 {
+    struct store_worker_private *p = sw->private;
+    p->unlooked_bytes += bytes;
+    if (p->unlooked_bytes < LOOK_BYTES && !is_pressed(sw->store))
+        return;
+    p->unlooked_bytes = 0;
     memory_relieve(sw, STEPS_OF_WRITE);
 }
 

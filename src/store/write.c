@@ -526,7 +526,7 @@ enum store_result store_write_commit(struct store_worker *sw)
 done:
     unlock_entries(sw);
     if (UNLIKELY(store_evicts(store)))
-        memory_after_write(sw);
+        memory_after_write(sw, plan.bytes);
     if (UNLIKELY(grow_large)) {
         prepare_large(sw, plan.bytes);
         if (p->large == NULL)

@@ -267,6 +267,27 @@ static void test_arena_splits(void **state)
     index_fixture_destroy(f);
 }
 
+/* Neighbours that were freed serve something larger. */
+static void test_arena_merges(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 1000 };
+    struct index_fixture *f = index_fixture_create(1);
+    struct arena_cache *cache = &f->caches[0];
+    uint32_t refs[BLOCKS];
+    for (int i = 0; i < BLOCKS; i++)
+        refs[i] = arena_alloc(cache, arena_class(i % 2 ? 64 : 32));
+    for (int i = 0; i < BLOCKS; i++)
+        arena_free(cache, refs[i], arena_class(i % 2 ? 64 : 32));
+    cache->bump = cache->bump_end;
+    uint64_t used = atomic_load(&f->arena.used_bytes);
+    arena_soften(&f->arena, used);
+    for (int i = 0; i < BLOCKS * 48 / 512 - 10; i++)
+        assert_in_range(arena_alloc(cache, arena_class(512)), refs[0], refs[BLOCKS - 1]);
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used);
+    index_fixture_destroy(f);
+}
+
 /* A table that may not grow goes on with overflow buckets. */
 static void test_hash_without_room(void **state)
 {
@@ -293,11 +314,9 @@ static void test_hash_without_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model),
-        cmocka_unit_test(test_longest_keys),
-        cmocka_unit_test(test_hash_grows),
-        cmocka_unit_test(test_arena_splits),
-        cmocka_unit_test(test_hash_without_room),
+        cmocka_unit_test(test_model),        cmocka_unit_test(test_longest_keys),
+        cmocka_unit_test(test_hash_grows),   cmocka_unit_test(test_arena_splits),
+        cmocka_unit_test(test_arena_merges), cmocka_unit_test(test_hash_without_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -8,7 +8,7 @@
 status_t log_remove_segment(struct log *log, struct segment_file *file)
 {
     CHECK(!file->data && atomic_load_explicit(&file->sealed, memory_order_acquire));
-    CHECK(atomic_load_explicit(&file->live_bytes, memory_order_relaxed) == 0);
+    CHECK(segments_live_bytes(log->config.segments, file) == 0);
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, file->number);
     /* The folder needs no sync: should a crash bring the name back, the file is listed and removed again. */
@@ -20,6 +20,7 @@ status_t log_remove_segment(struct log *log, struct segment_file *file)
 }
 
 struct collection {
+    const struct segments *segments;
     uint64_t number_end;
     struct segment_file **files;
     size_t count, capacity;
@@ -30,7 +31,7 @@ static bool collect(void *context, struct segment_file *file)
     struct collection *c = context;
     if (file->data || file->number >= c->number_end ||
         !atomic_load_explicit(&file->sealed, memory_order_acquire) ||
-        atomic_load_explicit(&file->live_bytes, memory_order_relaxed) != 0)
+        segments_live_bytes(c->segments, file) != 0)
         return true;
     if (c->count == c->capacity) {
         c->capacity = c->capacity ? c->capacity * 2 : 64;
@@ -44,7 +45,7 @@ static bool collect(void *context, struct segment_file *file)
 status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *bytes)
 {
     CHECK(lsn <= log_commit_lsn(log));
-    struct collection c = {.number_end = lsn >> LOG_SEGMENT_SHIFT};
+    struct collection c = {.segments = log->config.segments, .number_end = lsn >> LOG_SEGMENT_SHIFT};
     uint64_t removed = 0;
     status_t s = status_ok();
     segments_each(log->config.segments, collect, &c);

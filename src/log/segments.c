@@ -18,6 +18,16 @@ struct page {
     _Atomic(struct segment_file *) slots[PAGE_SLOTS];
 };
 
+/* What one lane counts for segments with neighbouring numbers. */
+struct live_page {
+    _Atomic int64_t bytes[PAGE_SLOTS]; /* the lane's thread writes, any reads. Relaxed: see segments.h */
+};
+
+struct lane {
+    uint64_t pages_end[KINDS];                       /* none at or behind it; the lane's thread's */
+    _Atomic(struct live_page *) pages[KINDS][PAGES]; /* mostly address space only */
+};
+
 struct file_list {
     struct segment_file *first, *last;
 };
@@ -27,8 +37,9 @@ struct segments {
     /* Release by segments_add, acquire by find: a page's slots are empty, a slot's file is filled in. 1 MiB
      * of address space a kind, of which a table touches what it uses. */
     _Atomic(struct page *) *pages[KINDS];
-    _Atomic uint32_t direct_unit; /* 0: not known yet. Relaxed */
-    pthread_mutex_t mutex;        /* everything below */
+    _Atomic(struct lane *) lanes[SEGMENT_LANES_MAX]; /* release by the lane's thread, acquire by readers */
+    _Atomic uint32_t direct_unit;                    /* 0: not known yet. Relaxed */
+    pthread_mutex_t mutex;                           /* everything below */
     struct file_list listed, leaving, spare;
 };
 
@@ -106,6 +117,7 @@ void segments_destroy(struct segments *s)
             free(atomic_load_explicit(&s->pages[kind][i], memory_order_relaxed));
         free(s->pages[kind]);
     }
+    segments_live_clear(s);
     pthread_mutex_destroy(&s->mutex);
     free(s);
 }
@@ -164,7 +176,6 @@ struct segment_file *segments_add(struct segments *s, bool data, uint64_t number
     file->listed = true;
     atomic_store_explicit(&file->bytes, bytes, memory_order_relaxed);
     atomic_store_explicit(&file->sealed, false, memory_order_relaxed);
-    atomic_store_explicit(&file->live_bytes, 0, memory_order_relaxed);
     list_append(&s->listed, file);
     _Atomic(struct segment_file *) *slot = slot_make(s, data, number);
     CHECK(atomic_load_explicit(slot, memory_order_relaxed) == NULL);
@@ -247,12 +258,67 @@ void segments_release(struct segment_file *file)
     CHECK(before > 0);
 }
 
-bool segments_live(const struct segments *s, uint64_t address, int64_t weight)
+/* ---- what is live ---- */
+
+static struct live_page *live_page_make(struct segments *s, unsigned lane, bool data, uint64_t page)
 {
-    struct segment_file *file = segments_find(s, address);
-    if (file)
-        atomic_fetch_add_explicit(&file->live_bytes, weight, memory_order_relaxed);
-    return file != NULL;
+    CHECK(lane < SEGMENT_LANES_MAX);
+    struct lane *l = atomic_load_explicit(&s->lanes[lane], memory_order_relaxed);
+    if (l == NULL) {
+        l = calloc(1, sizeof *l);
+        CHECK(l != NULL);
+        /* Release, both: pair with lane_bytes. What they point to is empty. */
+        atomic_store_explicit(&s->lanes[lane], l, memory_order_release);
+    }
+    struct live_page *made = calloc(1, sizeof *made);
+    CHECK(made != NULL);
+    atomic_store_explicit(&l->pages[data][page], made, memory_order_release);
+    if (l->pages_end[data] <= page)
+        l->pages_end[data] = page + 1;
+    return made;
+}
+
+void segments_live(struct segments *s, unsigned lane, uint64_t address, int64_t weight)
+{
+    uint64_t number = (address & ~SEGMENT_DATA_ADDRESS) >> LOG_SEGMENT_SHIFT;
+    struct lane *l = atomic_load_explicit(&s->lanes[lane], memory_order_relaxed);
+    struct live_page *page =
+        l ? atomic_load_explicit(&l->pages[address >> 63][number / PAGE_SLOTS], memory_order_relaxed) : NULL;
+    if (UNLIKELY(page == NULL))
+        page = live_page_make(s, lane, address >> 63, number / PAGE_SLOTS);
+    _Atomic int64_t *bytes = &page->bytes[number % PAGE_SLOTS];
+    /* No read-modify-write: nobody else writes here. */
+    atomic_store_explicit(bytes, atomic_load_explicit(bytes, memory_order_relaxed) + weight,
+                          memory_order_relaxed);
+}
+
+static int64_t lane_bytes(const struct lane *lane, bool data, uint64_t number)
+{
+    struct lane *l = (struct lane *)(uintptr_t)lane;
+    struct live_page *page =
+        l ? atomic_load_explicit(&l->pages[data][number / PAGE_SLOTS], memory_order_acquire) : NULL;
+    return page ? atomic_load_explicit(&page->bytes[number % PAGE_SLOTS], memory_order_relaxed) : 0;
+}
+
+int64_t segments_live_bytes(const struct segments *const_s, const struct segment_file *file)
+{
+    struct segments *s = (struct segments *)(uintptr_t)const_s;
+    int64_t sum = 0;
+    for (unsigned i = 0; i < SEGMENT_LANES_MAX; i++)
+        sum += lane_bytes(atomic_load_explicit(&s->lanes[i], memory_order_acquire), file->data, file->number);
+    return sum;
+}
+
+void segments_live_clear(struct segments *s)
+{
+    for (unsigned i = 0; i < SEGMENT_LANES_MAX; i++) {
+        struct lane *l = atomic_load_explicit(&s->lanes[i], memory_order_relaxed);
+        for (unsigned kind = 0; l && kind < KINDS; kind++)
+            for (uint64_t n = 0; n < l->pages_end[kind]; n++)
+                free(atomic_load_explicit(&l->pages[kind][n], memory_order_relaxed));
+        free(l);
+        atomic_store_explicit(&s->lanes[i], NULL, memory_order_relaxed);
+    }
 }
 
 /* ---- numbers ---- */
@@ -266,17 +332,22 @@ uint32_t segments_direct_unit(const struct segments *s)
 void segments_totals_get(struct segments *s, struct segments_totals *out)
 {
     *out = (struct segments_totals){0};
-    int64_t live = 0;
+    int64_t live = 0, dead = 0;
     pthread_mutex_lock(&s->mutex);
     for (struct segment_file *f = s->listed.first; f; f = f->next) {
         uint64_t bytes = atomic_load_explicit(&f->bytes, memory_order_relaxed);
         *(f->data ? &out->data_segments : &out->log_segments) += 1;
         *(f->data ? &out->data_bytes : &out->log_bytes) += bytes;
-        live += atomic_load_explicit(&f->live_bytes, memory_order_relaxed);
+        int64_t weights = segments_live_bytes(s, f);
+        live += weights;
+        /* Weights are about right: a file may weigh more than it has bytes. */
+        if (atomic_load_explicit(&f->sealed, memory_order_acquire) && (int64_t)bytes > weights)
+            dead += (int64_t)bytes - weights;
     }
     for (struct segment_file *f = s->leaving.first; f; f = f->next)
         out->leaving_segments++;
     pthread_mutex_unlock(&s->mutex);
+    out->dead_bytes = (uint64_t)dead;
     out->live_bytes = live > 0 ? (uint64_t)live : 0; /* counts under way may come in any order */
 }
 

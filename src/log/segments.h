@@ -14,8 +14,9 @@
  * calls segments_reap now and later: it closes what nobody reads any more. Only a file in which nothing is
  * live may be unlisted, so that no index node holds an address in it.
  *
- * Thread safety: create and destroy: one thread. find, acquire, release, live, seal: any, wait-free. The
- * others: any, under a mutex, and may make system calls: not for a worker's turn, but for segments_totals. */
+ * Thread safety: create and destroy: one thread. find, acquire, release, seal: any, wait-free. live:
+ * wait-free, see there. The others: any, under a mutex, and may make system calls: not for a worker's turn,
+ * but for segments_totals. */
 #ifndef KVASIR_LOG_SEGMENTS_H
 #define KVASIR_LOG_SEGMENTS_H
 
@@ -28,7 +29,10 @@
 #include "log/log.h"
 #include "sys/disk.h"
 
-enum { SEGMENT_NUMBER_MAX = (1 << (63 - LOG_SEGMENT_SHIFT)) - 1 };
+enum {
+    SEGMENT_NUMBER_MAX = (1 << (63 - LOG_SEGMENT_SHIFT)) - 1,
+    SEGMENT_LANES_MAX = 65, /* threads that count what is live: the workers and the keeper of a store */
+};
 
 #define SEGMENT_DATA_ADDRESS ((uint64_t)1 << 63)
 
@@ -44,8 +48,7 @@ struct segment_file {
     _Atomic bool sealed;    /* gets no more writes. Release / acquire: whoever sees it sees the final size */
     struct segment_file *next; /* under the table's mutex: in the list of listed, leaving or spare ones */
     /* Written by many threads: a cache line of its own. */
-    _Alignas(64) _Atomic int64_t live_bytes; /* weights of the values that index nodes address. Relaxed */
-    _Atomic uint32_t refs;                   /* reads in flight. See segments_acquire */
+    _Alignas(64) _Atomic uint32_t refs; /* reads in flight. See segments_acquire */
 };
 
 struct segments;
@@ -79,8 +82,15 @@ static inline uint32_t segment_weight(size_t key_len, size_t value_len)
     return (uint32_t)((32 + key_len + value_len + 7) & ~(size_t)7);
 }
 
-/* Adds a weight (or takes it away: negative) to the file of that address. False: no such file is listed. */
-bool segments_live(const struct segments *segments, uint64_t address, int64_t weight);
+/* Adds the weight of a value that an index node addresses from now on (or takes it away: negative). Each lane
+ * has counts of its own, which only one thread at a time may change: a count is the sum of all lanes. The
+ * file need not be listed (yet): counts go by its number, and numbers are never used again. */
+void segments_live(struct segments *segments, unsigned lane, uint64_t address, int64_t weight);
+/* The weights of what is live in the file. Exact when nothing is under way; 0 is the truth for a file that
+ * gets nothing new, if everything that was ever added happened before this call (see keylock.h). */
+int64_t segments_live_bytes(const struct segments *segments, const struct segment_file *file);
+/* Forgets all counts. Nobody may be counting. */
+void segments_live_clear(struct segments *segments);
 
 /* Offset and length of a read must be multiples of this (a power of two, 512 to 4096); the buffer's address
  * of 4096 is enough. Known from the first listed file on; before: 4096. */
@@ -90,6 +100,7 @@ struct segments_totals {
     uint64_t log_segments, log_bytes; /* with the one made ahead */
     uint64_t data_segments, data_bytes;
     uint64_t live_bytes;       /* weights */
+    uint64_t dead_bytes;       /* of sealed files, what is not live */
     uint64_t leaving_segments; /* unlisted, still being read */
 };
 void segments_totals_get(struct segments *segments, struct segments_totals *out);

@@ -278,6 +278,16 @@ static void print_log(struct info *i, struct log *log)
     free(s);
 }
 
+/* Segments and the weights of what is live in them. */
+static void print_disk(struct info *i)
+{
+    const struct segments_totals *d = &i->store.disk;
+    LINE_U64(i, "data_segments", d->data_segments);
+    LINE_U64(i, "disk_used_bytes", d->log_bytes + d->data_bytes);
+    LINE_U64(i, "disk_live_bytes", d->live_bytes);
+    LINE_U64(i, "disk_dead_bytes", d->dead_bytes);
+}
+
 static void print_cold(struct info *i)
 {
     struct store_fetch_stats s;
@@ -324,6 +334,7 @@ static void print_kvasir(struct info *i)
         print_log(i, store_log(i->server->store));
         print_checkpoints(i);
     }
+    print_disk(i);
     print_cold(i);
     LINE_U64(i, "held_replies", t->held);
     LINE_U64(i, "parked_commands", t->parked);

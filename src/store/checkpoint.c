@@ -213,6 +213,7 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
 /* ---- 3 to 5 ---- */
 
 struct listing {
+    const struct segments *table;
     struct toc_segment *segments;
     unsigned count, capacity;
     uint64_t first, last; /* segments of the log that are needed */
@@ -222,7 +223,7 @@ struct listing {
 static bool list_segment(void *context, struct segment_file *file)
 {
     struct listing *l = context;
-    int64_t live = atomic_load_explicit(&file->live_bytes, memory_order_relaxed);
+    int64_t live = segments_live_bytes(l->table, file);
     if (!file->data && file->number > l->last)
         return true;
     if (l->count == l->capacity) {
@@ -243,7 +244,7 @@ static bool list_segment(void *context, struct segment_file *file)
 static status_t finish(struct store *store, struct checkpoint *c)
 {
     c->end_lsn = log_tail_lsn(store->log);
-    struct listing l = {.last = c->end_lsn >> LOG_SEGMENT_SHIFT};
+    struct listing l = {.table = store->segments, .last = c->end_lsn >> LOG_SEGMENT_SHIFT};
     segments_each(store->segments, list_segment, &l);
     struct memory_use use = memory_use(store);
     status_t s = toc_write_finish(c->writer, c->end_lsn, memory_bare_bytes(&use) - use.slack_bytes,

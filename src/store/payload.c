@@ -240,10 +240,38 @@ static void exchange(struct store *store, struct store_worker_private *p, struct
         memory_resident(store, p, hash, ref);
 }
 
+/* ---- how much of each segment is live ---- */
+
+/* The node's value goes. */
+static void count_gone(const struct store *store, const struct store_worker_private *p,
+                       const struct node *node)
+{
+    uint32_t meta = node_meta(node);
+    if (store->segments == NULL || meta & NODE_TOMBSTONE)
+        return;
+    struct payload old = payload_get(node);
+    segments_live(store->segments, p->index, old.address,
+                  -(int64_t)segment_weight(node_key_len(meta), old.len));
+}
+
+/* The record lsn has a value for the node, in place of what it has had. */
+static inline void count_set(const struct store *store, const struct store_worker_private *p,
+                             const struct node *node, size_t value_len, uint64_t lsn)
+{
+    if (UNLIKELY(store->segments == NULL))
+        return;
+    count_gone(store, p, node);
+    segments_live(store->segments, p->index, lsn, segment_weight(node_key_len(node_meta(node)), value_len));
+}
+
+/* ---- making and changing nodes ---- */
+
 struct node *payload_node_create(struct store *store, struct store_worker_private *p, struct slice key,
                                  uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn)
 {
     struct content c = {.value = value, .expire_ms = expire_ms};
+    if (LIKELY(store->segments != NULL))
+        segments_live(store->segments, p->index, lsn, segment_weight(key.len, value.len));
     struct node *node = content_node(store, p, key, &c, lsn << 1 | 1);
     if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
         memory_resident(store, p, hash, arena_ref(&store->arena, node));
@@ -255,6 +283,8 @@ struct node *payload_node_create_cold(struct store *store, struct store_worker_p
 {
     struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
     c.address = address == lsn ? 0 : address;
+    if (LIKELY(store->segments != NULL))
+        segments_live(store->segments, p->index, address, segment_weight(key.len, value_len));
     return content_node(store, p, key, &c, lsn << 1 | 1);
 }
 
@@ -291,6 +321,7 @@ struct node *payload_set(struct store *store, struct store_worker_private *p, st
                          uint64_t hash, struct slice value, uint64_t expire_ms, uint64_t lsn)
 {
     struct content c = {.value = value, .expire_ms = expire_ms};
+    count_set(store, p, node, value.len, lsn);
     return content_set(store, p, node, hash, &c, lsn);
 }
 
@@ -298,6 +329,7 @@ struct node *payload_set_cold(struct store *store, struct store_worker_private *
                               uint64_t hash, uint32_t value_len, uint64_t expire_ms, uint64_t lsn)
 {
     struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
+    count_set(store, p, node, value_len, lsn);
     return content_set(store, p, node, hash, &c, lsn);
 }
 
@@ -320,6 +352,7 @@ void payload_clear(struct store *store, struct store_worker_private *p, struct n
 {
     uint32_t old = node_meta(node);
     uint32_t forms = NODE_EXTERNAL | NODE_EXPIRES | NODE_COLD | NODE_MOVED;
+    count_gone(store, p, node);
     drop_external(store, p, node, old);
     atomic_store_explicit(&node->meta, (old & ~forms) | NODE_TOMBSTONE, memory_order_relaxed);
     atomic_store_explicit(&node->value_len, 0, memory_order_relaxed);

@@ -65,6 +65,7 @@ status_t store_index_reset(struct store *store)
     deinit_index(store);
     store->arena.base = NULL;
     store->hash = (struct hash_table){0};
+    segments_live_clear(store->segments);
     atomic_store_explicit(&store->keys, 0, memory_order_relaxed);
     atomic_store_explicit(&store->expiring, 0, memory_order_relaxed);
     TRY(init_index(store));
@@ -202,6 +203,7 @@ void store_close(struct store *store)
     for (unsigned i = 0; i < store->config.workers; i++)
         fetch_deinit(&store->workers[i]);
     segments_destroy(store->segments);
+    store->segments = NULL; /* nothing is counted any more */
     if (store->arena.base && atomic_load_explicit(&store->value_bytes, memory_order_relaxed) > 0)
         free_large_values(store);
     deinit_index(store);
@@ -285,4 +287,6 @@ void store_stats_get(struct store *store, struct store_stats *out)
         out->values_evicted += atomic_load_explicit(&p->evicted, memory_order_relaxed);
         out->values_promoted += atomic_load_explicit(&p->promoted, memory_order_relaxed);
     }
+    if (store->segments)
+        segments_totals_get(store->segments, &out->disk);
 }

@@ -21,6 +21,7 @@
 #include "base/bytes.h"
 #include "base/status.h"
 #include "log/log.h"
+#include "log/segments.h"
 #include "sys/disk.h"
 
 enum store_durability { STORE_FSYNC, STORE_INTERVAL, STORE_NONE };
@@ -368,6 +369,7 @@ struct store_stats {
     uint64_t memory_slack_bytes; /* what else is resident; 0 without a cap */
     uint64_t values_evicted, values_promoted; /* left memory, came back; ever */
     uint64_t load_us;                         /* duration of recovery */
+    struct segments_totals disk;              /* of the files that values lie in; all 0 with STORE_NONE */
 };
 void store_stats_get(struct store *store, struct store_stats *out);
 /* For CONFIG SET maxmemory. */

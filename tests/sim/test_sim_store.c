@@ -25,6 +25,7 @@
 #include "sim/sim_disk.h"
 #include "store/store.h"
 #include "unit/store/cold_values.h"
+#include "unit/store/live_weights.h"
 
 enum {
     KEYS = 24,
@@ -215,6 +216,7 @@ static void check_all(struct world *w, struct store_worker *sw)
     for (; key < KEYS; key++)
         REQUIRE(w, now(w)->cells[key].id == 0);
     REQUIRE(w, store_count(sw) == live);
+    REQUIRE(w, live_weights_are_exact(w->store));
 }
 
 /* ---- operations ---- */

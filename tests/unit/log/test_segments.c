@@ -121,7 +121,6 @@ static void test_references(void **state)
     segments_unlist(s, kept);
     assert_null(segments_find(s, address_of(false, 1, 77)));
     assert_null(segments_acquire(s, address_of(false, 1, 77)));
-    assert_false(segments_live(s, address_of(false, 1, 77), 8));
     assert_int_equal(segments_reap(s), 1);
     assert_int_equal(fd_opens(d), 2);
     segments_release(a);
@@ -159,12 +158,12 @@ static void test_numbers(void **state)
         add(d, s, false, number);
     struct segment_file *data = add(d, s, true, 4);
     assert_int_equal(segments_direct_unit(s), 512);
-    assert_true(segments_live(s, address_of(false, 4, 100), 64));
-    assert_true(segments_live(s, address_of(false, 4, 200), 40));
-    assert_true(segments_live(s, address_of(true, 4, 200), 16));
-    assert_true(segments_live(s, address_of(false, 4, 100), -64));
-    assert_int_equal(atomic_load(&segments_find(s, address_of(false, 4, 0))->live_bytes), 40);
-    assert_int_equal(atomic_load(&data->live_bytes), 16);
+    segments_live(s, 0, address_of(false, 4, 100), 64);
+    segments_live(s, 0, address_of(false, 4, 200), 40);
+    segments_live(s, 1, address_of(true, 4, 200), 16);
+    segments_live(s, 64, address_of(false, 4, 100), -64);
+    assert_int_equal(segments_live_bytes(s, segments_find(s, address_of(false, 4, 0))), 40);
+    assert_int_equal(segments_live_bytes(s, data), 16);
     segments_totals_get(s, &totals);
     assert_int_equal(totals.log_segments, 3);
     assert_int_equal(totals.log_bytes, (3 + 4 + 5) * 4096);
@@ -252,6 +251,24 @@ static void test_real_file(void **state)
 /* ---- many threads. Property: whoever has a reference finds the descriptor open, and it is that file's ----
  */
 
+static void test_counts_of_lanes(void **state)
+{
+    (void)state;
+    struct fd_disk *d = fd_disk_create(512);
+    struct segments *s = segments_create(&d->disk);
+    segments_live(s, SEGMENT_LANES_MAX - 1, address_of(false, 3000, 4096), 88); /* not listed yet */
+    segments_live(s, 0, address_of(false, 3000, 8192), -80);
+    segments_live(s, 0, address_of(true, SEGMENT_NUMBER_MAX, 8192), 16);
+    struct segment_file *file = add(d, s, false, 3000);
+    assert_int_equal(segments_live_bytes(s, file), 8);
+    segments_live_clear(s);
+    assert_int_equal(segments_live_bytes(s, file), 0);
+    segments_live(s, 1, address_of(false, 3000, 4096), 24);
+    assert_int_equal(segments_live_bytes(s, file), 24);
+    segments_destroy(s);
+    free(d);
+}
+
 enum { RACE_FILES = 8, RACE_READERS = 3, RACE_TURNS = 3000 };
 
 struct race {
@@ -261,9 +278,15 @@ struct race {
     _Atomic uint64_t read, missed, wrong;
 };
 
+struct race_reader {
+    struct race *race;
+    unsigned lane;
+};
+
 static void *race_reader(void *context)
 {
-    struct race *r = context;
+    struct race_reader *reader = context;
+    struct race *r = reader->race;
     struct prng prng;
     prng_seed(&prng, (uint64_t)(uintptr_t)&prng);
     while (!atomic_load_explicit(&r->stop, memory_order_relaxed)) {
@@ -279,7 +302,7 @@ static void *race_reader(void *context)
                 atomic_fetch_add(&r->wrong, 1);
         segments_release(f);
         atomic_fetch_add(&r->read, 1);
-        (void)segments_live(r->segments, address_of(true, 1, 0), 8);
+        segments_live(r->segments, reader->lane, address_of(true, 1, 0), 8);
     }
     return NULL;
 }
@@ -292,8 +315,11 @@ static void test_race(void **state)
     struct segment_file *files[RACE_FILES] = {0};
     struct segment_file *data = add(r.disk, r.segments, true, 1);
     pthread_t threads[RACE_READERS];
-    for (int i = 0; i < RACE_READERS; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, race_reader, &r), 0);
+    struct race_reader readers[RACE_READERS];
+    for (unsigned i = 0; i < RACE_READERS; i++) {
+        readers[i] = (struct race_reader){&r, i};
+        assert_int_equal(pthread_create(&threads[i], NULL, race_reader, &readers[i]), 0);
+    }
     struct prng prng;
     prng_seed(&prng, 1);
     /* Until the readers have been at it too: on a busy machine they may start late. */
@@ -317,7 +343,7 @@ static void test_race(void **state)
     assert_int_equal(segments_reap(r.segments), 0);
     assert_int_equal(atomic_load(&r.wrong), 0);
     assert_true(atomic_load(&r.read) > 0);
-    assert_int_equal(atomic_load(&data->live_bytes), 8 * atomic_load(&r.read));
+    assert_int_equal(segments_live_bytes(r.segments, data), 8 * atomic_load(&r.read));
     segments_destroy(r.segments);
     assert_int_equal(fd_opens(r.disk), 0);
     printf("%llu references, %llu misses, %u files\n", (unsigned long long)r.read,
@@ -328,9 +354,10 @@ static void test_race(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_find),   cmocka_unit_test(test_references),  cmocka_unit_test(test_numbers),
-        cmocka_unit_test(test_weight), cmocka_unit_test(test_direct_unit), cmocka_unit_test(test_real_file),
-        cmocka_unit_test(test_race),
+        cmocka_unit_test(test_find),      cmocka_unit_test(test_references),
+        cmocka_unit_test(test_numbers),   cmocka_unit_test(test_counts_of_lanes),
+        cmocka_unit_test(test_weight),    cmocka_unit_test(test_direct_unit),
+        cmocka_unit_test(test_real_file), cmocka_unit_test(test_race),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

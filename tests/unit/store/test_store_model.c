@@ -1,5 +1,6 @@
 /* A million random operations against a plain array of what should be there, with restarts in between, while
  * values leave memory and come back. */
+#include "live_weights.h"
 #include "store_fixture.h"
 
 enum {
@@ -154,6 +155,7 @@ static void check_everything(struct model *m)
         if (!is_duplicate(m, i))
             check_one(m, i);
     assert_int_equal(count(m->f.sw), m->live);
+    assert_true(live_weights_are_exact(m->f.store));
 }
 
 static void test_random_operations(void **state)
@@ -185,6 +187,7 @@ static void test_random_operations(void **state)
         if (n % EVICT_EVERY == 0) {
             store_turn_begin(m->f.sw);
             m->evicted += cold_evict(m->f.sw, &m->prng, (unsigned)prng_below(&m->prng, 257));
+            assert_true(live_weights_are_exact(m->f.store));
             store_turn_end(m->f.sw);
         }
         if (n % RESTART_EVERY == 0) {

@@ -1,6 +1,7 @@
 /* Several workers on the same keys, each on its thread; one more thread flushes. Made for ThreadSanitizer,
  * and for the promises that only hold if every lock, sequence and epoch does: no lost update, several keys
  * written together are seen together, a deleted tree is gone as a whole. */
+#include "live_weights.h"
 #include "store_fixture.h"
 
 #include <pthread.h>
@@ -240,6 +241,7 @@ static void test_race(void **state)
             assert_int_equal(number(slice_make(value, len)), race.added[i]);
             free(value);
         }
+        assert_true(live_weights_are_exact(race.f.store));
         fixture_reopen(&race.f);
     }
     fixture_deinit(&race.f);

@@ -1,11 +1,10 @@
-/* INFO, SHUTDOWN, LASTSAVE, and what the commands may ask of the worker and the server. */
+/* INFO, SHUTDOWN, and what the commands may ask of the worker and the server. */
 #include "server/commands.h"
 #include "server/conn.h"
 #include "server/info.h"
 #include "server/server.h"
 #include "server/subcommand.h"
 #include "server/worker.h"
-#include "sys/clock.h"
 
 #include <stdlib.h>
 
@@ -30,15 +29,6 @@ enum command_result command_info(struct command_call *call)
     char *text = info_text(call, &size);
     reply_verbatim(call->reply, slice_make(text, size));
     free(text);
-    return COMMAND_DONE;
-}
-
-/* Every acknowledged write is on disk, so this is always so. */
-enum command_result command_lastsave(struct command_call *call)
-{
-    reply_integer(call->reply,
-                  (int64_t)(call->server->config.durability == STORE_NONE ? call->server->started_unix_s
-                                                                          : clock_unix_ms() / 1000));
     return COMMAND_DONE;
 }
 

@@ -42,6 +42,7 @@ void conn_destroy(struct conn *conn)
     conn_list_remove(&conn->dirty);
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
+    conn_list_remove(&conn->saving);
     conn_list_remove(&conn->all);
     reply_deinit(&conn->reply);
     resp_request_reset(&conn->request);
@@ -56,6 +57,7 @@ void conn_close(struct conn *conn)
     conn->flags |= CONN_CLOSED;
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
+    conn_list_remove(&conn->saving);
     store_waiter_release(conn->worker->sw, &conn->waiter); /* reads under way land without it */
     loop_stream_close(conn->worker->loop, &conn->stream);
 }
@@ -64,6 +66,7 @@ void conn_close_after_reply(struct conn *conn)
 {
     conn->flags |= CONN_CLOSING;
     conn_list_remove(&conn->retry);
+    conn_list_remove(&conn->saving);
     conn_list_add(&conn->worker->dirty, &conn->dirty);
 }
 

@@ -58,8 +58,9 @@ struct conn {
     uint32_t waiting_pieces; /* of its data in the worker's backlog */
     uint64_t hold_from;      /* this turn's held output: first offset and newest LSN; 0: none */
     uint64_t hold_lsn;
-    struct source *source;                    /* its input in the current group */
-    struct conn_link dirty, held, retry, all; /* the worker's lists */
+    struct source *source;                            /* its input in the current group */
+    struct conn_link dirty, held, retry, saving, all; /* the worker's lists */
+    uint64_t save_ticket; /* of the checkpoint that its parked command waits for; 0: none */
 
     /* values from disk (CONN_FETCHING) */
     struct store_waiter waiter; /* for cold values that its command needs */
@@ -150,6 +151,12 @@ void conn_sent(struct conn *conn, int result);
 static inline bool conn_awaits_values(const struct conn *conn)
 {
     return conn->flags & CONN_PARKED && store_waiter_waits(&conn->waiter);
+}
+
+/* Its parked command waits for a checkpoint: store_checkpoint_state tells when it has ended. */
+static inline bool conn_awaits_checkpoint(const struct conn *conn)
+{
+    return conn->flags & CONN_PARKED && conn->save_ticket;
 }
 
 static inline bool conn_has_input(const struct conn *conn)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "server/save.h"
 #include "server/server.h"
 #include "server/subcommand.h"
 #include "server/worker.h"
@@ -195,12 +196,19 @@ static void print_persistence(struct info *i)
 {
     struct log *log = store_log(i->server->store);
     bool failed = log && log_failed(log);
-    fprintf(i->out,
-            "loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\nrdb_last_bgsave_"
-            "status:ok\r\n"
-            "aof_enabled:%d\r\naof_rewrite_in_progress:0\r\naof_last_write_status:%s\r\n",
+    struct save_status save;
+    save_status_get(i->server, &save);
+    fprintf(i->out, "loading:0\r\nasync_loading:0\r\n"); /* while loading there is no INFO */
+    LINE_U64(i, "current_save_keys_processed", save.keys_done);
+    LINE_U64(i, "current_save_keys_total", save.keys_total);
+    LINE_U64(i, "rdb_changes_since_last_save", 0); /* all are in the log */
+    LINE_U64(i, "rdb_bgsave_in_progress", save.in_progress);
+    LINE_U64(i, "rdb_last_save_time", save.last_unix_s);
+    fprintf(i->out, "rdb_last_bgsave_status:%s\r\n", save.last_failed ? "err" : "ok");
+    fprintf(i->out, "rdb_last_bgsave_time_sec:%" PRId64 "\r\nrdb_current_bgsave_time_sec:%" PRId64 "\r\n",
+            save.last_duration_s, save.current_s);
+    fprintf(i->out, "aof_enabled:%d\r\naof_rewrite_in_progress:0\r\naof_last_write_status:%s\r\n",
             log != NULL, failed ? "err" : "ok");
-    LINE_U64(i, "rdb_last_save_time", log ? clock_unix_ms() / 1000 : i->server->started_unix_s);
 }
 
 static void print_stats(struct info *i)

@@ -76,6 +76,7 @@ struct server {
     _Atomic uint32_t clients;                /* relaxed: counted connections */
     _Atomic uint32_t workers_running;        /* relaxed count; the last one to leave wakes the main thread */
     _Atomic uint64_t http_told_us;           /* relaxed; the last warning about HTTP; 0: none */
+    _Atomic uint64_t save_ticket;            /* relaxed; the newest checkpoint that a client has asked for */
     _Atomic uint64_t fault_flush;            /* relaxed; injection: flushes until one fails; 0: none */
     _Atomic uint64_t fault_read;             /* the same for reads of values */
     _Atomic uint64_t operations_second;      /* relaxed; sampled by worker 0 */

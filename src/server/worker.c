@@ -45,6 +45,7 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     conn_list_init(&worker->dirty);
     conn_list_init(&worker->held);
     conn_list_init(&worker->retry);
+    conn_list_init(&worker->saving);
     conn_list_init(&worker->all);
     pthread_mutex_init(&worker->mail_lock, NULL);
     group_init(&worker->group, worker);
@@ -403,6 +404,7 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
 static void resume(struct worker *worker, struct conn *conn)
 {
     conn_list_remove(&conn->retry);
+    conn_list_remove(&conn->saving);
     conn->flags &= ~(uint32_t)CONN_PARKED;
     if (!conn_has_input(conn))
         conn_list_add(&worker->dirty, &conn->dirty);
@@ -415,6 +417,30 @@ static void resume_landed(struct worker *worker)
     struct store_waiter *waiter;
     while ((waiter = store_waiter_next(worker->sw)))
         resume(worker, CONN_OF(waiter, waiter));
+}
+
+static bool checkpoint_ended(const struct worker *worker, const struct conn *conn)
+{
+    return store_checkpoint_state(worker->server->store, conn->save_ticket) != STORE_CHECKPOINT_RUNNING;
+}
+
+/* Connections whose checkpoint has ended; all when the server stops, which waits for none. */
+static void resume_saved(struct worker *worker)
+{
+    for (struct conn_link *link = worker->saving.next, *next; link != &worker->saving; link = next) {
+        struct conn *conn = CONN_OF(link, saving);
+        next = link->next;
+        if (worker->stop_deadline_us || checkpoint_ended(worker, conn))
+            resume(worker, conn);
+    }
+}
+
+static bool is_saved(const struct worker *worker)
+{
+    for (struct conn_link *link = worker->saving.next; link != &worker->saving; link = link->next)
+        if (checkpoint_ended(worker, CONN_OF(link, saving)))
+            return true;
+    return false;
 }
 
 /* Connections with input that could not run to its end last turn. */
@@ -462,6 +488,8 @@ static void count_lists(struct worker *worker)
         held++;
     for (struct conn_link *link = worker->retry.next; link != &worker->retry; link = link->next)
         parked += (CONN_OF(link, retry)->flags & CONN_PARKED) != 0;
+    for (struct conn_link *link = worker->saving.next; link != &worker->saving; link = link->next)
+        parked++;
     STAT_SET(worker->stats.held, held);
     STAT_SET(worker->stats.parked, parked);
 }
@@ -518,17 +546,17 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 }
 
 /* Announces that this worker waits for progress, and looks once more. False: the commit point has moved
- * since, go on. */
+ * since, or a checkpoint has ended: go on. */
 static bool may_sleep(struct worker *worker)
 {
-    bool waits =
-        !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) || worker->stop_deadline_us;
+    bool waits = !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) ||
+                 !conn_list_empty(&worker->saving) || worker->stop_deadline_us;
     atomic_store_explicit(&worker->waiting, waits, memory_order_relaxed);
     if (!waits)
         return true;
     /* Orders the flag before the look; pairs with the fence in server_progress. */
     atomic_thread_fence(memory_order_seq_cst);
-    return store_commit_lsn(worker->server->store) == worker->commit_seen;
+    return store_commit_lsn(worker->server->store) == worker->commit_seen && !is_saved(worker);
 }
 
 /* ---- the end ---- */
@@ -565,7 +593,8 @@ static bool all_done(struct worker *worker)
         return false;
     if (is_late(worker))
         return true;
-    if (!conn_list_empty(&worker->retry) || !conn_list_empty(&worker->held))
+    if (!conn_list_empty(&worker->retry) || !conn_list_empty(&worker->held) ||
+        !conn_list_empty(&worker->saving))
         return false;
     for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
         struct conn *conn = CONN_OF(link, all);
@@ -587,6 +616,7 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     for (int i = 0; i < count; i++)
         handle_event(worker, &worker->events[i]);
     resume_landed(worker);
+    resume_saved(worker);
     backlog_run(&worker->backlog);
     group_execute(&worker->group);
     if (STAT_GET(worker->stats.operations) != operations)

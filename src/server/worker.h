@@ -4,9 +4,10 @@
  * state is durable. Replies that are not yet durable stay in their connection, which is in the held list
  * until the commit point has passed.
  *
- * Waking. Another worker may advance the commit point. Before it sleeps, a worker that holds replies or has
- * parked commands sets `waiting` and then looks at the commit point once more; whoever advances it looks at
- * `waiting` afterwards (server_progress). Both are sequentially consistent, so one of the two sees the other.
+ * Waking. Another worker may advance the commit point, the store's thread may end a checkpoint. Before it
+ * sleeps, a worker that holds replies or has parked commands sets `waiting` and then looks at the commit
+ * point and the checkpoints once more; whoever advances them looks at `waiting` afterwards (server_progress).
+ * Both are sequentially consistent, so one of the two sees the other.
  *
  * Thread safety: all of it belongs to the worker's thread, except what is marked. */
 #ifndef KVASIR_SERVER_WORKER_H
@@ -85,9 +86,10 @@ struct worker {
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
     struct backlog backlog;
-    struct conn_link dirty; /* have output to look at, this turn */
-    struct conn_link held;  /* have held replies */
-    struct conn_link retry; /* have input to go on with next turn */
+    struct conn_link dirty;  /* have output to look at, this turn */
+    struct conn_link held;   /* have held replies */
+    struct conn_link retry;  /* have input to go on with next turn */
+    struct conn_link saving; /* have a parked command that waits for a checkpoint */
     struct conn_link all;
     struct flush_op flushes[LOG_FLUSHES_MAX];
     unsigned flushes_in_flight;

@@ -213,6 +213,8 @@ static void consider_some(struct store *store, struct store_worker_private *p, s
 
 void memory_relieve(struct store_worker *sw, unsigned steps)
 {
+    if (!store_evicts(sw->store))
+        return;
     for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
         struct excess excess = excess_of(sw->store);
         if ((!excess.external && !excess.internal) || sw->private->residents.count == 0)
@@ -237,13 +239,14 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
 {
     struct store *store = sw->store;
     uint32_t stripe = keylock_stripe(key->hash);
-    bool promoted = false;
-    if (scan || !store_evicts(store) || !keylock_try(&store->locks, stripe))
+    bool promoted = false, evicts = store_evicts(store);
+    if ((scan && evicts) || !keylock_try(&store->locks, stripe))
         return false;
     struct node *node = hash_table_find(&store->hash, key->hash, key->name);
     if (node && node_meta(node) & NODE_COLD && payload_get(node).address == address) {
-        /* Relaxed: see consider. */
-        if (atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED)
+        /* Without a cap there is room for all: a start has left them on disk. Relaxed: see consider. */
+        if (!evicts ||
+            atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED)
             promoted = payload_promote(store, sw->private, node, key->hash, value);
     }
     keylock_release(&store->locks, stripe);

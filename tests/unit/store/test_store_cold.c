@@ -49,6 +49,14 @@ static void test_a_cold_value_is_read_once(void **state)
     assert_int_equal(preads(&f), 0);
     assert_value(f.sw, "k", LARGE);
     assert_int_equal(preads(&f), 1);
+    assert_false(is_cold(&f, "k", &view)); /* without a cap it has come back */
+    store_memory_max_set(f.store, 1ull << 40);
+    evict_all(&f);
+    assert_value(f.sw, "k", LARGE);
+    assert_true(is_cold(&f, "k", &view)); /* with one it does at the second read */
+    assert_value(f.sw, "k", LARGE);
+    assert_int_equal(preads(&f), 3);
+    assert_false(is_cold(&f, "k", &view));
     fixture_reopen(&f); /* the log has it in any case */
     assert_value(f.sw, "k", LARGE);
     fixture_deinit(&f);

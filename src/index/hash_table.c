@@ -394,35 +394,48 @@ void hash_table_remove(struct hash_table *table, uint64_t hash, uint32_t ref)
     atomic_fetch_sub_explicit(&table->count, 1, memory_order_relaxed);
 }
 
-void hash_table_replace(struct hash_table *table, uint64_t hash, uint32_t old_ref, uint32_t new_ref)
+/* The slot that holds ref, in the bucket of hash or behind it. False: none does. */
+static bool find_slot(const struct hash_table *table, uint64_t hash, uint32_t ref,
+                      struct hash_bucket **bucket, unsigned *slot)
 {
     struct hash_buckets *t = current_of(table);
     if (t->old && !has_moved(t, hash))
         t = t->old;
-    for (struct hash_bucket *b = &t->buckets[bucket_number(t, hash)]; b; b = overflow_of(table, b)) {
-        for (unsigned slot = 0; slot < HASH_BUCKET_SLOTS; slot++) {
-            if (bucket_ref(b, slot) == old_ref) {
-                /* Release: pairs with bucket_ref. */
-                atomic_store_explicit(&b->refs[slot], new_ref, memory_order_release);
-                return;
+    struct hash_bucket *b = &t->buckets[bucket_number(t, hash)];
+    for (; b; b = overflow_of(table, b)) {
+        for (*slot = 0; *slot < HASH_BUCKET_SLOTS; (*slot)++) {
+            if (bucket_ref(b, *slot) == ref) {
+                *bucket = b;
+                return true;
             }
         }
     }
-    CHECK(!"the node to be replaced is in the table");
+    return false;
+}
+
+void hash_table_replace(struct hash_table *table, uint64_t hash, uint32_t old_ref, uint32_t new_ref)
+{
+    struct hash_bucket *b;
+    unsigned slot;
+    CHECK(find_slot(table, hash, old_ref, &b, &slot));
+    /* Release: pairs with bucket_ref. */
+    atomic_store_explicit(&b->refs[slot], new_ref, memory_order_release);
 }
 
 struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uint32_t ref)
 {
-    struct hash_buckets *t = current_of(table);
-    if (t->old && !has_moved(t, hash))
-        t = t->old;
-    for (const struct hash_bucket *b = &t->buckets[bucket_number(t, hash)]; b; b = overflow_of(table, b)) {
-        for (unsigned slot = 0; slot < HASH_BUCKET_SLOTS; slot++) {
-            if (bucket_ref(b, slot) == ref && bucket_tag(b, slot) == tag_of(hash))
-                return arena_at(table->arena, ref);
-        }
-    }
-    return NULL;
+    struct hash_bucket *b;
+    unsigned slot;
+    if (!find_slot(table, hash, ref, &b, &slot) || bucket_tag(b, slot) != tag_of(hash))
+        return NULL;
+    return arena_at(table->arena, ref);
+}
+
+struct node *hash_table_holds_near(const struct hash_table *table, uint32_t hash_high, uint32_t ref)
+{
+    struct hash_bucket *b;
+    unsigned slot;
+    return find_slot(table, (uint64_t)hash_high << 32, ref, &b, &slot) ? arena_at(table->arena, ref) : NULL;
 }
 
 struct node *hash_table_random(const struct hash_table *table, uint64_t random)

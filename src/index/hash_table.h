@@ -87,6 +87,10 @@ void hash_table_replace(struct hash_table *table, uint64_t hash, uint32_t old_re
 /* The node, if the table holds this reference under this hash. The caller holds the key's lock. */
 struct node *hash_table_holds(const struct hash_table *table, uint64_t hash, uint32_t ref);
 
+/* The same, knowing only the top 32 bits of the hash: the node then is in the same bucket, perhaps another
+ * key's that has got the block since. */
+struct node *hash_table_holds_near(const struct hash_table *table, uint32_t hash_high, uint32_t ref);
+
 /* The node in a random slot; often NULL. May be a tombstone. */
 struct node *hash_table_random(const struct hash_table *table, uint64_t random);
 

@@ -25,19 +25,17 @@ enum {
     STEPS_OF_WRITE = 8, /* candidates that a commit looks at when there is too much in memory */
     STEPS_BETWEEN_LOOKS = 8,
     LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
-    CHUNK_RESIDENTS = 4094,
+    CHUNK_RESIDENTS = 8191,
 };
 
 /* A value in memory, perhaps: the node may be gone or be another one by now. */
 struct resident {
-    uint64_t hash;
+    uint32_t hash_high; /* the top bits of its hash: they tell bucket and lock */
     uint32_t ref;
-    uint32_t padding;
 };
 
 struct resident_chunk {
     struct resident_chunk *next;
-    uint64_t padding;
     struct resident items[CHUNK_RESIDENTS];
 };
 
@@ -176,20 +174,21 @@ static struct excess excess_of(struct store *store)
 static void consider(struct store *store, struct store_worker_private *p, struct resident item,
                      struct excess excess)
 {
-    uint32_t stripe = keylock_stripe(item.hash);
+    uint64_t hash = (uint64_t)item.hash_high << 32; /* all that is needed of it here */
+    uint32_t stripe = keylock_stripe(hash);
     bool keep = true;
     if (!keylock_try(&store->locks, stripe)) {
         queue_push(&p->residents, item);
         return;
     }
-    struct node *node = hash_table_holds(&store->hash, item.hash, item.ref);
+    struct node *node = hash_table_holds_near(&store->hash, item.hash_high, item.ref);
     if (node == NULL || !payload_is_evictable(node_meta(node))) {
         keep = false;
     } else if (node_meta(node) & NODE_TOUCHED) {
         /* Relaxed: only a hint, and writers may overwrite it. */
         atomic_fetch_and_explicit(&node->meta, ~NODE_TOUCHED, memory_order_relaxed);
     } else if (node_meta(node) & NODE_EXTERNAL ? excess.external : excess.internal) {
-        keep = !payload_evict(store, p, node, item.hash);
+        keep = !payload_evict(store, p, node, hash);
         if (!keep)
             count_one(&p->evicted);
     }
@@ -204,7 +203,7 @@ static void consider_some(struct store *store, struct store_worker_private *p, s
     unsigned n = 0;
     for (; n < STEPS_BETWEEN_LOOKS && p->residents.count; n++) {
         items[n] = queue_pop(&p->residents);
-        hash_table_prefetch(&store->hash, items[n].hash);
+        hash_table_prefetch(&store->hash, (uint64_t)items[n].hash_high << 32);
         __builtin_prefetch(arena_at(&store->arena, items[n].ref));
     }
     for (unsigned i = 0; i < n; i++)
@@ -229,7 +228,7 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
      * is enough memory. */
     if (p->residents.count > 2 * load(&store->keys) + CHUNK_RESIDENTS)
         consider_some(store, p, (struct excess){0});
-    queue_push(&p->residents, (struct resident){.hash = hash, .ref = ref});
+    queue_push(&p->residents, (struct resident){.hash_high = (uint32_t)(hash >> 32), .ref = ref});
 }
 
 /* ---- what comes back ---- */
@@ -314,9 +313,8 @@ static bool fill_queue(struct store_worker *sw, unsigned steps)
     ordered_seek(&cursor, &store->ordered, slice_make(store->fill_position, store->fill_position_len), false);
     while ((node = ordered_next(&cursor)) && steps-- > 0) {
         if (payload_is_evictable(node_meta(node)))
-            queue_push(&sw->private->residents,
-                       (struct resident){.hash = hash_table_hash(&store->hash, node_key(node)),
-                                         .ref = arena_ref(&store->arena, node)});
+            memory_resident(store, sw->private, hash_table_hash(&store->hash, node_key(node)),
+                            arena_ref(&store->arena, node));
     }
     if (node) {
         store_remember(&store->fill_position, &store->fill_position_len, node_key(node));

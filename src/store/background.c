@@ -187,6 +187,16 @@ static void sweep_slice(struct store_worker *sw, unsigned steps)
         store->sweep_position_len = 0;
 }
 
+/* How many keys to look at in a period: all of them in 5 s when a tenth of them or more have an expiry, less
+ * often when there is less to be found, at least in 100 s. */
+static uint64_t sweep_share(struct store *store)
+{
+    uint64_t keys = atomic_load_explicit(&store->keys, memory_order_relaxed);
+    uint64_t tenfold = 10 * atomic_load_explicit(&store->expiring, memory_order_relaxed);
+    uint64_t most = tenfold < keys ? tenfold : keys, least = keys / 20;
+    return (most > least ? most : least) / 50;
+}
+
 /* Worker 0 looks at all keys in some seconds, in slices, while any has an expiry. True if the budget is not
  * used up. */
 static bool sweep(struct store_worker *sw, uint64_t *due_ms)
@@ -196,8 +206,7 @@ static bool sweep(struct store_worker *sw, uint64_t *due_ms)
         return false;
     if (sw->now_ms >= store->sweep_next_ms) {
         store->sweep_next_ms = sw->now_ms + STORE_SWEEP_PERIOD_MS;
-        store->sweep_budget =
-            STORE_SWEEP_SLICE + atomic_load_explicit(&store->keys, memory_order_relaxed) / 50;
+        store->sweep_budget = STORE_SWEEP_SLICE + sweep_share(store);
     }
     if (due_ms && store->sweep_next_ms < *due_ms)
         *due_ms = store->sweep_next_ms;

@@ -364,11 +364,11 @@ void ordered_remove(struct ordered *tree, struct arena_cache *cache, struct epoc
 
 /* ---- exchanging ---- */
 
-void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref)
+void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref, uint32_t hint)
 {
     struct slice key = node_key(arena_at(tree->arena, old_ref));
     const struct ordered_page *p;
-    uint32_t leaf = lock_for(tree, descend(tree, key, 0, false, &p), key, &p);
+    uint32_t leaf = lock_for(tree, hint ? hint : descend(tree, key, 0, false, &p), key, &p);
     unsigned at = page_lower_bound(tree->arena, p, key, false);
     CHECK(at < p->count && page_refs(p)[at] == old_ref);
     /* In place: the key is the same, so are head and order. Release: pairs with page_ref. */

@@ -49,8 +49,9 @@ void ordered_insert(struct ordered *tree, struct arena_cache *cache, struct epoc
 void ordered_remove(struct ordered *tree, struct arena_cache *cache, struct epoch_participant *epoch,
                     uint32_t ref);
 
-/* Puts another node with the same key in place of one that must be there. By the holder of the key's lock. */
-void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref);
+/* Puts another node with the same key in place of one that must be there. By the holder of the key's lock.
+ * hint: from ordered_prefetch, or 0. */
+void ordered_replace(struct ordered *tree, uint32_t old_ref, uint32_t new_ref, uint32_t hint);
 
 /* Walks down for n keys in step and prefetches their leaves; hints[i] makes an insert of the same epoch
  * section start there. */

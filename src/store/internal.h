@@ -196,8 +196,9 @@ void payload_retire(struct store_worker_private *p, const struct node *node, uin
 /* Would the node be smaller without its value? */
 bool payload_is_evictable(uint32_t meta);
 /* The value leaves memory, or comes back to it: another node takes the place of this one (not busy). False:
- * not now. */
-bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash);
+ * not now. hint: the key's leaf, from ordered_prefetch, or 0. */
+bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
+                   uint32_t hint);
 bool payload_promote(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
                      struct slice value);
 void node_begin(struct node *node);

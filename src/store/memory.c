@@ -22,8 +22,8 @@ enum {
     MARGIN_SHARE = 50,       /* and at least this part of it */
     SLACK_STEP_SHARE = 64,   /* by this part of the budget the slack may grow in a measurement */
     MEASURE_PERIOD_MS = 100,
-    STEPS_OF_WRITE = 8, /* candidates that a commit looks at when there is too much in memory */
-    STEPS_BETWEEN_LOOKS = 8,
+    STEPS_OF_WRITE = 16, /* candidates that a commit looks at when there is too much in memory */
+    STEPS_BETWEEN_LOOKS = 16,
     LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
     CHUNK_RESIDENTS = 8191,
 };
@@ -172,7 +172,7 @@ static struct excess excess_of(struct store *store)
 
 /* The candidate leaves memory, stays in the queue, or is dropped from it. */
 static void consider(struct store *store, struct store_worker_private *p, struct resident item,
-                     struct excess excess)
+                     struct excess excess, uint32_t hint)
 {
     uint64_t hash = (uint64_t)item.hash_high << 32; /* all that is needed of it here */
     uint32_t stripe = keylock_stripe(hash);
@@ -188,7 +188,7 @@ static void consider(struct store *store, struct store_worker_private *p, struct
         /* Relaxed: only a hint, and writers may overwrite it. */
         atomic_fetch_and_explicit(&node->meta, ~NODE_TOUCHED, memory_order_relaxed);
     } else if (node_meta(node) & NODE_EXTERNAL ? excess.external : excess.internal) {
-        keep = !payload_evict(store, p, node, hash);
+        keep = !payload_evict(store, p, node, hash, hint);
         if (!keep)
             count_one(&p->evicted);
     }
@@ -197,17 +197,40 @@ static void consider(struct store *store, struct store_worker_private *p, struct
         queue_push(&p->residents, item);
 }
 
+/* Asks for the leaves of those that will probably go. They may all have changed until their locks are taken:
+ * these are only hints. */
+static void prefetch_leaves(struct store *store, const struct resident *items, unsigned n, uint32_t *hints)
+{
+    struct slice names[STEPS_BETWEEN_LOOKS];
+    uint32_t leaves[STEPS_BETWEEN_LOOKS];
+    unsigned indexes[STEPS_BETWEEN_LOOKS], count = 0;
+    for (unsigned i = 0; i < n; i++) {
+        const struct node *node = hash_table_holds_near(&store->hash, items[i].hash_high, items[i].ref);
+        hints[i] = 0;
+        if (node == NULL || node_meta(node) & (NODE_TOUCHED | NODE_TOMBSTONE))
+            continue;
+        indexes[count] = i;
+        names[count++] = node_key(node);
+    }
+    ordered_prefetch(&store->ordered, names, leaves, count);
+    for (unsigned i = 0; i < count; i++)
+        hints[indexes[i]] = leaves[i];
+}
+
 static void consider_some(struct store *store, struct store_worker_private *p, struct excess excess)
 {
     struct resident items[STEPS_BETWEEN_LOOKS];
+    uint32_t hints[STEPS_BETWEEN_LOOKS] = {0};
     unsigned n = 0;
     for (; n < STEPS_BETWEEN_LOOKS && p->residents.count; n++) {
         items[n] = queue_pop(&p->residents);
         hash_table_prefetch(&store->hash, (uint64_t)items[n].hash_high << 32);
         __builtin_prefetch(arena_at(&store->arena, items[n].ref));
     }
+    if (excess.external || excess.internal)
+        prefetch_leaves(store, items, n, hints);
     for (unsigned i = 0; i < n; i++)
-        consider(store, p, items[i], excess);
+        consider(store, p, items[i], excess, hints[i]);
 }
 
 void memory_relieve(struct store_worker *sw, unsigned steps)

@@ -229,10 +229,10 @@ void payload_retire(struct store_worker_private *p, const struct node *node, uin
 /* Takes the index's references to a node over for another one with the same key. The old one stays readable
  * until no reader has it. */
 static void exchange(struct store *store, struct store_worker_private *p, struct node *old, uint64_t hash,
-                     struct node *node)
+                     struct node *node, uint32_t hint)
 {
     uint32_t old_ref = arena_ref(&store->arena, old), ref = arena_ref(&store->arena, node);
-    ordered_replace(&store->ordered, old_ref, ref);
+    ordered_replace(&store->ordered, old_ref, ref, hint);
     hash_table_replace(&store->hash, hash, old_ref, ref);
     drop_external(store, p, old, node_meta(old));
     payload_retire(p, old, old_ref);
@@ -293,7 +293,7 @@ static struct node *content_elsewhere(struct store *store, struct store_worker_p
                                       uint64_t hash, const struct content *c, uint64_t lsn)
 {
     struct node *other = content_node(store, p, node_key(node), c, lsn << 1 | 1);
-    exchange(store, p, node, hash, other);
+    exchange(store, p, node, hash, other, 0);
     /* Whoever found the old node before the exchange must not take its state for one of after the write. */
     atomic_store_explicit(&node->meta, node_meta(node) | NODE_REPLACED, memory_order_relaxed);
     node_publish(node, lsn);
@@ -369,15 +369,16 @@ static bool may_exchange(const struct store *store)
 }
 
 static struct node *same_version(struct store *store, struct store_worker_private *p, struct node *node,
-                                 uint64_t hash, const struct content *c)
+                                 uint64_t hash, const struct content *c, uint32_t hint)
 {
     uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
     struct node *other = content_node(store, p, node_key(node), c, sequence);
-    exchange(store, p, node, hash, other);
+    exchange(store, p, node, hash, other, hint);
     return other;
 }
 
-bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash)
+bool payload_evict(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
+                   uint32_t hint)
 {
     uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
     uint32_t meta = node_meta(node);
@@ -388,7 +389,7 @@ bool payload_evict(struct store *store, struct store_worker_private *p, struct n
     struct payload old = payload_get(node);
     struct content c = {.value = slice_make(NULL, old.len), .expire_ms = old.expire_ms, .cold = true};
     c.address = meta & NODE_MOVED ? old.address : 0;
-    same_version(store, p, node, hash, &c);
+    same_version(store, p, node, hash, &c, hint);
     return true;
 }
 
@@ -402,6 +403,6 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
         return false;
     struct content c = {.value = value, .expire_ms = old.expire_ms};
     c.address = meta & NODE_MOVED ? old.address : 0;
-    same_version(store, p, node, hash, &c);
+    same_version(store, p, node, hash, &c, 0);
     return true;
 }

@@ -131,7 +131,11 @@ static void exchange(struct model *m, int i)
     struct node *old = arena_at(&f->arena, m->refs[i]), *node = index_fixture_node(f, 0, model_key(m, i));
     uint32_t ref = arena_ref(&f->arena, node);
     hash_table_replace(&f->hash, hash_table_hash(&f->hash, node_key(node)), m->refs[i], ref);
-    ordered_replace(&f->ordered, m->refs[i], ref);
+    struct slice key = model_key(m, i);
+    uint32_t hint = 0;
+    if (i % 2)
+        ordered_prefetch(&f->ordered, &key, &hint, 1);
+    ordered_replace(&f->ordered, m->refs[i], ref, hint);
     epoch_retire_block(&f->participants[0], m->refs[i], node_class(node_meta(old)));
     m->refs[i] = ref;
 }

@@ -57,7 +57,7 @@ static void exchange(struct index_fixture *f, unsigned worker, int i)
     struct node *old = hash_table_find(&f->hash, hash, key);
     uint32_t old_ref = arena_ref(&f->arena, old);
     uint32_t ref = arena_ref(&f->arena, index_fixture_node(f, worker, key));
-    ordered_replace(&f->ordered, old_ref, ref);
+    ordered_replace(&f->ordered, old_ref, ref, 0);
     hash_table_replace(&f->hash, hash, old_ref, ref);
     epoch_retire_block(&f->participants[worker], old_ref, node_class(node_meta(old)));
     keylock_release(&f->locks, keylock_stripe(hash));

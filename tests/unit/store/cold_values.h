@@ -63,7 +63,7 @@ static inline unsigned cold_evict(struct store_worker *sw, struct prng *prng, un
         if (prng_below(prng, 256) >= share || !keylock_try(&store->locks, keylock_stripe(hash)))
             continue;
         if (hash_table_holds(&store->hash, hash, arena_ref(&store->arena, node)))
-            evicted += payload_evict(store, sw->private, node, hash);
+            evicted += payload_evict(store, sw->private, node, hash, 0);
         keylock_release(&store->locks, keylock_stripe(hash));
     }
     return evicted;

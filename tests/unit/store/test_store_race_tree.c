@@ -69,7 +69,7 @@ static void *move_all(void *context)
             struct node *node = hash_table_find(&store->hash, key.hash, key.name);
             if (node && payload_is_evictable(node_meta(node))) {
                 memcpy(value, payload_get(node).value, VALUE_BYTES);
-                if (payload_evict(store, r->sw->private, node, key.hash)) {
+                if (payload_evict(store, r->sw->private, node, key.hash, 0)) {
                     node = hash_table_find(&store->hash, key.hash, key.name);
                     REQUIRE(payload_promote(store, r->sw->private, node, key.hash,
                                             slice_make(value, VALUE_BYTES)));

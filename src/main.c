@@ -22,6 +22,7 @@ static const struct tool {
     {"ls", tool_ls, "list the children of a path"},
     {"load", tool_load, "load many keys from a file (deb822, tsv, ndjson), or random ones"},
     {"bench", tool_bench, "measure a server"},
+    {"backup", tool_backup, "copy a running server's data into a new folder"},
     {"log", tool_log, "print a server's log"},
 };
 

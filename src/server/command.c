@@ -107,6 +107,7 @@ static struct command rows[] = {
     ROW("lastsave", lastsave, 1, 0, 0, 0, FAST, "server", "Returns the time of the last save.", "1.0.0"),
     ROW("save", save, 1, 0, 0, 0, ADMIN, "server", "Writes a checkpoint and waits for it.", "1.0.0"),
     ROW("bgsave", bgsave, -1, 0, 0, 0, ADMIN, "server", "Starts to write a checkpoint.", "1.0.0"),
+    ROW("backup", backup, 2, 0, 0, 0, ADMIN, "server", "Copies the data into a new folder.", "0.1.0"),
     ROW("shutdown", shutdown, -1, 0, 0, 0, ADMIN, "server", "Stops the server.", "1.0.0"),
     ROW("time", time, 1, 0, 0, 0, FAST, "server", "Returns the server time.", "2.6.0"),
 };

@@ -71,7 +71,7 @@ bool command_expire_ms(struct command_call *call, struct slice arg, bool seconds
 
 /* clang-format off */
 #define COMMAND_HANDLERS(X) \
-    X(append) X(auth) X(bgsave) X(client) X(command) X(config) X(dbsize) X(decr) X(decrby) X(del) X(deltree) \
+    X(append) X(auth) X(backup) X(bgsave) X(client) X(command) X(config) X(dbsize) X(decr) X(decrby) X(del) X(deltree) \
     X(echo) X(exists) X(expire) X(expireat) X(expiretime) X(flush) X(get) X(getdel) X(getex) \
     X(getrange) X(getset) X(hello) X(http) X(incr) X(incrby) X(incrbyfloat) X(info) X(keys) X(kids) \
     X(lastsave) X(mget) X(mset) X(msetnx) X(persist) X(pexpire) X(pexpireat) X(pexpiretime) X(ping) \

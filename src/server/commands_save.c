@@ -1,10 +1,15 @@
-/* SAVE, BGSAVE, LASTSAVE: checkpoints. SAVE's connection is parked until the checkpoint has ended: its ticket
- * stands in the connection, which is in the worker's list `saving` meanwhile. */
+/* SAVE, BGSAVE, LASTSAVE: checkpoints; BACKUP. The connection of SAVE or BACKUP is parked until that has
+ * ended: its ticket stands in the connection, which is in the worker's list `saving` meanwhile. */
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
 #include "server/commands.h"
 #include "server/conn.h"
 #include "server/save.h"
 #include "server/server.h"
 #include "server/subcommand.h"
+#include "server/worker.h"
 #include "sys/clock.h"
 
 void save_status_get(struct server *server, struct save_status *out)
@@ -48,6 +53,29 @@ static uint64_t request(struct server *server)
     return ticket;
 }
 
+bool save_has_ended(const struct conn *conn)
+{
+    struct store *store = conn->worker->server->store;
+    char text[STORE_BACKUP_TEXT_BYTES];
+    enum store_checkpoint_state state = conn->save_is_backup
+                                            ? store_backup_state(store, conn->save_ticket, text)
+                                            : store_checkpoint_state(store, conn->save_ticket);
+    return state != STORE_CHECKPOINT_RUNNING;
+}
+
+void save_forget(struct conn *conn)
+{
+    if (conn->save_ticket && conn->save_is_backup)
+        atomic_store_explicit(&conn->worker->server->backup_awaited, false, memory_order_release);
+    conn->save_ticket = 0;
+    conn->save_is_backup = false;
+}
+
+static void reply_stopping(struct command_call *call)
+{
+    reply_error(call->reply, "ERR the server is stopping; the log has everything that was acknowledged");
+}
+
 static void reply_failed(struct command_call *call)
 {
     struct store_checkpoint_stats s;
@@ -66,13 +94,13 @@ enum command_result command_save(struct command_call *call)
     enum store_checkpoint_state state = store_checkpoint_state(call->server->store, conn->save_ticket);
     if (state == STORE_CHECKPOINT_RUNNING && server_phase(call->server) == SERVER_RUNNING)
         return COMMAND_AGAIN;
-    conn->save_ticket = 0;
+    save_forget(conn);
     if (state == STORE_CHECKPOINT_DONE)
         reply_ok(call->reply);
     else if (state == STORE_CHECKPOINT_FAILED)
         reply_failed(call);
     else
-        reply_error(call->reply, "ERR the server is stopping; the log has everything that was acknowledged");
+        reply_stopping(call);
     return COMMAND_DONE;
 }
 
@@ -101,5 +129,69 @@ enum command_result command_lastsave(struct command_call *call)
     struct save_status status;
     save_status_get(call->server, &status);
     reply_integer(call->reply, (int64_t)status.last_unix_s);
+    return COMMAND_DONE;
+}
+
+/* The argument as a path without slashes at its end. False: it is none; the error is written. */
+static bool backup_path(struct command_call *call, char path[PATH_MAX])
+{
+    enum { SUFFIX_BYTES = 16 }; /* of names that are made of it */
+    struct slice arg = call->argv[1];
+    while (arg.len > 1 && arg.data[arg.len - 1] == '/')
+        arg.len--;
+    if (arg.len < 2 || arg.data[0] != '/' || memchr(arg.data, '\0', arg.len)) {
+        reply_error(call->reply, "ERR BACKUP needs the absolute path of a folder that does not exist yet");
+        return false;
+    }
+    if (arg.len > PATH_MAX - SUFFIX_BYTES) {
+        reply_error(call->reply, "ERR the path is longer than %d bytes", PATH_MAX - SUFFIX_BYTES);
+        return false;
+    }
+    memcpy(path, arg.data, arg.len);
+    path[arg.len] = '\0';
+    return true;
+}
+
+/* Asks for the backup. False: that cannot be; the error is written. One at a time, until its answer has been
+ * fetched: the store knows how the newest went only. */
+static bool backup_begin(struct command_call *call)
+{
+    struct conn *conn = call->conn;
+    char path[PATH_MAX];
+    bool awaited = false;
+    if (!has_disk(call) || !backup_path(call, path))
+        return false;
+    /* Acquire: pairs with save_forget. */
+    if (atomic_compare_exchange_strong_explicit(&call->server->backup_awaited, &awaited, true,
+                                                memory_order_acquire, memory_order_relaxed)) {
+        conn->save_ticket = store_backup_request(call->server->store, path);
+        conn->save_is_backup = true;
+        if (conn->save_ticket)
+            return true;
+        conn->save_is_backup = false; /* one that nobody waits for any more */
+        atomic_store_explicit(&call->server->backup_awaited, false, memory_order_release);
+    }
+    reply_error(call->reply, "ERR another backup is in progress");
+    return false;
+}
+
+enum command_result command_backup(struct command_call *call)
+{
+    struct conn *conn = call->conn;
+    char text[STORE_BACKUP_TEXT_BYTES], line[STORE_BACKUP_TEXT_BYTES + 8];
+    if (conn->save_ticket == 0 && !backup_begin(call))
+        return COMMAND_DONE;
+    enum store_checkpoint_state state = store_backup_state(call->server->store, conn->save_ticket, text);
+    if (state == STORE_CHECKPOINT_RUNNING && server_phase(call->server) == SERVER_RUNNING)
+        return COMMAND_AGAIN;
+    save_forget(conn);
+    if (state == STORE_CHECKPOINT_DONE) {
+        snprintf(line, sizeof line, "OK %s", text);
+        reply_status(call->reply, line);
+    } else if (state == STORE_CHECKPOINT_FAILED) {
+        reply_error(call->reply, "ERR the backup failed: %s", text);
+    } else {
+        reply_stopping(call);
+    }
     return COMMAND_DONE;
 }

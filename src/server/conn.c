@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "server/save.h"
 #include "server/server.h"
 #include "server/worker.h"
 #include "sys/clock.h"
@@ -58,6 +59,7 @@ void conn_close(struct conn *conn)
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
     conn_list_remove(&conn->saving);
+    save_forget(conn);
     store_waiter_release(conn->worker->sw, &conn->waiter); /* reads under way land without it */
     loop_stream_close(conn->worker->loop, &conn->stream);
 }

@@ -60,7 +60,8 @@ struct conn {
     uint64_t hold_lsn;
     struct source *source;                            /* its input in the current group */
     struct conn_link dirty, held, retry, saving, all; /* the worker's lists */
-    uint64_t save_ticket; /* of the checkpoint that its parked command waits for; 0: none */
+    uint64_t save_ticket; /* of the checkpoint or backup that its parked command waits for; 0: none */
+    bool save_is_backup;
 
     /* values from disk (CONN_FETCHING) */
     struct store_waiter waiter; /* for cold values that its command needs */
@@ -153,8 +154,8 @@ static inline bool conn_awaits_values(const struct conn *conn)
     return conn->flags & CONN_PARKED && store_waiter_waits(&conn->waiter);
 }
 
-/* Its parked command waits for a checkpoint: store_checkpoint_state tells when it has ended. */
-static inline bool conn_awaits_checkpoint(const struct conn *conn)
+/* Its parked command waits for a checkpoint or a backup: save_has_ended tells. */
+static inline bool conn_awaits_saving(const struct conn *conn)
 {
     return conn->flags & CONN_PARKED && conn->save_ticket;
 }

@@ -281,7 +281,7 @@ static void source_finish(struct group *group, struct source *source)
     conn->source = NULL;
     if (conn_awaits_values(conn))
         conn_list_remove(&conn->retry);
-    else if (UNLIKELY(conn_awaits_checkpoint(conn) && !drop))
+    else if (UNLIKELY(conn_awaits_saving(conn) && !drop))
         conn_list_add(&worker->saving, &conn->saving);
     else if (conn->flags & CONN_PARKED && !drop)
         conn_list_add(&worker->retry, &conn->retry);

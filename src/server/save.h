@@ -1,10 +1,12 @@
-/* save: how checkpoints stand, in Redis's words, for LASTSAVE and INFO (commands_save.c). Any thread. */
+/* save: checkpoints and backups: what connections wait for them, and how they stand, in Redis's words, for
+ * LASTSAVE and INFO (commands_save.c). Any thread, but for what is about a connection: its worker's. */
 #ifndef KVASIR_SERVER_SAVE_H
 #define KVASIR_SERVER_SAVE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
+struct conn;
 struct server;
 
 struct save_status {
@@ -17,5 +19,10 @@ struct save_status {
 };
 
 void save_status_get(struct server *server, struct save_status *out);
+
+/* Of a connection with a ticket: may its command go on? */
+bool save_has_ended(const struct conn *conn);
+/* It waits no more (nor does it if it never did). What it asked for goes on. */
+void save_forget(struct conn *conn);
 
 #endif

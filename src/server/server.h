@@ -70,15 +70,16 @@ struct server {
     /* any thread */
     _Atomic uint32_t
         phase; /* enum server_phase; release/acquire: pairs with every worker's look once a turn */
-    _Atomic uint64_t clients_max;            /* relaxed; CONFIG SET */
-    _Atomic uint64_t memory_bytes_max;       /* relaxed; CONFIG SET */
-    _Atomic bool ready;                      /* workers may be woken; release, pairs with server_progress */
-    _Atomic uint32_t clients;                /* relaxed: counted connections */
-    _Atomic uint32_t workers_running;        /* relaxed count; the last one to leave wakes the main thread */
-    _Atomic uint64_t http_told_us;           /* relaxed; the last warning about HTTP; 0: none */
-    _Atomic uint64_t save_ticket;            /* relaxed; the newest checkpoint that a client has asked for */
-    _Atomic uint64_t fault_flush;            /* relaxed; injection: flushes until one fails; 0: none */
-    _Atomic uint64_t fault_read;             /* the same for reads of values */
+    _Atomic uint64_t clients_max;      /* relaxed; CONFIG SET */
+    _Atomic uint64_t memory_bytes_max; /* relaxed; CONFIG SET */
+    _Atomic bool ready;                /* workers may be woken; release, pairs with server_progress */
+    _Atomic uint32_t clients;          /* relaxed: counted connections */
+    _Atomic uint32_t workers_running;  /* relaxed count; the last one to leave wakes the main thread */
+    _Atomic uint64_t http_told_us;     /* relaxed; the last warning about HTTP; 0: none */
+    _Atomic uint64_t save_ticket;      /* relaxed; the newest checkpoint that a client has asked for */
+    _Atomic bool backup_awaited;  /* a connection waits for one. acq_rel: taken and given back by workers */
+    _Atomic uint64_t fault_flush; /* relaxed; injection: flushes until one fails; 0: none */
+    _Atomic uint64_t fault_read;  /* the same for reads of values */
     _Atomic uint64_t operations_second;      /* relaxed; sampled by worker 0 */
     uint64_t sampled_us, sampled_operations; /* worker 0's */
 

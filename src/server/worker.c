@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/logger.h"
+#include "server/save.h"
 #include "server/server.h"
 #include "sys/clock.h"
 #include "sys/net.h"
@@ -419,18 +420,13 @@ static void resume_landed(struct worker *worker)
         resume(worker, CONN_OF(waiter, waiter));
 }
 
-static bool checkpoint_ended(const struct worker *worker, const struct conn *conn)
-{
-    return store_checkpoint_state(worker->server->store, conn->save_ticket) != STORE_CHECKPOINT_RUNNING;
-}
-
-/* Connections whose checkpoint has ended; all when the server stops, which waits for none. */
+/* Connections whose checkpoint or backup has ended; all when the server stops, which waits for none. */
 static void resume_saved(struct worker *worker)
 {
     for (struct conn_link *link = worker->saving.next, *next; link != &worker->saving; link = next) {
         struct conn *conn = CONN_OF(link, saving);
         next = link->next;
-        if (worker->stop_deadline_us || checkpoint_ended(worker, conn))
+        if (worker->stop_deadline_us || save_has_ended(conn))
             resume(worker, conn);
     }
 }
@@ -438,7 +434,7 @@ static void resume_saved(struct worker *worker)
 static bool is_saved(const struct worker *worker)
 {
     for (struct conn_link *link = worker->saving.next; link != &worker->saving; link = link->next)
-        if (checkpoint_ended(worker, CONN_OF(link, saving)))
+        if (save_has_ended(CONN_OF(link, saving)))
             return true;
     return false;
 }
@@ -546,7 +542,7 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 }
 
 /* Announces that this worker waits for progress, and looks once more. False: the commit point has moved
- * since, or a checkpoint has ended: go on. */
+ * since, or a checkpoint or backup has ended: go on. */
 static bool may_sleep(struct worker *worker)
 {
     bool waits = !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) ||

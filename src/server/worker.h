@@ -89,7 +89,7 @@ struct worker {
     struct conn_link dirty;  /* have output to look at, this turn */
     struct conn_link held;   /* have held replies */
     struct conn_link retry;  /* have input to go on with next turn */
-    struct conn_link saving; /* have a parked command that waits for a checkpoint */
+    struct conn_link saving; /* have a parked command that waits for a checkpoint or backup */
     struct conn_link all;
     struct flush_op flushes[LOG_FLUSHES_MAX];
     unsigned flushes_in_flight;

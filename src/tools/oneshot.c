@@ -1,5 +1,6 @@
-/* kvasir get, put, del, ls: one request (or a page at a time), then the end. */
+/* kvasir get, put, del, ls, backup: one request (or a page at a time), then the end. */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -269,6 +270,57 @@ int tool_ls(int argc, char **argv)
     rc = finish_output("ls", absent ? TOOL_ABSENT : TOOL_OK);
     if (!status_is_ok(&s))
         rc = fail("ls", &s);
+    client_close(client);
+    return rc;
+}
+
+/* The server takes absolute paths only; here they may count from the current folder. */
+static status_t absolute_path(const char *path, char out[PATH_MAX])
+{
+    size_t used = 0;
+    if (path[0] != '/') {
+        if (getcwd(out, PATH_MAX - 1) == NULL)
+            return status_errno(errno, "cannot tell the current folder");
+        used = strlen(out);
+        out[used++] = '/';
+    }
+    size_t len = strlen(path) + 1;
+    if (len > PATH_MAX - used)
+        return status_error(STATUS_INVALID, "the path %.64s... is too long", path);
+    memcpy(out + used, path, len);
+    return status_ok();
+}
+
+int tool_backup(int argc, char **argv)
+{
+    const char *connect = TOOL_CONNECT_DEFAULT;
+    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    struct client *client = NULL;
+    struct reply_item item = {0};
+    struct slice rest;
+    char path[PATH_MAX];
+    int count,
+        rc = options_begin("backup", "backup [OPTIONS] FOLDER",
+                           "Copies the data of a running server, on its machine, into a new folder: by "
+                           "hard links where\npossible, without stopping writes. `kvasir server --dir "
+                           "FOLDER` starts from it.",
+                           specs, argc, argv, 1, 1, &count);
+    if (rc >= 0)
+        return rc;
+    signal(SIGPIPE, SIG_IGN);
+    status_t s = absolute_path(argv[1], path);
+    if (status_is_ok(&s))
+        s = client_open(connect, &client);
+    if (status_is_ok(&s)) {
+        struct slice request[] = {SLICE_LITERAL("BACKUP"), text_slice(path)};
+        s = ask(client, 2, request, &item, &rest);
+    }
+    if (!status_is_ok(&s)) {
+        rc = fail("backup", &s);
+    } else {
+        printf("%s: %.*s\n", path, (int)item.text.len, item.text.data);
+        rc = finish_output("backup", TOOL_OK);
+    }
     client_close(client);
     return rc;
 }

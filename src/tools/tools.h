@@ -17,6 +17,7 @@ int tool_get(int argc, char **argv);
 int tool_put(int argc, char **argv);
 int tool_del(int argc, char **argv);
 int tool_ls(int argc, char **argv);
+int tool_backup(int argc, char **argv);
 int tool_load(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_log(int argc, char **argv);

@@ -1,13 +1,15 @@
-"""SAVE, BGSAVE and LASTSAVE: checkpoints on demand."""
+"""SAVE, BGSAVE and LASTSAVE: checkpoints on demand; BACKUP."""
 
 import glob
 import os
 import signal
+import subprocess
 import threading
 import time
 
 import pytest
 from kvasir_client import wait_until
+from kvasir_server import BINARY
 
 pytestmark = [pytest.mark.kvasir, pytest.mark.sanitize]
 
@@ -200,10 +202,120 @@ def test_saves_beside_writes(saver):
         assert c("GET", f"1:{counts[1] - 1}") == b"v"
 
 
+def copied(server, make_server, folder):
+    """A server started from a backup, on another port."""
+    copy = make_server(*server.options)
+    os.rename(folder, copy.data)
+    return copy.start()
+
+
+def test_backup_while_it_is_written_to(saver, make_server, tmp_path):
+    folder = str(tmp_path / "copy")
+    with saver.start().client() as c:
+        c.pipeline(["SET", f"key:{i}", b"v" * 3000] for i in range(2000))
+        done = threading.Event()
+
+        def write():
+            with saver.client() as writer:
+                i = 0
+                while not done.is_set():
+                    assert writer("SET", f"later:{i}", "x") == "OK"
+                    i += 1
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        reply = c("BACKUP", folder + "//")
+        done.set()
+        thread.join()
+        words = reply.split()
+        assert words[0] == "OK" and words[2] == "files," and int(words[1]) >= 2, reply
+        size = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+        assert size >= int(words[3]) + int(words[6]), reply
+        assert os.listdir(tmp_path) == ["copy"]
+        assert c.error("BACKUP", folder).startswith(f"ERR the backup failed: {folder} exists already")
+        with copied(saver, make_server, folder).client() as other:
+            assert other("MGET", *(f"key:{i}" for i in range(2000))) == [b"v" * 3000] * 2000
+            assert other("DBSIZE") <= c("DBSIZE")
+            other("SET", "key:1", "only there")
+            assert c("GET", "key:1") == b"v" * 3000
+        assert c("SET", "key:2", "only here") == "OK"
+    saver.kill()
+    with saver.start().client() as c:
+        assert [c("GET", "key:1"), c("GET", "key:2")] == [b"v" * 3000, b"only here"]
+
+
+def test_backup_refuses(saver, tmp_path):
+    with saver.start().client() as c:
+        for path in ("", "/", "//", "relative/folder", "/tmp/with\0zero"):
+            assert c.error("BACKUP", path) == "ERR BACKUP needs the absolute path of a folder that does not exist yet"
+        assert c.error("BACKUP", "/" + "x" * 5000).startswith("ERR the path is longer than ")
+        assert c.error("BACKUP", "/" + "x" * 4000).startswith("ERR the backup failed: ")
+        missing = str(tmp_path / "no" / "folder")
+        assert missing in c.error("BACKUP", missing)
+        assert "wrong number" in c.error("BACKUP")
+        assert os.listdir(tmp_path) == []
+        assert c("BACKUP", str(tmp_path / "copy")).startswith("OK ")
+
+
+def test_backups_one_at_a_time(slow_saver, tmp_path):
+    with slow_saver.client() as c, slow_saver.client() as other, slow_saver.client() as third:
+        unflushed(c)
+        number = c("CLIENT", "ID")
+        c.send(b"BACKUP %s\r\nGET k\r\n" % str(tmp_path / "first").encode())
+        wait_until(lambda: fields(third, "kvasir")["parked_commands"] == "1", what="the parked command")
+        assert other.error("BACKUP", str(tmp_path / "second")) == "ERR another backup is in progress"
+        assert c.reply().startswith("OK ")
+        assert c.reply() == b"v"
+        assert other("BACKUP", str(tmp_path / "second")).startswith("OK ")
+        unflushed(other)
+        c.send(b"BACKUP %s\r\n" % str(tmp_path / "third").encode())
+        wait_until(lambda: fields(third, "kvasir")["parked_commands"] == "1", what="the parked command")
+        assert third("CLIENT", "KILL", "ID", number) == 1
+        assert c.at_end()
+        assert other.error("BACKUP", str(tmp_path / "fourth")) == "ERR another backup is in progress"
+        wait_until(lambda: "third" in os.listdir(tmp_path), what="the backup that nobody waits for")
+
+        def possible():
+            other.send(b"BACKUP %s\r\n" % str(tmp_path / "fourth").encode())
+            return str(other.reply()).startswith("OK ")
+
+        wait_until(possible, what="a fourth backup")
+    assert sorted(os.listdir(tmp_path)) == ["first", "fourth", "second", "third"]
+
+
+def test_stopping_gives_a_backup_up(slow_saver, tmp_path):
+    with slow_saver.client() as c, slow_saver.client() as other:
+        unflushed(c)
+        c.send(b"BACKUP %s\r\n" % str(tmp_path / "copy").encode())
+        wait_until(lambda: fields(other, "kvasir")["parked_commands"] == "1", what="the parked command")
+        slow_saver.process.send_signal(signal.SIGTERM)
+        reply = str(c.reply())
+        assert reply.startswith(("OK ", "ERR the server is stopping", "ERR the backup failed: ")), reply
+    assert slow_saver.process.wait(20) == 0
+    assert os.listdir(tmp_path) in ([], ["copy"])
+    assert (os.listdir(tmp_path) == ["copy"]) or not reply.startswith("OK ")
+
+
+def test_the_tool_backup(saver, make_server, tmp_path):
+    with saver.start().client() as c:
+        c("SET", "k", "v")
+
+    def backup(path):
+        return subprocess.run([BINARY, "backup", "--connect", f"127.0.0.1:{saver.port}", path], cwd=tmp_path,
+                              capture_output=True, text=True, timeout=60)  # fmt: skip
+
+    result = backup("copy")  # counts from the tool's folder, not from the server's
+    assert result.returncode == 0 and " files, " in result.stdout and result.stderr == "", result
+    with copied(saver, make_server, str(tmp_path / "copy")).client() as c:
+        assert c("GET", "k") == b"v"
+    result = backup("no/copy")
+    assert result.returncode == 2 and result.stdout == "" and "the backup failed" in result.stderr, result
+
+
 def test_without_a_disk(make_server):
     server = make_server("--durability", "none").start()
     with server.client() as c:
-        for command in ("SAVE", "BGSAVE"):
-            assert c.error(command) == "ERR nothing is kept on disk with --durability none"
+        for command in (["SAVE"], ["BGSAVE"], ["BACKUP", "/tmp/kvasir-none"]):
+            assert c.error(*command) == "ERR nothing is kept on disk with --durability none"
         assert abs(c("LASTSAVE") - time.time()) < 20
         assert fields(c, "persistence")["rdb_bgsave_in_progress"] == "0"

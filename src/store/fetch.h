@@ -34,8 +34,8 @@ enum store_result fetch_look(struct store_worker *sw, uint64_t hash, struct slic
                              uint32_t len, const char **value);
 
 /* Provided by the index's side of the store: a value has come from disk and checks. One call is one touch of
- * a cold key (not a scan's); the second one may put the value back into its node. True if the key's value is
- * in memory now. Called inside the worker's turn. */
+ * a cold key (not a scan's); the second one may put the value back into its node, without a memory cap the
+ * first, and a scan's. True if the key's value is in memory now. Called inside the worker's turn. */
 bool store_value_arrived(struct store_worker *sw, const struct store_key *key, uint64_t address,
                          struct slice value, bool scan);
 

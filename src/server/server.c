@@ -97,19 +97,27 @@ static void make_run_id(struct server *server)
         snprintf(server->run_id + 2 * i, 3, "%02x", bytes[i]);
 }
 
-/* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value; load:PATH: see wait_at_half.
- * For tests. */
+/* The number behind a name in the list of faults; 0: it is not there. */
+static uint64_t fault_number(const char *faults, const char *name)
+{
+    const char *at = strstr(faults, name);
+    return at ? strtoull(at + strlen(name), NULL, 10) : 0;
+}
+
+/* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value; checkpoint:BYTES: see
+ * store_config.checkpoint_bytes; or several of them with commas; load:PATH: see wait_at_half. For tests. */
 static void read_fault(struct server *server)
 {
     const char *fault = getenv("KVASIR_FAULT");
     if (fault == NULL)
         return;
-    if (strncmp(fault, "flush:", 6) == 0)
-        server->fault_flush = strtoull(fault + 6, NULL, 10);
-    if (strncmp(fault, "read:", 5) == 0)
-        server->fault_read = strtoull(fault + 5, NULL, 10);
-    if (strncmp(fault, "load:", 5) == 0)
+    if (strncmp(fault, "load:", 5) == 0) {
         server->fault_load = fault + 5;
+    } else {
+        server->fault_flush = fault_number(fault, "flush:");
+        server->fault_read = fault_number(fault, "read:");
+        server->checkpoint_bytes = fault_number(fault, "checkpoint:");
+    }
     LOG_WARNING("fault injection is on: KVASIR_FAULT=%s", fault);
 }
 
@@ -138,6 +146,7 @@ static status_t open_store(struct server *server)
         .memory_bytes_max = config->memory_bytes,
         .workers = server->worker_count,
         .io_depth = (unsigned)config->io_depth,
+        .checkpoint_bytes = server->checkpoint_bytes,
         .on_progress = server_progress,
         .load_progress = load_progress,
         .context = server,

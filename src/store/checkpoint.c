@@ -26,13 +26,15 @@
 
 enum {
     STEP_KEYS = 1000,
-    STEP_KEYS_SIMULATED = 3, /* so that others come in between */
+    STEP_KEYS_TESTED = 3, /* so that others come in between */
+    STEP_PAUSE_US_TESTED = 20,
     BYTES_PER_SECOND = 64 << 20,
     /* Of log between two checkpoints made by themselves, and between such as follow closely: replaying that
      * much takes some seconds. */
     LOGGED_BYTES_LEAST = 512 << 20,
     CLOSELY_MS = 30000,
     RETRY_FIRST_MS = 10000,
+    RETRY_FIRST_MS_TESTED = 100,
     RETRY_LAST_MS = 600000,
     DURABLE_POLL_US = 1000, /* how often it looks whether the log has come so far */
 };
@@ -65,6 +67,7 @@ static bool is_due(struct store *store)
 {
     struct keeper *k = &store->keeper;
     uint64_t logged, least = LOGGED_BYTES_LEAST, now_ms = clock_monotonic_us() / 1000;
+    uint64_t tested = store->config.checkpoint_bytes;
     pthread_mutex_lock(&k->mutex);
     bool wanted = k->requested > k->ended;
     pthread_mutex_unlock(&k->mutex);
@@ -77,7 +80,7 @@ static bool is_due(struct store *store)
         least = LOGGED_BYTES_CLOSELY;
     if (k->toc_count && k->tocs[0].bytes > least)
         least = k->tocs[0].bytes;
-    return logged - k->logged_bytes > least;
+    return logged - k->logged_bytes > (tested ? tested : least);
 }
 
 static void begin(struct store *store)
@@ -134,7 +137,8 @@ static void end(struct store *store, const status_t *failure)
 static void fail(struct store *store, const status_t *s)
 {
     struct keeper *k = &store->keeper;
-    k->retry_delay_ms = k->retry_delay_ms ? k->retry_delay_ms * 2 : RETRY_FIRST_MS;
+    uint64_t first_ms = store->config.checkpoint_bytes ? RETRY_FIRST_MS_TESTED : RETRY_FIRST_MS;
+    k->retry_delay_ms = k->retry_delay_ms ? k->retry_delay_ms * 2 : first_ms;
     if (k->retry_delay_ms > RETRY_LAST_MS)
         k->retry_delay_ms = RETRY_LAST_MS;
     k->retry_ms = clock_monotonic_us() / 1000 + k->retry_delay_ms;
@@ -189,7 +193,8 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
     struct ordered_cursor cursor;
     struct store_worker *sw = store->keeper.sw;
     const struct node *node;
-    unsigned keys = 0, most = store->config.no_threads ? STEP_KEYS_SIMULATED : STEP_KEYS;
+    bool tested = store->config.no_threads || store->config.checkpoint_bytes;
+    unsigned keys = 0, most = tested ? STEP_KEYS_TESTED : STEP_KEYS;
     status_t s = status_ok();
     bool busy = false;
     store_turn_begin(sw);
@@ -312,8 +317,10 @@ static status_t publish(struct store *store, struct checkpoint *c)
 }
 
 /* How long to pause so that no more than BYTES_PER_SECOND are written. */
-static uint64_t pause_us(const struct checkpoint *c)
+static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
 {
+    if (store->config.checkpoint_bytes)
+        return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
     uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;
     return planned > spent ? planned - spent : 0;
@@ -341,7 +348,7 @@ bool checkpoint_step(struct store *store, uint64_t *wait_us)
         break;
     case PHASE_WALK:
         s = walk(store, c, &done);
-        *wait_us = status_is_ok(&s) ? pause_us(c) : 0;
+        *wait_us = status_is_ok(&s) ? pause_us(store, c) : 0;
         if (!done || !status_is_ok(&s))
             break;
         s = finish(store, c);

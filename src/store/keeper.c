@@ -15,6 +15,7 @@
 enum {
     IDLE_US = 100000, /* how often the keeper looks whether a checkpoint is due */
     KEEPER_NICE = 5,
+    IDLE_US_TESTED = 1000,
 };
 
 void keeper_init(struct store *store)
@@ -103,10 +104,11 @@ static void *keeper_main(void *context)
     struct store *store = context;
     /* Where a worker has the same core it comes first. Linux takes a thread for a process here. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), KEEPER_NICE);
+    uint64_t idle_us = store->config.checkpoint_bytes ? IDLE_US_TESTED : IDLE_US;
     for (;;) {
         uint64_t wait_us;
         bool more = keeper_step(store, &wait_us);
-        if (keeper_wait(&store->keeper, more ? wait_us : IDLE_US, !more))
+        if (keeper_wait(&store->keeper, more ? wait_us : idle_us, !more))
             return NULL;
     }
 }

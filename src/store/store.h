@@ -36,6 +36,8 @@ struct store_config {
     unsigned io_depth; /* reads of one worker in flight at most; 0: STORE_IO_DEPTH_DEFAULT */
     bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
                       */
+    uint64_t checkpoint_bytes; /* tests: of log between two checkpoints, which then come without the usual
+                                  pauses but in small steps; 0: as documented */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
     void (*on_progress)(void *context);
     void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);

@@ -1,18 +1,22 @@
 """Crash tests: SIGKILL under load, restart, and everything that anybody was told must still hold.
 
-50 connections write (SET, INCR, DEL, MSET, APPEND, on keys of their own and on shared ones) and read; each writes down
-what it was told. At a random moment the server is killed. After the restart is checked:
+50 connections write (SET, INCR, DEL, MSET, APPEND, DELTREE, on keys of their own and on shared ones) and read; each
+writes down what it was told. In most rounds there is memory for few of the values, so that most are only on disk, and
+checkpoints are under way nearly all the time. At a random moment the server is killed, now and then also while it
+stops or starts. After the restart is checked:
   - every acknowledged write is there, or a later one of the same key;
   - nothing a reader saw is gone: no value, no count, no nil after a delete;
   - a MSET is there whole or not at all;
   - what was in flight is either done or not, never something else.
-Rounds continue on the same folder, so that a recovered log is crashed again. The last line is "N passed, N failed".
+Rounds continue on the same folder, so that a recovered log is crashed again. Two runs of the same seed do the same,
+but not at the same moments. The last line is "N passed, N failed".
 
 usage: crash.py [--binary build/kvasir] [--rounds 50] [--seed N] [--keep]"""
 
 import argparse
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,11 +26,15 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "clients"))
 
 from kvasir_client import Client, Error, encode  # noqa: E402
-from kvasir_server import Server  # noqa: E402
+from kvasir_server import IS_REDIS, Server  # noqa: E402
 
 CONNECTIONS = 50
 READERS = 10
 SHARED = 8
+OWN = 150  # keys of a connection's own
+SIZES = [0, 0, 10, 100, 500, 1000, 2000, 4000, 9000, 30000]
+APPENDED_MAX = 20000
+MEMORY = "32M"  # too little for the values
 
 
 class Violation(Exception):
@@ -46,7 +54,8 @@ class Own:
         self.acknowledged = 0
 
     def key(self):
-        return b"own/%d/%d" % (self.me, self.rng.randrange(12))
+        n = self.rng.randrange(OWN if self.rng.random() < 0.7 else 12)
+        return b"own/%d/%d/%d" % (self.me, n % 5, n)
 
     def last(self, key):
         return self.possible.get(key, [None])[-1]
@@ -56,8 +65,17 @@ class Own:
         self.serial += 1
         kind = self.rng.random()
         value = b"%d:%d" % (self.me, self.serial)
-        if kind < 0.35:
-            pad = b"x" * self.rng.choice([0, 0, 10, 100, 5000])
+        if kind < 0.15:
+            key = self.key()
+            return ["GET", key], {}, self.last(key)
+        if kind < 0.2:
+            return ["EXPIRE", key := self.key(), 100000], {}, int(self.last(key) is not None)
+        if kind < 0.205 and not IS_REDIS:
+            tree = b"own/%d/%d" % (self.me, self.rng.randrange(5))
+            keys = [k for k in self.possible if k.startswith(tree + b"/") and self.last(k) is not None]
+            return ["DELTREE", tree], dict.fromkeys(keys), len(keys)
+        if kind < 0.4:
+            pad = b"x" * self.rng.choice(SIZES)
             return ["SET", key := self.key(), value + pad], {key: value + pad}, "OK"
         if kind < 0.5:
             key = self.key()
@@ -70,7 +88,7 @@ class Own:
         if kind < 0.8:
             key = self.key()
             new = (self.last(key) or b"") + b"+" + value
-            if len(new) > 20000:
+            if len(new) > APPENDED_MAX:
                 return ["SET", key, value], {key: value}, "OK"
             return ["APPEND", key, b"+" + value], {key: new}, len(new)
         keys = sorted({self.key() for _ in range(4)})
@@ -96,13 +114,19 @@ class Own:
 
     def check(self, c):
         """After the restart. What is found becomes the only truth."""
-        for key, possible in self.possible.items():
-            found = c("GET", key)
-            if found not in possible:
-                raise Violation(f"{key!r} is {show(found)}; acknowledged was {show(possible[0])}, "
-                                f"in flight {[show(v) for v in possible[1:]]}")  # fmt: skip
-            # Values may repeat only as None, so this is unambiguous enough for the next round.
-            self.possible[key] = [found]
+        keys = list(self.possible)
+        for start in range(0, len(keys), 50):
+            part = keys[start : start + 50]
+            for key, found in zip(part, c.pipeline(["GET", key] for key in part)):
+                self.check_key(key, found)
+
+    def check_key(self, key, found):
+        possible = self.possible[key]
+        if isinstance(found, Error) or found not in possible:
+            raise Violation(f"{key!r} is {show(found)}; acknowledged was {show(possible[0])}, "
+                            f"in flight {[show(v) for v in possible[1:]]}")  # fmt: skip
+        # Values may repeat only as None, so this is unambiguous enough for the next round.
+        self.possible[key] = [found]
 
 
 class Shared:
@@ -292,6 +316,8 @@ class Watcher:
 
 
 def show(value):
+    if isinstance(value, Error):
+        return str(value)
     return "nil" if value is None else repr(value[:60] + b"..." if len(value) > 60 else value)
 
 
@@ -329,6 +355,32 @@ class Round:
             raise self.violations[0]
 
 
+class Tally:
+    """What the rounds have met; a run that met too little of it proves nothing."""
+
+    def __init__(self):
+        self.in_checkpoint = 0  # kills while one was being written
+        self.from_toc = 0  # starts
+        self.cold = 0  # values read from disk
+
+    def __str__(self):
+        return (f"{self.in_checkpoint} kills in a checkpoint, {self.from_toc} starts from one, "
+                f"{self.cold} values read from disk")  # fmt: skip
+
+
+def choose(rng, number):
+    """Options and environment of a round's server."""
+    options = ["--io", ["uring", "epoll"][number % 2], "--threads", rng.choice([1, 2, 2])]
+    env = {}
+    if IS_REDIS:
+        return options, env
+    if rng.random() < 0.8:
+        options += ["--memory", MEMORY]
+    if rng.random() < 0.8:
+        env["KVASIR_FAULT"] = f"checkpoint:{rng.choice([1, 1, 1, 100000, 1000000])}"
+    return options, env
+
+
 def main():
     parser = argparse.ArgumentParser(description="SIGKILL under load, and what must survive it")
     parser.add_argument("--binary", default="build/kvasir")
@@ -343,24 +395,25 @@ def main():
     print(f"seed {seed}", flush=True)
     base = tempfile.mkdtemp(prefix="kvasir-crash-")
     state = None
+    tally = Tally()
     for number in range(options.rounds):
         # A new folder now and then; in between the same log is crashed again and again.
         if state is None or number % 10 == 0:
             state = fresh(rng)
             folder = os.path.join(base, f"folder-{number}")
-        io = ["uring", "epoll"][number % 2]
-        threads = rng.choice([1, 2, 2])
-        server = Server("--io", io, "--threads", threads, directory=folder, binary=os.path.abspath(options.binary))
-        os.makedirs(folder, exist_ok=True)
+            os.makedirs(folder)
+        what, env = choose(rng, number)
+        server = Server(*what, directory=folder, env=env, binary=os.path.abspath(options.binary))
+        title = f"round {number + 1}: {' '.join(map(str, what))} {env.get('KVASIR_FAULT', '')}"
         before = sum(w.acknowledged for w in state if hasattr(w, "acknowledged"))
         try:
-            one_round(server, state, rng)
+            one_round(server, state, rng, tally)
             passed += 1
             done = sum(w.acknowledged for w in state if hasattr(w, "acknowledged")) - before
-            print(f"round {number + 1}: {io}, {threads} threads: {done} acknowledged writes, all there", flush=True)
+            print(f"{title}: {done} acknowledged, all there", flush=True)
         except (Violation, AssertionError, Error, OSError, EOFError) as failure:
             failed += 1
-            print(f"round {number + 1}: {io}, {threads} threads: FAILED (seed {seed}): {type(failure).__name__}: {failure}", flush=True)
+            print(f"{title}: FAILED (seed {seed}): {type(failure).__name__}: {failure}", flush=True)
             print(f"  folder kept: {folder}", flush=True)
             options.keep = True
             state = None
@@ -368,9 +421,11 @@ def main():
             server.destroy()
         if failed >= 5:
             break
+    print(tally)
+    if not IS_REDIS and options.rounds >= 30 and not failed and not (tally.in_checkpoint and tally.from_toc and tally.cold):
+        print("FAILED: the rounds did not meet what they are for")
+        failed += 1
     if not options.keep:
-        import shutil
-
         shutil.rmtree(base, ignore_errors=True)
     print(f"{passed} passed, {failed} failed")
     return 1 if failed else 0
@@ -390,7 +445,35 @@ def fresh(rng):
     ]
 
 
-def one_round(server, state, rng):
+def has_toc(server, suffix):
+    return any(name.startswith("toc-") and name.endswith(suffix) for name in os.listdir(server.data))
+
+
+def kill_somehow(server, round_, rng):
+    """SIGKILL, sometimes while it is stopping already."""
+    round_.dying = True
+    died = server.process.poll()
+    if rng.random() < 0.15:
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(rng.uniform(0, 0.03))
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait()
+    round_.join()
+    if died is not None:
+        raise Violation(f"the server died by itself with {died}: {server.log()[-2000:]}")
+
+
+def start_again(server, rng, tally):
+    """Sometimes with kills while it is starting."""
+    while rng.random() < 0.3:
+        server.spawn()
+        time.sleep(rng.uniform(0, 0.08))
+        server.kill()
+    tally.from_toc += has_toc(server, ".kv")
+    server.start()
+
+
+def one_round(server, state, rng, tally):
     server.start()
     round_ = Round(server.address)
     for worker in state:
@@ -399,18 +482,16 @@ def one_round(server, state, rng):
         if hasattr(worker, "work"):
             round_.go(worker.work)
     time.sleep(rng.uniform(0.05, 0.8))  # the random moment
-    round_.dying = True
-    died = server.process.poll()
-    server.process.send_signal(signal.SIGKILL)
-    server.process.wait()
-    round_.join()
-    if died is not None:
-        raise Violation(f"the server died by itself with {died}: {server.log()[-2000:]}")
-    server.start()
+    kill_somehow(server, round_, rng)
+    tally.in_checkpoint += has_toc(server, ".tmp")
+    start_again(server, rng, tally)
     with server.client() as c:
         for worker in state:
             if hasattr(worker, "check"):
                 worker.check(c)
+        if not IS_REDIS:
+            info = c("INFO", "kvasir").decode()
+            tally.cold += int(info.split("cold_preads:")[1].split()[0])
     # The second kill comes right after the restart: what recovery wrote must hold too.
     server.kill()
 

@@ -400,7 +400,7 @@ static status_t open_parts(struct log *log)
     TRY(open_folder(log));
     TRY(init_pool(log));
     if (log->config.on_locked)
-        TRY(log->config.on_locked(log->config.context, log->folder, &log->config.start_lsn));
+        TRY(log->config.on_locked(log->config.context, log->folder, &log->config));
     TRY(log_replay(&log->config, log->folder, &end));
     log->previous_lsn = end.previous_lsn;
     log->next_number = end.last_number + 1;

@@ -63,10 +63,12 @@ struct log_config {
      * it. Records below are not replayed; segment files that lie below it as a whole are listed and otherwise
      * left alone, some may be missing. */
     uint64_t start_lsn;
+    /* What a checkpoint knows of the log: it was durable up to here. A log that ends before is damaged. */
+    uint64_t known_lsn;
     /* Called during log_open when the folder is locked, before anything in it is looked at: the place to read
-     * a checkpoint. It may change *start_lsn, and may list segments (log_list_segment). A failure ends
-     * log_open with it. May be NULL. */
-    status_t (*on_locked)(void *context, int folder, uint64_t *start_lsn);
+     * a checkpoint. It may set start_lsn and known_lsn, and may list segments (log_list_segment). A failure
+     * ends log_open with it. May be NULL. */
+    status_t (*on_locked)(void *context, int folder, struct log_config *config);
     /* Called during log_open with all records (from start_lsn on) in log order, up to LOG_REPLAY_RECORDS_MAX
      * at a time, so that their look-ups can overlap; the slices are valid during the call. A transaction's
      * records come without the frame. A failure ends log_open with it. May be NULL. */

@@ -258,11 +258,24 @@ static status_t check_size(const struct reader *r, uint64_t end_offset)
                         r->path, name, r->file_bytes, r->segment.bytes);
 }
 
+/* The open segment's batch follows one that the chain has not. */
+static status_t missing_before(const struct reader *r, uint64_t previous_lsn)
+{
+    char name[SEGMENT_NAME_BYTES], missing[SEGMENT_NAME_BYTES];
+    segment_name(name, r->segment.number);
+    segment_name(missing, previous_lsn >> LOG_SEGMENT_SHIFT);
+    return status_error(STATUS_CORRUPT,
+                        "%s/%s goes on behind LSN %" PRIu64 " in %s, which is missing or damaged; restore it "
+                        "from a copy (`kvasir log` shows what is readable)",
+                        r->path, name, previous_lsn, missing);
+}
+
 /* The chain ends too early. */
 static status_t damaged(const struct reader *r, uint64_t durable_lsn)
 {
     char name[SEGMENT_NAME_BYTES];
-    uint64_t place = r->end_lsn ? r->end_lsn : segment_lsn(r->numbers[r->first], LOG_BLOCK_BYTES);
+    uint64_t number = r->first < r->count ? r->numbers[r->first] : durable_lsn >> LOG_SEGMENT_SHIFT;
+    uint64_t place = r->end_lsn ? r->end_lsn : segment_lsn(number, LOG_BLOCK_BYTES);
     segment_name(name, place >> LOG_SEGMENT_SHIFT);
     return status_error(
         STATUS_CORRUPT,
@@ -287,7 +300,7 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
 {
     struct batch_header h;
     const char *data;
-    bool valid;
+    bool valid = false;
     while (!r->stopped) {
         TRY(read_batch(r, offset, &valid, &h, &data));
         if (!valid || !is_next(r, &h))
@@ -302,7 +315,14 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
             r->config->replay_progress(r->config->context, r->done_bytes + offset, r->total_bytes);
     }
     r->done_bytes += r->file_bytes;
-    return r->stopped ? status_ok() : check_size(r, offset);
+    if (r->stopped)
+        return status_ok();
+    /* A batch that follows another than the last: it may have overtaken one that was lost in a crash, but not
+     * in the log's first file, nor in one that recovery has cut, for then it was there once. */
+    bool is_stranger = valid && h.previous_lsn > r->previous_lsn;
+    if (is_stranger && (r->file_bytes < r->segment.bytes || (r->previous_lsn == 0 && index == r->first)))
+        return missing_before(r, h.previous_lsn);
+    return check_size(r, offset);
 }
 
 /* Follows the chain from where it has ended so far. */
@@ -360,7 +380,11 @@ static status_t judge(struct reader *r)
         segment_close(r);
         TRY(s);
     }
-    return witness ? damaged(r, durable) : status_ok();
+    if (witness)
+        return damaged(r, durable);
+    /* A checkpoint is a witness too, unless nothing was in that segment yet. */
+    uint64_t known = r->config ? r->config->known_lsn : 0;
+    return lsn_offset(known) > LOG_BLOCK_BYTES && r->end_lsn < known ? damaged(r, known) : status_ok();
 }
 
 /* What was read is made durable (the writes of a killed process may have got only as far as the disk's cache,

@@ -87,6 +87,6 @@ void checkpoint_abandon(struct store *store);
 
 /* log_config.on_locked: removes what a crash has left, and fills the index from the newest toc that is good.
  * context: struct replay. */
-status_t store_load(void *context, int folder, uint64_t *start_lsn);
+status_t store_load(void *context, int folder, struct log_config *config);
 
 #endif

@@ -278,7 +278,7 @@ static bool is_damage(const status_t *s)
     return s->code != STATUS_INVALID && s->code != STATUS_UNSUPPORTED;
 }
 
-static status_t load_newest(struct store *store, struct found *f, uint64_t *start_lsn)
+static status_t load_newest(struct store *store, struct found *f, struct log_config *config)
 {
     struct keeper *k = &store->keeper;
     for (size_t i = 0; i < f->count && k->toc_count < KEEPER_TOCS_KEPT; i++) {
@@ -290,7 +290,9 @@ static status_t load_newest(struct store *store, struct found *f, uint64_t *star
         if (status_is_ok(&s)) {
             keep(k, toc_info(toc));
             if (first)
-                *start_lsn = toc_info(toc)->start_lsn;
+                config->start_lsn = toc_info(toc)->start_lsn;
+            if (config->known_lsn < toc_info(toc)->end_lsn)
+                config->known_lsn = toc_info(toc)->end_lsn;
         }
         toc_close(toc);
         if (status_is_ok(&s))
@@ -304,7 +306,7 @@ static status_t load_newest(struct store *store, struct found *f, uint64_t *star
     return status_ok();
 }
 
-status_t store_load(void *context, int folder, uint64_t *start_lsn)
+status_t store_load(void *context, int folder, struct log_config *config)
 {
     struct store *store = ((struct replay *)context)->store;
     struct found f = {.disk = store->config.disk, .folder = folder};
@@ -312,7 +314,7 @@ status_t store_load(void *context, int folder, uint64_t *start_lsn)
     status_t s = find_tocs(store, &f);
     if (status_is_ok(&s) && f.count) {
         store->keeper.next_number = f.numbers[0] + 1;
-        s = load_newest(store, &f, start_lsn);
+        s = load_newest(store, &f, config);
     }
     free(f.numbers);
     return s;

@@ -355,19 +355,20 @@ static void test_damaged_header_below(void **state)
 struct checkpoint {
     struct sim_disk *sim;
     struct segments *table;
-    uint64_t start_lsn;
+    uint64_t start_lsn, known_lsn;
     bool fails;
 };
 
 static struct checkpoint *checkpoint;
 
-static status_t read_checkpoint(void *context, int folder, uint64_t *start_lsn)
+static status_t read_checkpoint(void *context, int folder, struct log_config *config)
 {
     struct checkpoint *c = checkpoint;
     struct segment_file *file;
     assert_true(c->sim->locked);
-    assert_int_equal(*start_lsn, 0);
-    *start_lsn = c->start_lsn;
+    assert_int_equal(config->start_lsn, 0);
+    config->start_lsn = c->start_lsn;
+    config->known_lsn = c->known_lsn;
     if (c->fails)
         return status_error(STATUS_INVALID, "no checkpoint fits");
     TRY(log_list_segment(&c->sim->disk, folder, "sim", c->table, 1, &file));
@@ -399,6 +400,40 @@ static void test_on_locked(void **state)
     log_close(log);
     segments_destroy(c.table);
     assert_int_equal(sim_disk_opens(sim), 0);
+    sim_disk_destroy(sim);
+}
+
+/* A log whose last segments are gone does not show it; a checkpoint that was written behind them does. */
+static void test_known_end(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_log(), *copy = sim_disk_create(2);
+    uint64_t last = number_of(RECORDS);
+    char name[SEGMENT_NAME_BYTES];
+    for (unsigned first = 0; first <= RECORDS; first++) {
+        for (int known = 0; known < 2; known++) {
+            struct log_config config = config_of(copy, first ? tails[first] : 0, first);
+            struct log *log;
+            sim_disk_copy(copy, sim);
+            config.known_lsn = tails[RECORDS];
+            status_t s = log_open(&config, &log);
+            assert_true(status_is_ok(&s)); /* the whole log */
+            assert_int_equal(replayed, RECORDS - first);
+            log_close(log);
+            if (number_of(first) == last)
+                break;
+            sim_disk_copy(copy, sim);
+            segment_name(name, last);
+            assert_int_equal(copy->disk.ops->remove(&copy->disk, 0, name), 0);
+            config = config_of(copy, first ? tails[first] : 0, first);
+            config.known_lsn = known ? tails[RECORDS] : 0;
+            s = log_open(&config, &log);
+            assert_int_equal(s.code, known ? STATUS_CORRUPT : STATUS_OK);
+            if (!known)
+                log_close(log);
+        }
+    }
+    sim_disk_destroy(copy);
     sim_disk_destroy(sim);
 }
 
@@ -543,6 +578,7 @@ int main(void)
         cmocka_unit_test(test_end_before_the_start),
         cmocka_unit_test(test_damaged_header_below),
         cmocka_unit_test(test_on_locked),
+        cmocka_unit_test(test_known_end),
         cmocka_unit_test(test_remove),
         cmocka_unit_test(test_remove_while_running),
         cmocka_unit_test(test_remove_keeps_what_is_needed),

@@ -6,7 +6,7 @@
 #include "base/check.h"
 
 enum {
-    PAGE_SLOTS = 1024,
+    PAGE_SLOTS = 1 << SEGMENTS_PAGE_SHIFT,
     PAGES = (SEGMENT_NUMBER_MAX + 1) / PAGE_SLOTS,
     KINDS = 2, /* log, data */
     DIRECT_UNIT_MIN = 512,
@@ -78,6 +78,8 @@ static void list_remove(struct file_list *list, struct segment_file *file)
         list->last = before;
 }
 
+static void lanes_free(struct segments *s);
+
 /* ---- life ---- */
 
 struct segments *segments_create(struct disk *disk)
@@ -117,7 +119,7 @@ void segments_destroy(struct segments *s)
             free(atomic_load_explicit(&s->pages[kind][i], memory_order_relaxed));
         free(s->pages[kind]);
     }
-    segments_live_clear(s);
+    lanes_free(s);
     pthread_mutex_destroy(&s->mutex);
     free(s);
 }
@@ -260,36 +262,35 @@ void segments_release(struct segment_file *file)
 
 /* ---- what is live ---- */
 
-static struct live_page *live_page_make(struct segments *s, unsigned lane, bool data, uint64_t page)
+void segments_lane_attach(struct segments_lane *lane, struct segments *segments, unsigned index)
 {
-    CHECK(lane < SEGMENT_LANES_MAX);
-    struct lane *l = atomic_load_explicit(&s->lanes[lane], memory_order_relaxed);
+    CHECK(index < SEGMENT_LANES_MAX);
+    *lane = (struct segments_lane){.segments = segments, .index = index};
+}
+
+_Atomic int64_t *segments_lane_page(struct segments_lane *lane, uint64_t address)
+{
+    struct segments *s = lane->segments;
+    unsigned kind = (unsigned)(address >> 63);
+    uint64_t number = (address & ~SEGMENT_DATA_ADDRESS) >> LOG_SEGMENT_SHIFT >> SEGMENTS_PAGE_SHIFT;
+    struct lane *l = atomic_load_explicit(&s->lanes[lane->index], memory_order_relaxed);
     if (l == NULL) {
         l = calloc(1, sizeof *l);
         CHECK(l != NULL);
         /* Release, both: pair with lane_bytes. What they point to is empty. */
-        atomic_store_explicit(&s->lanes[lane], l, memory_order_release);
+        atomic_store_explicit(&s->lanes[lane->index], l, memory_order_release);
     }
-    struct live_page *made = calloc(1, sizeof *made);
-    CHECK(made != NULL);
-    atomic_store_explicit(&l->pages[data][page], made, memory_order_release);
-    if (l->pages_end[data] <= page)
-        l->pages_end[data] = page + 1;
-    return made;
-}
-
-void segments_live(struct segments *s, unsigned lane, uint64_t address, int64_t weight)
-{
-    uint64_t number = (address & ~SEGMENT_DATA_ADDRESS) >> LOG_SEGMENT_SHIFT;
-    struct lane *l = atomic_load_explicit(&s->lanes[lane], memory_order_relaxed);
-    struct live_page *page =
-        l ? atomic_load_explicit(&l->pages[address >> 63][number / PAGE_SLOTS], memory_order_relaxed) : NULL;
-    if (UNLIKELY(page == NULL))
-        page = live_page_make(s, lane, address >> 63, number / PAGE_SLOTS);
-    _Atomic int64_t *bytes = &page->bytes[number % PAGE_SLOTS];
-    /* No read-modify-write: nobody else writes here. */
-    atomic_store_explicit(bytes, atomic_load_explicit(bytes, memory_order_relaxed) + weight,
-                          memory_order_relaxed);
+    struct live_page *page = atomic_load_explicit(&l->pages[kind][number], memory_order_relaxed);
+    if (page == NULL) {
+        page = calloc(1, sizeof *page);
+        CHECK(page != NULL);
+        atomic_store_explicit(&l->pages[kind][number], page, memory_order_release);
+        if (l->pages_end[kind] <= number)
+            l->pages_end[kind] = number + 1;
+    }
+    lane->page[kind].number = address >> LOG_SEGMENT_SHIFT >> SEGMENTS_PAGE_SHIFT;
+    lane->page[kind].bytes = page->bytes;
+    return page->bytes;
 }
 
 static int64_t lane_bytes(const struct lane *lane, bool data, uint64_t number)
@@ -309,16 +310,39 @@ int64_t segments_live_bytes(const struct segments *const_s, const struct segment
     return sum;
 }
 
-void segments_live_clear(struct segments *s)
+/* Every page of every lane. */
+static void each_live_page(struct segments *s, void (*each)(struct live_page *page))
 {
     for (unsigned i = 0; i < SEGMENT_LANES_MAX; i++) {
         struct lane *l = atomic_load_explicit(&s->lanes[i], memory_order_relaxed);
         for (unsigned kind = 0; l && kind < KINDS; kind++)
             for (uint64_t n = 0; n < l->pages_end[kind]; n++)
-                free(atomic_load_explicit(&l->pages[kind][n], memory_order_relaxed));
-        free(l);
-        atomic_store_explicit(&s->lanes[i], NULL, memory_order_relaxed);
+                if (atomic_load_explicit(&l->pages[kind][n], memory_order_relaxed))
+                    each(atomic_load_explicit(&l->pages[kind][n], memory_order_relaxed));
     }
+}
+
+static void live_page_clear(struct live_page *page)
+{
+    for (unsigned i = 0; i < PAGE_SLOTS; i++)
+        atomic_store_explicit(&page->bytes[i], 0, memory_order_relaxed);
+}
+
+static void live_page_free(struct live_page *page)
+{
+    free(page);
+}
+
+void segments_live_clear(struct segments *s)
+{
+    each_live_page(s, live_page_clear);
+}
+
+static void lanes_free(struct segments *s)
+{
+    each_live_page(s, live_page_free);
+    for (unsigned i = 0; i < SEGMENT_LANES_MAX; i++)
+        free(atomic_load_explicit(&s->lanes[i], memory_order_relaxed));
 }
 
 /* ---- numbers ---- */

@@ -82,14 +82,42 @@ static inline uint32_t segment_weight(size_t key_len, size_t value_len)
     return (uint32_t)((32 + key_len + value_len + 7) & ~(size_t)7);
 }
 
-/* Adds the weight of a value that an index node addresses from now on (or takes it away: negative). Each lane
- * has counts of its own, which only one thread at a time may change: a count is the sum of all lanes. The
- * file need not be listed (yet): counts go by its number, and numbers are never used again. */
-void segments_live(struct segments *segments, unsigned lane, uint64_t address, int64_t weight);
+/* One thread's counts: a file's count is the sum of all lanes. Zeroed at first, attached before use. */
+struct segments_lane {
+    struct segments *segments;
+    unsigned index;
+    struct { /* the page of counts that was used last, for log and for data segments */
+        uint64_t number;
+        _Atomic int64_t *bytes;
+    } page[2];
+};
+
+enum { SEGMENTS_PAGE_SHIFT = 10 };
+
+/* index: below SEGMENT_LANES_MAX; one lane each. */
+void segments_lane_attach(struct segments_lane *lane, struct segments *segments, unsigned index);
+/* Internal. */
+_Atomic int64_t *segments_lane_page(struct segments_lane *lane, uint64_t address);
+
+/* Adds the weight of a value that an index node addresses from now on (or takes it away: negative). The file
+ * need not be listed (yet): counts go by its number, and numbers are never used again. */
+static inline void segments_live(struct segments_lane *lane, uint64_t address, int64_t weight)
+{
+    unsigned kind = (unsigned)(address >> 63);
+    uint64_t number = address >> LOG_SEGMENT_SHIFT;
+    _Atomic int64_t *bytes = lane->page[kind].bytes;
+    if (__builtin_expect(bytes == NULL || lane->page[kind].number != number >> SEGMENTS_PAGE_SHIFT, 0))
+        bytes = segments_lane_page(lane, address);
+    bytes += number & ((1u << SEGMENTS_PAGE_SHIFT) - 1);
+    /* Relaxed; no read-modify-write: nobody else writes here. */
+    atomic_store_explicit(bytes, atomic_load_explicit(bytes, memory_order_relaxed) + weight,
+                          memory_order_relaxed);
+}
+
 /* The weights of what is live in the file. Exact when nothing is under way; 0 is the truth for a file that
  * gets nothing new, if everything that was ever added happened before this call (see keylock.h). */
 int64_t segments_live_bytes(const struct segments *segments, const struct segment_file *file);
-/* Forgets all counts. Nobody may be counting. */
+/* Sets all counts to 0. Nobody may be counting. */
 void segments_live_clear(struct segments *segments);
 
 /* Offset and length of a read must be multiples of this (a power of two, 512 to 4096); the buffer's address

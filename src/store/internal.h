@@ -65,6 +65,7 @@ struct store_worker_private {
     uint64_t turn;
     struct arena_cache arena;
     struct epoch_participant epoch;
+    struct segments_lane live; /* its counts of live bytes */
     struct hint hints[STORE_HINTS];
     /* The write under way. */
     struct store_entry *entries;

@@ -243,25 +243,23 @@ static void exchange(struct store *store, struct store_worker_private *p, struct
 /* ---- how much of each segment is live ---- */
 
 /* The node's value goes. */
-static void count_gone(const struct store *store, const struct store_worker_private *p,
-                       const struct node *node)
+static void count_gone(const struct store *store, struct store_worker_private *p, const struct node *node)
 {
     uint32_t meta = node_meta(node);
     if (store->segments == NULL || meta & NODE_TOMBSTONE)
         return;
     struct payload old = payload_get(node);
-    segments_live(store->segments, p->index, old.address,
-                  -(int64_t)segment_weight(node_key_len(meta), old.len));
+    segments_live(&p->live, old.address, -(int64_t)segment_weight(node_key_len(meta), old.len));
 }
 
 /* The record lsn has a value for the node, in place of what it has had. */
-static inline void count_set(const struct store *store, const struct store_worker_private *p,
+static inline void count_set(const struct store *store, struct store_worker_private *p,
                              const struct node *node, size_t value_len, uint64_t lsn)
 {
     if (UNLIKELY(store->segments == NULL))
         return;
     count_gone(store, p, node);
-    segments_live(store->segments, p->index, lsn, segment_weight(node_key_len(node_meta(node)), value_len));
+    segments_live(&p->live, lsn, segment_weight(node_key_len(node_meta(node)), value_len));
 }
 
 /* ---- making and changing nodes ---- */
@@ -271,7 +269,7 @@ struct node *payload_node_create(struct store *store, struct store_worker_privat
 {
     struct content c = {.value = value, .expire_ms = expire_ms};
     if (LIKELY(store->segments != NULL))
-        segments_live(store->segments, p->index, lsn, segment_weight(key.len, value.len));
+        segments_live(&p->live, lsn, segment_weight(key.len, value.len));
     struct node *node = content_node(store, p, key, &c, lsn << 1 | 1);
     if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
         memory_resident(store, p, hash, arena_ref(&store->arena, node));
@@ -284,7 +282,7 @@ struct node *payload_node_create_cold(struct store *store, struct store_worker_p
     struct content c = {.value = slice_make(NULL, value_len), .expire_ms = expire_ms, .cold = true};
     c.address = address == lsn ? 0 : address;
     if (LIKELY(store->segments != NULL))
-        segments_live(store->segments, p->index, address, segment_weight(key.len, value_len));
+        segments_live(&p->live, address, segment_weight(key.len, value_len));
     return content_node(store, p, key, &c, lsn << 1 | 1);
 }
 

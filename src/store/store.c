@@ -86,6 +86,8 @@ static status_t open_log(struct store *store)
     if (c->durability == STORE_NONE)
         return status_ok();
     store->segments = segments_create(c->disk);
+    for (unsigned i = 0; i < store_participants(store); i++)
+        segments_lane_attach(&store->workers[i].private->live, store->segments, i);
     struct log_config config = {
         .disk = c->disk,
         .segments = store->segments,

@@ -361,6 +361,14 @@ struct checkpoint {
 
 static struct checkpoint *checkpoint;
 
+/* In one of many lanes. */
+static void count(struct segments *s, unsigned index, uint64_t address, int64_t weight)
+{
+    struct segments_lane lane;
+    segments_lane_attach(&lane, s, index);
+    segments_live(&lane, address, weight);
+}
+
 static status_t read_checkpoint(void *context, int folder, struct log_config *config)
 {
     struct checkpoint *c = checkpoint;
@@ -372,7 +380,7 @@ static status_t read_checkpoint(void *context, int folder, struct log_config *co
     if (c->fails)
         return status_error(STATUS_INVALID, "no checkpoint fits");
     TRY(log_list_segment(&c->sim->disk, folder, "sim", c->table, 1, &file));
-    segments_live(c->table, 0, segment_lsn(1, 4096), 40);
+    count(c->table, 0, segment_lsn(1, 4096), 40);
     /* The start's own segment too: replay finds it listed. */
     return log_list_segment(&c->sim->disk, folder, "sim", c->table, c->start_lsn >> LOG_SEGMENT_SHIFT, &file);
 }
@@ -510,7 +518,7 @@ static void test_remove_keeps_what_is_needed(void **state)
     assert_true(status_is_ok(&s));
     assert_true(number_of(RECORDS) > 4);
     struct segment_file *read = segments_acquire(table, segment_lsn(1, 4096));
-    segments_live(table, 0, segment_lsn(2, 4096), 40);
+    count(table, 0, segment_lsn(2, 4096), 40);
     sim->fail_op = SIM_REMOVE;
     sim->fail_errno = EIO;
     sim->fail_after = 1;
@@ -529,7 +537,7 @@ static void test_remove_keeps_what_is_needed(void **state)
     assert_int_equal(segments_reap(table), 1);
     segments_release(read);
     assert_int_equal(segments_reap(table), 0);
-    segments_live(table, 0, segment_lsn(2, 4096), -40);
+    count(table, 0, segment_lsn(2, 4096), -40);
     s = log_remove_segments_below(log, tails[RECORDS], NULL);
     assert_true(status_is_ok(&s));
     assert_null(file_of(sim, 2));

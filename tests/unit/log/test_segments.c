@@ -66,6 +66,14 @@ static uint64_t address_of(bool data, uint64_t number, uint64_t offset)
     return (data ? SEGMENT_DATA_ADDRESS : 0) | segment_lsn(number, offset);
 }
 
+/* In one of many lanes. */
+static void count(struct segments *s, unsigned index, uint64_t address, int64_t weight)
+{
+    struct segments_lane lane;
+    segments_lane_attach(&lane, s, index);
+    segments_live(&lane, address, weight);
+}
+
 static struct segment_file *add(struct fd_disk *d, struct segments *s, bool data, uint64_t number)
 {
     int fd = (int)atomic_fetch_add(&d->next_fd, 1);
@@ -158,10 +166,10 @@ static void test_numbers(void **state)
         add(d, s, false, number);
     struct segment_file *data = add(d, s, true, 4);
     assert_int_equal(segments_direct_unit(s), 512);
-    segments_live(s, 0, address_of(false, 4, 100), 64);
-    segments_live(s, 0, address_of(false, 4, 200), 40);
-    segments_live(s, 1, address_of(true, 4, 200), 16);
-    segments_live(s, 64, address_of(false, 4, 100), -64);
+    count(s, 0, address_of(false, 4, 100), 64);
+    count(s, 0, address_of(false, 4, 200), 40);
+    count(s, 1, address_of(true, 4, 200), 16);
+    count(s, 64, address_of(false, 4, 100), -64);
     assert_int_equal(segments_live_bytes(s, segments_find(s, address_of(false, 4, 0))), 40);
     assert_int_equal(segments_live_bytes(s, data), 16);
     segments_totals_get(s, &totals);
@@ -256,14 +264,14 @@ static void test_counts_of_lanes(void **state)
     (void)state;
     struct fd_disk *d = fd_disk_create(512);
     struct segments *s = segments_create(&d->disk);
-    segments_live(s, SEGMENT_LANES_MAX - 1, address_of(false, 3000, 4096), 88); /* not listed yet */
-    segments_live(s, 0, address_of(false, 3000, 8192), -80);
-    segments_live(s, 0, address_of(true, SEGMENT_NUMBER_MAX, 8192), 16);
+    count(s, SEGMENT_LANES_MAX - 1, address_of(false, 3000, 4096), 88); /* not listed yet */
+    count(s, 0, address_of(false, 3000, 8192), -80);
+    count(s, 0, address_of(true, SEGMENT_NUMBER_MAX, 8192), 16);
     struct segment_file *file = add(d, s, false, 3000);
     assert_int_equal(segments_live_bytes(s, file), 8);
     segments_live_clear(s);
     assert_int_equal(segments_live_bytes(s, file), 0);
-    segments_live(s, 1, address_of(false, 3000, 4096), 24);
+    count(s, 1, address_of(false, 3000, 4096), 24);
     assert_int_equal(segments_live_bytes(s, file), 24);
     segments_destroy(s);
     free(d);
@@ -302,7 +310,7 @@ static void *race_reader(void *context)
                 atomic_fetch_add(&r->wrong, 1);
         segments_release(f);
         atomic_fetch_add(&r->read, 1);
-        segments_live(r->segments, reader->lane, address_of(true, 1, 0), 8);
+        count(r->segments, reader->lane, address_of(true, 1, 0), 8);
     }
     return NULL;
 }

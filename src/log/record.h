@@ -1,10 +1,15 @@
 /* record: the format of one write in the log. docs/disk-format.md describes the bytes.
  *
  *   offset  size  field
- *        0     8  checksum: of everything behind it, mixed with the record's LSN and its segment's
- * generation, so that a stale record in a reused place never parses as valid 8     4  value_len, bytes 12 4
- * key_len (low 24 bits, bytes) and type (high 8 bits) 16     8  expire_ms, only in types RECORD_SET_EXPIRE
- * and RECORD_EXPIRE: absolute Unix time in ms .        key, value, zero padding to a multiple of 8
+ *        0     8  checksum: of everything behind it, mixed with the record's address and its segment's
+ *                  generation, so that a stale record in a reused place never parses as valid
+ *        8     4  value_len, bytes
+ *       12     4  key_len (low 24 bits, bytes) and type (high 8 bits)
+ *       16     8  expire_ms, only in types RECORD_SET_EXPIRE and RECORD_EXPIRE: absolute Unix time in ms
+ *       16    16  only in RECORD_MOVED: version (LSN), expire_ms (0: none)
+ *        .        key, value, zero padding to a multiple of 8
+ *
+ * The address is the record's LSN, or in a data segment what log/segments.h calls so.
  *
  * RECORD_TXN frames a transaction: its value_len is the number of bytes of the records that follow and belong
  * to it (each complete, with a checksum of its own), key_len their count. A transaction lies in one batch and
@@ -29,6 +34,7 @@ enum record_type {
     RECORD_EXPIRE = 4,  /* the value stays, expire_ms is new; 0 takes the expiry away */
     RECORD_DELTREE = 5, /* key is a path: the node and all below; an empty path is everything */
     RECORD_TXN = 6,
+    RECORD_MOVED = 7, /* a value in a data segment, never in the log */
 };
 
 enum {
@@ -38,7 +44,8 @@ enum {
 
 struct record {
     enum record_type type;
-    uint64_t lsn;       /* filled by readers */
+    uint64_t lsn;       /* filled by readers: the address */
+    uint64_t version;   /* RECORD_MOVED: LSN of the key's newest write when the value was moved */
     uint64_t expire_ms; /* 0: none */
     struct slice key;   /* views into the buffer that was decoded */
     struct slice value;
@@ -49,14 +56,18 @@ struct record {
 /* Bytes of a record in the log, a multiple of 8. */
 static inline size_t record_bytes(enum record_type type, size_t key_len, size_t value_len)
 {
-    size_t expire = type == RECORD_SET_EXPIRE || type == RECORD_EXPIRE ? 8 : 0;
-    return (RECORD_HEADER_BYTES + expire + key_len + value_len + 7) & ~(size_t)7;
+    size_t extra = type == RECORD_SET_EXPIRE || type == RECORD_EXPIRE ? 8 : type == RECORD_MOVED ? 16 : 0;
+    return (RECORD_HEADER_BYTES + extra + key_len + value_len + 7) & ~(size_t)7;
 }
 
 /* Writes all of a record but its checksum to dst (record_bytes long) and returns the content's hash for
  * record_seal. For RECORD_TXN give txn_count as key.len and txn_bytes as value.len with NULL data. */
 uint64_t record_encode(char *dst, enum record_type type, struct slice key, struct slice value,
                        uint64_t expire_ms);
+
+/* The same for RECORD_MOVED. */
+uint64_t record_encode_moved(char *dst, struct slice key, struct slice value, uint64_t version,
+                             uint64_t expire_ms);
 
 /* Writes the checksum. */
 void record_seal(char *dst, uint64_t content_hash, uint64_t lsn, uint64_t generation);

@@ -168,7 +168,7 @@ static status_t segment_open(struct reader *r, uint64_t number, bool *empty)
     int fd = file ? file->fd : r->disk->ops->open(r->disk, r->folder, name, table != NULL, true);
     if (fd < 0)
         return status_errno(-fd, "cannot open %s/%s", r->path, name);
-    status_t s = segment_read_header(r->disk, fd, r->path, number, &r->segment);
+    status_t s = segment_read_header(r->disk, fd, r->path, false, number, &r->segment);
     r->segment.fd = fd;
     r->segment.file = file;
     r->window_len = 0;
@@ -194,7 +194,7 @@ static bool batch_is_valid(const struct reader *r, const struct batch_header *h,
     struct record record;
     while (at < h->length) {
         int64_t n = record_decode(data + at, h->length - at, h->lsn + at, r->segment.generation, &record);
-        if (n <= 0)
+        if (n <= 0 || record.type == RECORD_MOVED)
             return false;
         at += (uint64_t)n;
         if (record.type == RECORD_TXN)
@@ -451,25 +451,7 @@ static uint64_t total_size(struct reader *r)
 status_t log_list_segment(struct disk *disk, int folder, const char *path, struct segments *segments,
                           uint64_t number, struct segment_file **out)
 {
-    char name[SEGMENT_NAME_BYTES];
-    struct segment segment;
-    segment_name(name, number);
-    int fd = disk->ops->open(disk, folder, name, true, true);
-    if (fd < 0)
-        return status_errno(-fd, "cannot open %s/%s", path, name);
-    status_t s = segment_read_header(disk, fd, path, number, &segment);
-    int64_t size = disk->ops->size(disk, fd);
-    if (status_is_ok(&s) && size < 0)
-        s = status_errno((int)-size, "cannot get the size of %s/%s", path, name);
-    if (!status_is_ok(&s)) {
-        disk->ops->close(disk, fd);
-        return s;
-    }
-    struct segment_file *file = segments_add(segments, false, number, segment.generation, (uint64_t)size, fd);
-    segments_seal(file);
-    if (out)
-        *out = file;
-    return s;
+    return segment_list(disk, folder, path, segments, false, number, out);
 }
 
 /* Segments below the start: values lie in them, but nothing to replay. One that cannot be listed is missed by

@@ -16,7 +16,7 @@ enum { FILL_BYTES = 1 << 20 };
 
 /* The first block of a segment file. */
 struct segment_header {
-    char magic[8]; /* "kvasirlg" */
+    char magic[8]; /* "kvasirlg", "kvasirds" */
     uint32_t version;
     uint32_t header_bytes; /* LOG_BLOCK_BYTES */
     uint64_t number;
@@ -26,20 +26,36 @@ struct segment_header {
     uint64_t checksum; /* XXH3 of what is before it */
 };
 
-static const char segment_magic[8] = {'k', 'v', 'a', 's', 'i', 'r', 'l', 'g'};
+static const char segment_magic[2][9] = {"kvasirlg", "kvasirds"}; /* log, data */
+static const char *const kind_names[2] = {"log", "data"};
+
+void segment_file_name(char name[SEGMENT_NAME_BYTES], bool data, uint64_t number)
+{
+    snprintf(name, SEGMENT_NAME_BYTES, "%s-%010" PRIu64 ".kv", kind_names[data], number);
+}
 
 void segment_name(char name[SEGMENT_NAME_BYTES], uint64_t number)
 {
-    snprintf(name, SEGMENT_NAME_BYTES, "log-%010" PRIu64 ".kv", number);
+    segment_file_name(name, false, number);
+}
+
+static bool parse_name(const char *name, bool data, const char *format, uint64_t *number)
+{
+    char again[SEGMENT_NAME_BYTES];
+    if (sscanf(name, format, number) != 1 || *number > SEGMENT_NUMBER_MAX)
+        return false;
+    segment_file_name(again, data, *number);
+    return strcmp(name, again) == 0;
 }
 
 bool segment_parse_name(const char *name, uint64_t *number)
 {
-    char again[SEGMENT_NAME_BYTES];
-    if (sscanf(name, "log-%10" SCNu64 ".kv", number) != 1 || *number > SEGMENT_NUMBER_MAX)
-        return false;
-    segment_name(again, *number);
-    return strcmp(name, again) == 0;
+    return parse_name(name, false, "log-%10" SCNu64 ".kv", number);
+}
+
+bool segment_parse_data_name(const char *name, uint64_t *number)
+{
+    return parse_name(name, true, "data-%10" SCNu64 ".kv", number);
 }
 
 static uint64_t header_checksum(const struct segment_header *h)
@@ -47,8 +63,21 @@ static uint64_t header_checksum(const struct segment_header *h)
     return XXH3_64bits(h, offsetof(struct segment_header, checksum));
 }
 
-static int fill(struct disk *disk, int fd, char *buffer, uint64_t bytes, struct segment_header *header)
+void segment_header_write(char *block, bool data, uint64_t number, uint64_t generation, uint64_t bytes)
 {
+    struct segment_header header = {
+        .version = SEGMENT_VERSION, .header_bytes = LOG_BLOCK_BYTES, .number = number};
+    memcpy(header.magic, segment_magic[data], sizeof header.magic);
+    header.generation = generation;
+    header.bytes = bytes;
+    header.created_ms = clock_unix_ms();
+    header.checksum = header_checksum(&header);
+    memcpy(block, &header, sizeof header);
+}
+
+static int fill(struct disk *disk, int fd, char *buffer, const struct segment *segment)
+{
+    uint64_t bytes = segment->bytes;
     memset(buffer, 0, FILL_BYTES);
     for (uint64_t at = FILL_BYTES; at < bytes; at += FILL_BYTES) {
         size_t n = bytes - at < FILL_BYTES ? (size_t)(bytes - at) : FILL_BYTES;
@@ -56,7 +85,8 @@ static int fill(struct disk *disk, int fd, char *buffer, uint64_t bytes, struct 
         if (r != (int64_t)n)
             return r < 0 ? (int)r : -EIO;
     }
-    memcpy(buffer, header, sizeof *header); /* the header last: a file without one was never used */
+    /* The header last: a file without one was never used. */
+    segment_header_write(buffer, false, segment->number, segment->generation, bytes);
     size_t n = bytes < FILL_BYTES ? (size_t)bytes : FILL_BYTES;
     int64_t r = disk->ops->write(disk, fd, buffer, n, 0);
     if (r != (int64_t)n)
@@ -77,18 +107,11 @@ status_t segment_create(struct disk *disk, int folder, const char *path, uint64_
     char *buffer = aligned_alloc(LOG_BLOCK_BYTES, FILL_BYTES);
     if (buffer == NULL)
         return status_error(STATUS_NO_MEMORY, "no memory to make %s/%s", path, name);
-    struct segment_header header = {
-        .version = SEGMENT_VERSION, .header_bytes = LOG_BLOCK_BYTES, .number = number};
-    memcpy(header.magic, segment_magic, sizeof header.magic);
-    header.generation = out->generation;
-    header.bytes = out->bytes;
-    header.created_ms = clock_unix_ms();
-    header.checksum = header_checksum(&header);
     int r = out->fd = disk->ops->create(disk, folder, name, true);
     if (r >= 0) {
         r = disk->ops->allocate(disk, out->fd, out->bytes);
         if (r >= 0)
-            r = fill(disk, out->fd, buffer, out->bytes, &header);
+            r = fill(disk, out->fd, buffer, out);
         if (r >= 0)
             r = disk->ops->folder_sync(disk, folder);
         if (r < 0) {
@@ -108,11 +131,11 @@ void segment_hand_over(struct segment *s, struct segments *segments)
     s->file = segments_add(segments, false, s->number, s->generation, s->bytes, s->fd);
 }
 
-status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64_t number,
+status_t segment_read_header(struct disk *disk, int fd, const char *path, bool data, uint64_t number,
                              struct segment *out)
 {
     char name[SEGMENT_NAME_BYTES];
-    segment_name(name, number);
+    segment_file_name(name, data, number);
     *out = (struct segment){.number = number, .fd = fd};
     char *block = aligned_alloc(LOG_BLOCK_BYTES, LOG_BLOCK_BYTES);
     CHECK(block != NULL);
@@ -122,8 +145,9 @@ status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64
     free(block);
     if (r < 0)
         return status_errno((int)-r, "cannot read %s/%s", path, name);
-    if (r < (int64_t)sizeof h || memcmp(h.magic, segment_magic, sizeof h.magic) != 0)
-        return status_error(STATUS_CORRUPT, "%s/%s has no log header at offset 0", path, name);
+    if (r < (int64_t)sizeof h || memcmp(h.magic, segment_magic[data], sizeof h.magic) != 0)
+        return status_error(STATUS_CORRUPT, "%s/%s has no %s header at offset 0", path, name,
+                            kind_names[data]);
     if (h.version > SEGMENT_VERSION)
         return status_error(STATUS_UNSUPPORTED,
                             "%s/%s has format version %u, this program reads up to %d: use a newer kvasir",
@@ -133,6 +157,34 @@ status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64
     out->generation = h.generation;
     out->bytes = h.bytes;
     return status_ok();
+}
+
+status_t segment_list(struct disk *disk, int folder, const char *path, struct segments *segments, bool data,
+                      uint64_t number, struct segment_file **out)
+{
+    char name[SEGMENT_NAME_BYTES];
+    struct segment segment;
+    segment_file_name(name, data, number);
+    int fd = disk->ops->open(disk, folder, name, true, true);
+    if (fd < 0)
+        return status_errno(-fd, "cannot open %s/%s", path, name);
+    status_t s = segment_read_header(disk, fd, path, data, number, &segment);
+    int64_t size = disk->ops->size(disk, fd);
+    if (status_is_ok(&s) && size < 0)
+        s = status_errno((int)-size, "cannot get the size of %s/%s", path, name);
+    if (status_is_ok(&s) && data && (uint64_t)size < segment.bytes) /* recovery cuts log segments */
+        s = status_error(STATUS_CORRUPT,
+                         "%s/%s was truncated at offset %" PRId64 " (it had %" PRIu64 " bytes)", path, name,
+                         size, segment.bytes);
+    if (!status_is_ok(&s)) {
+        disk->ops->close(disk, fd);
+        return s;
+    }
+    struct segment_file *file = segments_add(segments, data, number, segment.generation, (uint64_t)size, fd);
+    segments_seal(file);
+    if (out)
+        *out = file;
+    return s;
 }
 
 static uint64_t batch_checksum(const struct batch_header *h, uint64_t generation)

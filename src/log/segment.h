@@ -60,9 +60,13 @@ static inline uint64_t lsn_offset(uint64_t lsn)
     return lsn & (((uint64_t)1 << LOG_SEGMENT_SHIFT) - 1);
 }
 
+/* Of a log segment. */
 void segment_name(char name[SEGMENT_NAME_BYTES], uint64_t number);
+/* Of a log or data segment. */
+void segment_file_name(char name[SEGMENT_NAME_BYTES], bool data, uint64_t number);
 /* True and the number if name is a segment's (of a number up to SEGMENT_NUMBER_MAX). */
 bool segment_parse_name(const char *name, uint64_t *number);
+bool segment_parse_data_name(const char *name, uint64_t *number);
 
 /* Makes and opens segment `number`: allocates, zero-fills, writes the header, syncs file and folder. On
  * failure nothing is left. */
@@ -73,8 +77,18 @@ STATUS_MUST_USE status_t segment_create(struct disk *disk, int folder, const cha
 void segment_hand_over(struct segment *segment, struct segments *segments);
 
 /* Reads and checks the header of an open segment file. STATUS_CORRUPT: not (or not completely) a header. */
-STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, uint64_t number,
-                                             struct segment *out);
+STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, bool data,
+                                             uint64_t number, struct segment *out);
+
+/* Writes the header block. block: LOG_BLOCK_BYTES, of which the rest is left alone. */
+void segment_header_write(char *block, bool data, uint64_t number, uint64_t generation, uint64_t bytes);
+
+/* Lists a finished segment file of the folder in the table, with the generation and size that it has; nothing
+ * but its header is read. It must not be listed yet. A failure (STATUS_CORRUPT, STATUS_UNSUPPORTED,
+ * STATUS_IO; ENOENT: there is none) names the file. *out may be NULL. */
+STATUS_MUST_USE status_t segment_list(struct disk *disk, int folder, const char *path,
+                                      struct segments *segments, bool data, uint64_t number,
+                                      struct segment_file **out);
 
 void batch_header_seal(struct batch_header *h, uint64_t generation);
 /* True when the bytes at data are the valid header of a batch at this LSN. */

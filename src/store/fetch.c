@@ -481,7 +481,7 @@ bool store_fetch_take(struct store_worker *sw, struct store_fetch *fetch)
 
 static bool holds_value(enum record_type type)
 {
-    return type == RECORD_SET || type == RECORD_SET_EXPIRE;
+    return type == RECORD_SET || type == RECORD_SET_EXPIRE || type == RECORD_MOVED;
 }
 
 /* What the bytes are worth. */

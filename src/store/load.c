@@ -103,20 +103,22 @@ static void *loader_main(void *context)
 static status_t check_segment(struct store *store, int folder, const struct toc_info *info,
                               const struct toc_segment *listed)
 {
-    uint64_t address = segment_lsn(listed->number, 0);
+    bool data = listed->kind == TOC_SEGMENT_DATA;
+    uint64_t address = segment_lsn(listed->number, 0) | (data ? SEGMENT_DATA_ADDRESS : 0);
     const char *path = store->config.path;
     char name[TOC_NAME_BYTES], segment[SEGMENT_NAME_BYTES];
     toc_name(name, info->number, false);
-    if (listed->kind != TOC_SEGMENT_LOG)
+    if (listed->kind > TOC_SEGMENT_DATA || listed->number > SEGMENT_NUMBER_MAX)
         return status_error(STATUS_UNSUPPORTED,
-                            "%s/%s names data segment %" PRIu64 ", which only a newer kvasir has", path, name,
-                            listed->number);
-    if (listed->number >= info->start_lsn >> LOG_SEGMENT_SHIFT)
+                            "%s/%s names a segment %" PRIu64 " of kind %" PRIu32
+                            ", which only a newer kvasir has",
+                            path, name, listed->number, listed->kind);
+    if (!data && listed->number >= info->start_lsn >> LOG_SEGMENT_SHIFT)
         return status_ok(); /* the replay reads it */
     struct segment_file *file = segments_find(store->segments, address);
     if (file == NULL)
-        TRY(log_list_segment(store->config.disk, folder, path, store->segments, listed->number, &file));
-    segment_name(segment, listed->number);
+        TRY(segment_list(store->config.disk, folder, path, store->segments, data, listed->number, &file));
+    segment_file_name(segment, data, listed->number);
     if (file->generation != listed->generation)
         return status_error(STATUS_CORRUPT, "%s/%s is not the file that %s names: it has another generation",
                             path, segment, name);
@@ -203,11 +205,18 @@ static status_t load_blocks(struct store *store, const struct toc *toc)
     return s;
 }
 
+/* Lists all files that the toc names. Those that only the older toc names are kept as long as that is. */
+static status_t check_segments(struct store *store, int folder, const struct toc_info *info)
+{
+    for (uint32_t i = 0; i < info->segment_count; i++)
+        TRY(check_segment(store, folder, info, &info->segments[i]));
+    return status_ok();
+}
+
 static status_t load_toc(struct store *store, int folder, const struct toc *toc)
 {
     const struct toc_info *info = toc_info(toc);
-    for (uint32_t i = 0; i < info->segment_count; i++)
-        TRY(check_segment(store, folder, info, &info->segments[i]));
+    TRY(check_segments(store, folder, info));
     TRY(check_memory(store, info));
     TRY(hash_table_reserve(&store->hash, info->keys));
     return load_blocks(store, toc);
@@ -285,8 +294,8 @@ static status_t load_newest(struct store *store, struct found *f, struct log_con
         struct toc *toc = NULL;
         bool first = k->toc_count == 0;
         status_t s = toc_open(f->disk, f->folder, store->config.path, f->numbers[i], &toc);
-        if (status_is_ok(&s) && first)
-            s = load_toc(store, f->folder, toc);
+        if (status_is_ok(&s))
+            s = first ? load_toc(store, f->folder, toc) : check_segments(store, f->folder, toc_info(toc));
         if (status_is_ok(&s)) {
             keep(k, toc_info(toc));
             if (first)

@@ -404,3 +404,25 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
     same_version(store, p, node, hash, &c, 0);
     return true;
 }
+
+enum payload_moved payload_relocate(struct store *store, struct store_worker_private *p, struct node *node,
+                                    uint64_t hash, uint64_t from, uint64_t to)
+{
+    uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
+    uint32_t meta = node_meta(node);
+    struct payload old = payload_get(node);
+    if (meta & NODE_TOMBSTONE || old.address != from)
+        return PAYLOAD_ELSEWHERE;
+    if (sequence & 1 || !may_exchange(store))
+        return PAYLOAD_NOT_NOW;
+    struct content c = {
+        .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
+    struct node *other = same_version(store, p, node, hash, &c, 0);
+    /* Relaxed: see consider in memory.c. */
+    if (meta & NODE_TOUCHED)
+        atomic_fetch_or_explicit(&other->meta, NODE_TOUCHED, memory_order_relaxed);
+    int64_t weight = segment_weight(node_key_len(meta), old.len);
+    segments_live(&p->live, from, -weight);
+    segments_live(&p->live, to, weight);
+    return PAYLOAD_MOVED;
+}

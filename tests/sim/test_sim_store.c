@@ -26,6 +26,7 @@
 #include "store/store.h"
 #include "unit/store/cold_values.h"
 #include "unit/store/live_weights.h"
+#include "unit/store/relocate.h"
 
 enum {
     KEYS = 24,
@@ -89,7 +90,8 @@ struct world {
     uint32_t next_id;
     char *scratch, *read_buffer;
     uint64_t base_ms;
-    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged;
+    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, relocated;
+    uint64_t data_segments; /* made for this seed */
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -419,6 +421,16 @@ static void step_evict(struct world *w)
         w->evicted += cold_evict(sw, &w->prng, (unsigned)prng_below(&w->prng, 257));
 }
 
+/* Only a checkpoint remembers where values have moved. */
+static void step_relocate(struct world *w)
+{
+    unsigned index;
+    struct store_worker *sw = pick_worker(w, &index);
+    if (w->open[index].count == 0)
+        w->relocated += relocate_some(sw, &w->prng, (unsigned)prng_below(&w->prng, 257), ++w->data_segments,
+                                      w->store->keeper.folder);
+}
+
 /* The store's own thread: checkpoints, now and then asked for. */
 static void step_keep(struct world *w)
 {
@@ -482,7 +494,10 @@ static void run_steps(struct world *w)
             step_read_all(w);
             break;
         case 10:
-            step_evict(w);
+            if (prng_below(&w->prng, 4) == 0)
+                step_relocate(w);
+            else
+                step_evict(w);
             break;
         case 11:
             step_keep(w);
@@ -662,7 +677,7 @@ static void run_seed(struct world *w, uint64_t seed)
     prng_seed(&w->prng, seed);
     w->sim = sim_disk_create(seed + 1);
     w->first = (struct state){0};
-    w->count = w->durable = 0;
+    w->count = w->durable = w->data_segments = 0;
     for (int round = 0; round < ROUNDS; round++) {
         start(w);
         recover(w);
@@ -687,10 +702,11 @@ static void test_crashes(void **state)
         run_seed(w, seed);
     printf(
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
-        "values evicted, %llu checkpoints, %llu damaged\n",
+        "values evicted, %llu moved, %llu checkpoints, %llu damaged\n",
         (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
         (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost,
-        (unsigned long long)w->evicted, (unsigned long long)w->checkpoints, (unsigned long long)w->damaged);
+        (unsigned long long)w->evicted, (unsigned long long)w->relocated, (unsigned long long)w->checkpoints,
+        (unsigned long long)w->damaged);
     assert_true(w->crashes > 0 || one);
     free(w->scratch);
     free(w->read_buffer);

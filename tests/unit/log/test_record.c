@@ -41,6 +41,30 @@ static void test_round_trip(void **state)
             }
 }
 
+static void test_moved(void **state)
+{
+    (void)state;
+    static char data[128], bytes[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+    uint64_t address = 1ull << 63 | LSN;
+    for (size_t key_len = 0; key_len < 20; key_len++)
+        for (size_t value_len = 0; value_len < 20; value_len++) {
+            struct slice key = slice_make(bytes, key_len), value = slice_make(bytes + 9, value_len);
+            struct record r;
+            memset(data, 0xee, sizeof data);
+            record_seal(data + 8, record_encode_moved(data + 8, key, value, 12345, 77), address, GENERATION);
+            size_t n = record_bytes(RECORD_MOVED, key_len, value_len);
+            assert_int_equal(record_decode(data + 8, n, address, GENERATION, &r), n);
+            assert_int_equal(r.type, RECORD_MOVED);
+            assert_int_equal(r.lsn, address);
+            assert_int_equal(r.version, 12345);
+            assert_int_equal(r.expire_ms, 77);
+            assert_true(slice_equal(r.key, key) && slice_equal(r.value, value));
+            assert_int_equal(record_decode(data + 8, n, LSN, GENERATION, &r), -1); /* not one of the log */
+            for (size_t i = 0; i < 8; i++)
+                assert_true((unsigned char)data[i] == 0xee && (unsigned char)data[8 + n + i] == 0xee);
+        }
+}
+
 static void test_every_flipped_bit_is_found(void **state)
 {
     (void)state;
@@ -95,6 +119,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_moved),
         cmocka_unit_test(test_every_flipped_bit_is_found),
         cmocka_unit_test(test_transaction_frame),
         cmocka_unit_test(test_noise),

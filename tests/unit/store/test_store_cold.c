@@ -1,4 +1,5 @@
 /* Values that are only on disk: every operation on them, every form a node can take, the memory cap. */
+#include "relocate.h"
 #include "store_fixture.h"
 
 enum { LONG_KEY = 300 };
@@ -367,6 +368,76 @@ static void test_a_cap_set_later(void **state)
     fixture_deinit(&f);
 }
 
+static enum payload_moved relocate(struct fixture *f, const char *name, uint64_t from, uint64_t to)
+{
+    struct store_key key;
+    store_turn_begin(f->sw);
+    store_key_prepare(f->sw, &key, text(name));
+    struct node *node = hash_table_find(&f->store->hash, key.hash, key.name);
+    enum payload_moved r = payload_relocate(f->store, f->sw->private, node, key.hash, from, to);
+    store_turn_end(f->sw);
+    return r;
+}
+
+/* A value that moves keeps everything but its place, in memory or not. */
+static void test_relocation(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    struct data_segment *d;
+    struct segment_file *file;
+    uint64_t to, removed, later = 1ull << 45;
+    (void)state;
+    fixture_init(&f, 1);
+    store_memory_max_set(f.store, 1ull << 40); /* values come back at their second read only */
+    put_surely(&f, text("k"), text(LARGE));
+    put_surely(&f, text("t/1"), text(LARGE));
+    set_expiry(&f, "k", later);
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    uint64_t from = view.address, version = view.sequence >> 1;
+    status_t s = data_segment_begin(&f.sim->disk, f.store->keeper.folder, "sim", 1, 4096, &d);
+    assert_true(status_is_ok(&s));
+    s = data_segment_add(d, text("k"), text(LARGE), version, later, &to);
+    assert_true(status_is_ok(&s));
+    s = data_segment_finish(d, f.store->segments, &file);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(relocate(&f, "k", version, to), PAYLOAD_ELSEWHERE);
+    assert_int_equal(relocate(&f, "k", from, to), PAYLOAD_MOVED);
+    assert_int_equal(relocate(&f, "k", from, to), PAYLOAD_ELSEWHERE);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.address, to);
+    assert_int_equal(view.expire_ms, later);
+    assert_int_equal(view.sequence >> 1, version);
+    assert_value(f.sw, "k", LARGE); /* from there */
+    assert_int_equal(preads(&f), 1);
+    set_expiry(&f, "k", later + 1);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.address, to);
+    store_turn_begin(f.sw);
+    assert_int_equal(store_delete_tree(f.sw, text("t"), &removed), STORE_OK);
+    store_turn_end(f.sw);
+    assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_NOT_NOW);
+    fixture_flush(&f, 0);
+    store_turn_begin(f.sw);
+    while (store_background(f.sw, 16, NULL))
+        ;
+    store_turn_end(f.sw);
+    assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_MOVED);
+    assert_int_equal(put(f.sw, text("k"), (struct slice){0}, 0), STORE_OK);
+    assert_int_equal(relocate(&f, "k", version, to), PAYLOAD_ELSEWHERE);
+    put_surely(&f, text("k"), text(LARGE));
+    assert_false(is_cold(&f, "k", &view));
+    from = view.sequence >> 1;
+    assert_int_equal(relocate(&f, "k", from, to), PAYLOAD_MOVED); /* it stays in memory */
+    assert_false(is_cold(&f, "k", &view));
+    evict_all(&f);
+    assert_true(is_cold(&f, "k", &view));
+    assert_int_equal(view.address, to);
+    assert_value(f.sw, "k", LARGE);
+    fixture_deinit(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -376,6 +447,7 @@ int main(void)
         cmocka_unit_test(test_writes_to_cold_keys),
         cmocka_unit_test(test_nothing_leaves_beside_a_deleted_tree),
         cmocka_unit_test(test_every_form),
+        cmocka_unit_test(test_relocation),
         cmocka_unit_test(test_the_cap_evicts),
         cmocka_unit_test(test_the_index_does_not_fit),
         cmocka_unit_test(test_a_start_with_too_little),

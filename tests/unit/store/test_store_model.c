@@ -1,6 +1,7 @@
 /* A million random operations against a plain array of what should be there, with restarts in between, while
- * values leave memory and come back. */
+ * values leave memory, come back, and move to data segments. */
 #include "live_weights.h"
+#include "relocate.h"
 #include "store_fixture.h"
 
 enum {
@@ -20,7 +21,7 @@ struct model {
     uint32_t ids[UNIVERSE];           /* of the value; 0: absent */
     uint64_t live;
     uint32_t next_id;
-    uint64_t evicted;
+    uint64_t evicted, relocated, data_segments;
     char value[VALUE_BYTES_MAX];
 };
 
@@ -187,6 +188,8 @@ static void test_random_operations(void **state)
         if (n % EVICT_EVERY == 0) {
             store_turn_begin(m->f.sw);
             m->evicted += cold_evict(m->f.sw, &m->prng, (unsigned)prng_below(&m->prng, 257));
+            m->relocated += relocate_some(m->f.sw, &m->prng, (unsigned)prng_below(&m->prng, 257),
+                                          ++m->data_segments, m->f.store->keeper.folder);
             assert_true(live_weights_are_exact(m->f.store));
             store_turn_end(m->f.sw);
         }
@@ -197,6 +200,7 @@ static void test_random_operations(void **state)
         }
     }
     assert_true(m->evicted > 10000);
+    assert_true(m->relocated > 10000);
     fixture_deinit(&m->f);
     free(m);
 }

@@ -1,0 +1,226 @@
+/* Data segments: what goes in comes out by its address, in whatever sizes; what fails leaves nothing. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "log/data_segment.h"
+#include "log/segment.h"
+#include "sim/sim_disk.h"
+
+enum { RECORDS = 29, VALUE_BYTES_MAX = 3 << 20 };
+
+/* Around blocks, around the writer's buffer, and beyond it. */
+static const size_t sizes[RECORDS] = {
+    0,    1,    7,    8,       9,         4000,          4047,    4048, 4049,  4096,
+    100,  5000, 8192, 1 << 20, 100,       (1 << 20) - 1, 3 << 20, 50,   65537, 8191,
+    8192, 8193, 1,    2,       (1 << 19), (1 << 19) + 8, 17,      33,   65536};
+
+struct world {
+    struct sim_disk *sim;
+    struct segments *segments;
+    int folder;
+    char *value;
+    uint64_t addresses[RECORDS];
+};
+
+static struct slice key_of(char name[16], int i)
+{
+    return slice_make(name, (size_t)snprintf(name, 16, "key:%03d", i));
+}
+
+static struct slice value_of(struct world *w, int i)
+{
+    for (size_t at = 0; at < sizes[i]; at++)
+        w->value[at] = (char)((size_t)i * 31 + at * 7 + (at >> 8));
+    return slice_make(w->value, sizes[i]);
+}
+
+static struct world *world_create(void)
+{
+    struct world *w = calloc(1, sizeof *w);
+    assert_non_null(w);
+    w->sim = sim_disk_create(1);
+    w->segments = segments_create(&w->sim->disk);
+    w->folder = w->sim->disk.ops->folder_open(&w->sim->disk, "sim", true);
+    w->value = malloc(VALUE_BYTES_MAX);
+    assert_non_null(w->value);
+    return w;
+}
+
+static void world_destroy(struct world *w)
+{
+    segments_destroy(w->segments);
+    assert_int_equal(sim_disk_opens(w->sim), 0);
+    sim_disk_destroy(w->sim);
+    free(w->value);
+    free(w);
+}
+
+/* All `n` records into data segment `number`. A failed call ends it. */
+static status_t write_all(struct world *w, uint64_t number, int n, struct segment_file **file)
+{
+    struct data_segment *d;
+    char name[16];
+    TRY(data_segment_begin(&w->sim->disk, w->folder, "sim", number, 1 << 20, &d));
+    for (int i = 0; i < n; i++) {
+        status_t s = data_segment_add(d, key_of(name, i), value_of(w, i), 1000 + (uint64_t)i, (uint64_t)i % 3,
+                                      &w->addresses[i]);
+        if (!status_is_ok(&s)) {
+            data_segment_abandon(d);
+            return s;
+        }
+    }
+    return data_segment_finish(d, w->segments, file);
+}
+
+static void check_record(struct world *w, int i)
+{
+    char name[16];
+    struct record r;
+    struct segment_file *file = segments_acquire(w->segments, w->addresses[i]);
+    assert_non_null(file);
+    assert_true(file->data && file->sealed);
+    uint64_t offset = lsn_offset(w->addresses[i]);
+    size_t n = record_bytes(RECORD_MOVED, 7, sizes[i]);
+    assert_true(offset + n <= file->bytes);
+    assert_true(n <= segment_weight(7, sizes[i])); /* what a fetch reads */
+    char *data = malloc(n);
+    assert_non_null(data);
+    assert_int_equal(w->sim->disk.ops->read(&w->sim->disk, file->fd, data, n, offset), n);
+    assert_int_equal(record_decode(data, n, w->addresses[i], file->generation, &r), n);
+    assert_int_equal(r.type, RECORD_MOVED);
+    assert_int_equal(r.version, 1000 + i);
+    assert_int_equal(r.expire_ms, i % 3);
+    assert_true(slice_equal(r.key, key_of(name, i)) && slice_equal(r.value, value_of(w, i)));
+    free(data);
+    segments_release(file);
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    struct world *w = world_create();
+    struct segment_file *file;
+    status_t s = write_all(w, 7, RECORDS, &file);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(file->number, 7);
+    assert_int_equal(file->bytes % LOG_BLOCK_BYTES, 0);
+    for (int i = 0; i < RECORDS; i++)
+        check_record(w, i);
+    /* After a crash it is all there, and can be listed by what its header says. */
+    uint64_t bytes = file->bytes, generation = file->generation;
+    segments_destroy(w->segments);
+    sim_disk_crash(w->sim);
+    w->segments = segments_create(&w->sim->disk);
+    s = segment_list(&w->sim->disk, w->folder, "sim", w->segments, true, 7, &file);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(file->bytes, bytes);
+    assert_int_equal(file->generation, generation);
+    for (int i = 0; i < RECORDS; i++)
+        check_record(w, i);
+    world_destroy(w);
+}
+
+static void test_an_empty_one(void **state)
+{
+    (void)state;
+    struct world *w = world_create();
+    struct segment_file *file;
+    status_t s = write_all(w, SEGMENT_NUMBER_MAX, 0, &file);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(file->bytes, LOG_BLOCK_BYTES);
+    s = write_all(w, (uint64_t)SEGMENT_NUMBER_MAX + 1, 0, &file);
+    assert_int_equal(s.code, STATUS_UNSUPPORTED);
+    world_destroy(w);
+}
+
+static void test_failures_leave_nothing(void **state)
+{
+    (void)state;
+    static const enum sim_op ops[] = {SIM_CREATE, SIM_ALLOCATE, SIM_WRITE, SIM_TRUNCATE, SIM_SYNC};
+    struct segment_file *file;
+    for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++) {
+        unsigned failures = 0;
+        for (uint64_t after = 1;; after++) {
+            struct world *w = world_create();
+            w->sim->fail_op = ops[op];
+            w->sim->fail_after = after;
+            w->sim->fail_errno = ops[op] == SIM_ALLOCATE ? ENOSPC : EIO;
+            status_t s = write_all(w, 1, 20, &file);
+            bool was_reached = w->sim->fail_after == 0;
+            assert_int_equal(status_is_ok(&s), !was_reached);
+            failures += was_reached;
+            if (was_reached) {
+                assert_int_equal(s.code, ops[op] == SIM_ALLOCATE ? STATUS_NO_SPACE : STATUS_IO);
+                assert_null(segments_find(w->segments, w->addresses[0] | SEGMENT_DATA_ADDRESS));
+                assert_null(sim_disk_file(w->sim, "data-0000000001.kv"));
+            }
+            world_destroy(w);
+            if (!was_reached)
+                break;
+        }
+        assert_true(failures >= 1);
+    }
+}
+
+static void test_damaged_files_are_not_listed(void **state)
+{
+    (void)state;
+    struct world *w = world_create();
+    struct segment_file *file;
+    status_t s = write_all(w, 1, 20, &file);
+    assert_true(status_is_ok(&s));
+    segments_destroy(w->segments);
+    w->segments = segments_create(&w->sim->disk);
+    struct sim_file *f = sim_disk_file(w->sim, "data-0000000001.kv");
+    for (unsigned at = 0; at < 56; at++) {
+        f->data[at] ^= 1;
+        s = segment_list(&w->sim->disk, w->folder, "sim", w->segments, true, 1, NULL);
+        assert_int_equal(s.code, at >= 9 && at < 12 ? STATUS_UNSUPPORTED : STATUS_CORRUPT);
+        f->data[at] ^= 1;
+    }
+    f->size -= 512;
+    s = segment_list(&w->sim->disk, w->folder, "sim", w->segments, true, 1, NULL);
+    assert_int_equal(s.code, STATUS_CORRUPT);
+    f->size += 512;
+    s = segment_list(&w->sim->disk, w->folder, "sim", w->segments, true, 2, NULL);
+    assert_false(status_is_ok(&s));
+    s = segment_list(&w->sim->disk, w->folder, "sim", w->segments, true, 1, NULL);
+    assert_true(status_is_ok(&s));
+    world_destroy(w);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    char name[SEGMENT_NAME_BYTES];
+    uint64_t number;
+    segment_file_name(name, true, 12);
+    assert_string_equal(name, "data-0000000012.kv");
+    assert_true(segment_parse_data_name(name, &number));
+    assert_int_equal(number, 12);
+    assert_false(segment_parse_name(name, &number));
+    assert_false(segment_parse_data_name("log-0000000012.kv", &number));
+    assert_false(segment_parse_data_name("data-12.kv", &number));
+    assert_false(segment_parse_data_name("data-0000000012.kvx", &number));
+    assert_false(segment_parse_data_name("data-9999999999.kv", &number));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_an_empty_one),
+        cmocka_unit_test(test_failures_leave_nothing),
+        cmocka_unit_test(test_damaged_files_are_not_listed),
+        cmocka_unit_test(test_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

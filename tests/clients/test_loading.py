@@ -214,6 +214,21 @@ def test_the_limit_of_clients_counts_the_early_ones(slow):
     wait_until(one_more, what="room for one client")
 
 
+def test_told_while_a_checkpoint_is_loaded(make_server):
+    """Nothing is replayed: the whole start is reading the checkpoint."""
+
+    def save(server):
+        with server.start().client() as c:
+            assert c("SAVE") == "OK"
+        assert server.stop() == 0
+
+    slow = Slow(make_server("--threads", 2), save)
+    assert slow.progress(slow.first)[0] >= 49
+    slow.let_go()
+    served(slow.first)
+    assert slow.first("GET", "key:599") == b"v" * 5000
+
+
 def test_signals_end_loading(make_server):
     for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")):
         slow = Slow(make_server("--threads", 1))

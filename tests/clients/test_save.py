@@ -136,6 +136,18 @@ def test_a_checkpoint_that_fails(saver):
         assert "toc-0000000002.kv" in tocs(saver)
 
 
+def test_the_end_of_a_checkpoint_wakes_who_saves(saver):
+    """Whichever worker it is on; none turns for any other reason."""
+    with saver.start().client() as c, saver.client() as other:
+        c("SET", "k", "v")
+        seconds = []
+        for client in (c, other) * 5:
+            start = time.monotonic()
+            assert client("SAVE") == "OK"
+            seconds.append(time.monotonic() - start)
+        assert sorted(seconds)[5] < 0.5, seconds
+
+
 @pytest.mark.parametrize("kill", [False, True])
 def test_who_saves_and_goes(slow_saver, kill):
     with slow_saver.client() as c, slow_saver.client() as other:

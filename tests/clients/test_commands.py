@@ -16,17 +16,18 @@ kvasir = pytest.mark.kvasir
 
 
 def test_ttl_rounds_to_the_nearest_second(c):
-    c("SET", "k", "v", "PX", 1600)
-    assert c("TTL", "k") == 2
-    c("SET", "k", "v", "PX", 1400)
-    assert c("TTL", "k") == 1
-    assert 1300 < c("PTTL", "k") <= 1400
+    c("SET", "k", "v", "PX", 11900)  # the machine may be busy: 400 ms until it would be wrong
+    assert c("TTL", "k") == 12
+    c("SET", "k", "v", "PX", 11400)
+    assert c("TTL", "k") == 11
+    assert 10000 < c("PTTL", "k") <= 11400
 
 
 def test_a_key_is_gone_when_its_time_comes(c):
+    start = time.monotonic()
     c("SET", "k", "v", "PX", 60)
     c("SET", "stays", "v", "PX", 60000)
-    assert c("GET", "k") == b"v"
+    assert c("GET", "k") == b"v" or time.monotonic() - start > 0.059
     wait_until(lambda: c("GET", "k") is None, 2, "the key's end")
     assert c("EXISTS", "k", "stays") == 1
     assert c("TTL", "k") == -2

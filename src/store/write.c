@@ -209,7 +209,9 @@ struct slice store_entry_value(const struct store_entry *entries, unsigned i)
 uint64_t store_entry_expire_ms(const struct store_entry *entries, unsigned i)
 {
     const struct store_entry *e = &entries[entries[i].primary];
-    return e->staged == STAGED_SET || e->staged == STAGED_EXPIRE ? e->new_expire_ms : e->expire_ms;
+    if (e->staged == STAGED_SET || e->staged == STAGED_EXPIRE)
+        return e->new_expire_ms;
+    return e->live ? e->expire_ms : 0; /* what has expired leaves its expiry to nobody */
 }
 
 bool store_entry_cold(const struct store_entry *entries, unsigned i)

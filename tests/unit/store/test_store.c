@@ -115,6 +115,33 @@ static void test_expiry(void **state)
     fixture_deinit(&f);
 }
 
+/* What writes keep of a key (APPEND, INCR, KEEPTTL) they must not take from one whose time has come. */
+static void test_an_expired_key_leaves_no_expiry_to_the_next(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f, 1);
+    uint64_t soon_ms = clock_unix_ms() + 5;
+    assert_int_equal(put(f.sw, text("k"), text("old"), soon_ms), STORE_OK);
+    while (clock_unix_ms() <= soon_ms)
+        ;
+    store_turn_begin(f.sw);
+    struct store_entry entry;
+    store_key_prepare(f.sw, &entry.key, text("k"));
+    assert_int_equal(store_write_begin(f.sw, &entry, 1, 0), STORE_OK);
+    assert_false(store_entry_live(&entry, 0));
+    assert_int_equal(store_entry_expire_ms(&entry, 0), 0);
+    store_stage_set(f.sw, &entry, 0, text("new"), store_entry_expire_ms(&entry, 0));
+    assert_int_equal(store_write_commit(f.sw), STORE_OK);
+    store_turn_end(f.sw);
+    assert_value(f.sw, "k", "new");
+    assert_int_equal(store_count_expiring(f.store), 0);
+    fixture_flush(&f, 0);
+    fixture_reopen(&f);
+    assert_value(f.sw, "k", "new");
+    fixture_deinit(&f);
+}
+
 static void test_the_sweeper_finds_what_nobody_asks_for(void **state)
 {
     struct fixture f;
@@ -412,6 +439,7 @@ int main(void)
         cmocka_unit_test(test_absence_waits_for_its_delete),
         cmocka_unit_test(test_sizes_survive_a_restart),
         cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_an_expired_key_leaves_no_expiry_to_the_next),
         cmocka_unit_test(test_the_sweeper_finds_what_nobody_asks_for),
         cmocka_unit_test(test_a_full_disk_refuses_and_recovers),
         cmocka_unit_test(test_a_failed_flush_ends_all_writing),

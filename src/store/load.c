@@ -275,8 +275,15 @@ static status_t find_tocs(struct store *store, struct found *f)
     return status_ok();
 }
 
+/* Nobody else is there yet to ask for numbers. */
 static void keep(struct keeper *k, const struct toc_info *info)
 {
+    if (k->toc_count == 0) {
+        k->stats.number = info->number;
+        k->stats.keys = info->keys;
+        k->stats.bytes = info->bytes;
+        k->stats.published_ms = info->created_ms;
+    }
     if (k->toc_count < KEEPER_TOCS_KEPT)
         k->tocs[k->toc_count++] = (struct kept_toc){info->number, info->start_lsn, info->keys, info->bytes};
 }

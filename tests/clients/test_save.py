@@ -331,3 +331,17 @@ def test_without_a_disk(make_server):
             assert c.error(*command) == "ERR nothing is kept on disk with --durability none"
         assert abs(c("LASTSAVE") - time.time()) < 20
         assert fields(c, "persistence")["rdb_bgsave_in_progress"] == "0"
+
+
+def test_lastsave_and_info_survive_a_restart(make_server):
+    server = make_server().start()
+    with server.client() as c:
+        c.pipeline(["SET", f"k:{i}", "v"] for i in range(1000))
+        assert c("SAVE") == "OK"
+        saved = c("LASTSAVE")
+    server.kill()
+    server.start()
+    with server.client() as c:
+        assert saved - 1 <= c("LASTSAVE") <= saved  # when it was begun
+        info = dict(line.split(":", 1) for line in c("INFO", "kvasir").decode().splitlines() if ":" in line)
+        assert (info["checkpoint_number"], info["checkpoint_keys"]) == ("1", "1000")

@@ -53,9 +53,10 @@ struct hint {
 
 /* Values in memory, oldest first (memory.c). */
 struct resident_queue {
+    _Atomic uint32_t lock;  /* of all but count; held for some items' copying */
+    _Atomic uint64_t count; /* relaxed: a hint for who does not hold the lock */
     struct resident_chunk *head, *tail, *spare;
     unsigned head_at, tail_at;
-    uint64_t count;
 };
 
 struct store_worker_private {

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/spin.h"
 #include "store/fetch.h"
 #include "store/internal.h"
 #include "sys/memory.h"
@@ -39,9 +40,15 @@ struct resident_chunk {
     struct resident items[CHUNK_RESIDENTS];
 };
 
-/* ---- the queue ---- */
+/* ---- the queues ---- */
 
-static void queue_push(struct resident_queue *q, struct resident item)
+static uint64_t load(const _Atomic uint64_t *value)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
+}
+
+/* With the lock. */
+static void put_one(struct resident_queue *q, struct resident item)
 {
     if (q->tail == NULL || q->tail_at == CHUNK_RESIDENTS) {
         struct resident_chunk *chunk = q->spare;
@@ -58,14 +65,13 @@ static void queue_push(struct resident_queue *q, struct resident item)
         q->tail_at = 0;
     }
     q->tail->items[q->tail_at++] = item;
-    q->count++;
 }
 
-static struct resident queue_pop(struct resident_queue *q)
+/* With the lock; there is one. */
+static struct resident take_one(struct resident_queue *q, uint64_t left)
 {
     struct resident item = q->head->items[q->head_at++];
-    q->count--;
-    if (q->head_at == CHUNK_RESIDENTS || q->count == 0) {
+    if (q->head_at == CHUNK_RESIDENTS || left == 0) {
         struct resident_chunk *done = q->head;
         q->head = done->next;
         q->head_at = 0;
@@ -75,6 +81,29 @@ static struct resident queue_pop(struct resident_queue *q)
         q->spare = done;
     }
     return item;
+}
+
+static void queue_put(struct resident_queue *q, const struct resident *items, unsigned n)
+{
+    spin_lock(&q->lock);
+    for (unsigned i = 0; i < n; i++)
+        put_one(q, items[i]);
+    atomic_store_explicit(&q->count, load(&q->count) + n, memory_order_relaxed);
+    spin_unlock(&q->lock);
+}
+
+/* Up to n of the oldest; how many. */
+static unsigned queue_take(struct resident_queue *q, struct resident *items, unsigned n)
+{
+    spin_lock(&q->lock);
+    uint64_t count = load(&q->count);
+    if (n > count)
+        n = (unsigned)count;
+    for (unsigned i = 0; i < n; i++)
+        items[i] = take_one(q, count - 1 - i);
+    atomic_store_explicit(&q->count, count - n, memory_order_relaxed);
+    spin_unlock(&q->lock);
+    return n;
 }
 
 void memory_queue_deinit(struct resident_queue *q)
@@ -89,11 +118,6 @@ void memory_queue_deinit(struct resident_queue *q)
 }
 
 /* ---- how much is used ---- */
-
-static uint64_t load(const _Atomic uint64_t *value)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
-}
 
 static void count_one(_Atomic uint64_t *number)
 {
@@ -170,17 +194,15 @@ static struct excess excess_of(struct store *store)
                            .internal = resident - arena_free_bytes(&use) > low};
 }
 
-/* The candidate leaves memory, stays in the queue, or is dropped from it. */
-static void consider(struct store *store, struct store_worker_private *p, struct resident item,
-                     struct excess excess, uint32_t hint)
+/* The candidate leaves memory, stays in the queue (true), or is dropped from it. */
+static bool keeps(struct store *store, struct store_worker_private *p, struct resident item,
+                  struct excess excess, uint32_t hint)
 {
     uint64_t hash = (uint64_t)item.hash_high << 32; /* all that is needed of it here */
     uint32_t stripe = keylock_stripe(hash);
     bool keep = true;
-    if (!keylock_try(&store->locks, stripe)) {
-        queue_push(&p->residents, item);
-        return;
-    }
+    if (!keylock_try(&store->locks, stripe))
+        return true;
     struct node *node = hash_table_holds_near(&store->hash, item.hash_high, item.ref);
     if (node == NULL || !payload_is_evictable(node_meta(node))) {
         keep = false;
@@ -193,8 +215,7 @@ static void consider(struct store *store, struct store_worker_private *p, struct
             count_one(&p->evicted);
     }
     keylock_release(&store->locks, stripe);
-    if (keep)
-        queue_push(&p->residents, item);
+    return keep;
 }
 
 /* Asks for the leaves of those that will probably go. They may all have changed until their locks are taken:
@@ -217,41 +238,60 @@ static void prefetch_leaves(struct store *store, const struct resident *items, u
         hints[indexes[i]] = leaves[i];
 }
 
-static void consider_some(struct store *store, struct store_worker_private *p, struct excess excess)
+/* The oldest of the queue, which may be another worker's. False: there is none. */
+static bool consider_some(struct store *store, struct store_worker_private *p, struct resident_queue *q,
+                          struct excess excess)
 {
     struct resident items[STEPS_BETWEEN_LOOKS];
     uint32_t hints[STEPS_BETWEEN_LOOKS] = {0};
-    unsigned n = 0;
-    for (; n < STEPS_BETWEEN_LOOKS && p->residents.count; n++) {
-        items[n] = queue_pop(&p->residents);
-        hash_table_prefetch(&store->hash, (uint64_t)items[n].hash_high << 32);
-        __builtin_prefetch(arena_at(&store->arena, items[n].ref));
+    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS), kept = 0;
+    for (unsigned i = 0; i < n; i++) {
+        hash_table_prefetch(&store->hash, (uint64_t)items[i].hash_high << 32);
+        __builtin_prefetch(arena_at(&store->arena, items[i].ref));
     }
     if (excess.external || excess.internal)
         prefetch_leaves(store, items, n, hints);
-    for (unsigned i = 0; i < n; i++)
-        consider(store, p, items[i], excess, hints[i]);
+    for (unsigned i = 0; i < n; i++) {
+        if (keeps(store, p, items[i], excess, hints[i]))
+            items[kept++] = items[i];
+    }
+    queue_put(q, items, kept);
+    return n > 0;
+}
+
+/* That of the worker who has brought most: he may be idle. */
+static struct resident_queue *longest_queue(struct store *store)
+{
+    struct resident_queue *longest = &store->workers[0].private->residents;
+    for (unsigned i = 1; i < store->config.workers; i++) {
+        struct resident_queue *q = &store->workers[i].private->residents;
+        if (load(&q->count) > load(&longest->count))
+            longest = q;
+    }
+    return longest;
 }
 
 void memory_relieve(struct store_worker *sw, unsigned steps)
 {
-    if (!store_evicts(sw->store))
+    struct store *store = sw->store;
+    if (!store_evicts(store))
         return;
     for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
-        struct excess excess = excess_of(sw->store);
-        if ((!excess.external && !excess.internal) || sw->private->residents.count == 0)
+        struct excess excess = excess_of(store);
+        if ((!excess.external && !excess.internal) ||
+            !consider_some(store, sw->private, longest_queue(store), excess))
             return;
-        consider_some(sw->store, sw->private, excess);
     }
 }
 
 void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref)
 {
+    struct resident item = {.hash_high = (uint32_t)(hash >> 32), .ref = ref};
     /* Deletes leave stale entries behind. They go when they come to the front, which may be never while there
      * is enough memory. */
-    if (p->residents.count > 2 * load(&store->keys) + CHUNK_RESIDENTS)
-        consider_some(store, p, (struct excess){0});
-    queue_push(&p->residents, (struct resident){.hash_high = (uint32_t)(hash >> 32), .ref = ref});
+    if (load(&p->residents.count) > 2 * load(&store->keys) + CHUNK_RESIDENTS)
+        (void)consider_some(store, p, &p->residents, (struct excess){0});
+    queue_put(&p->residents, &item, 1);
 }
 
 /* ---- what comes back ---- */
@@ -266,7 +306,7 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
         return false;
     struct node *node = hash_table_find(&store->hash, key->hash, key->name);
     if (node && node_meta(node) & NODE_COLD && payload_get(node).address == address) {
-        /* Without a cap there is room for all: a start has left them on disk. Relaxed: see consider. */
+        /* Without a cap there is room for all: a start has left them on disk. Relaxed: see keeps. */
         if (!evicts ||
             atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED)
             promoted = payload_promote(store, sw->private, node, key->hash, value);

@@ -418,7 +418,7 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
     struct node *other = same_version(store, p, node, hash, &c, 0);
-    /* Relaxed: see consider in memory.c. */
+    /* Relaxed: see keeps in memory.c. */
     if (meta & NODE_TOUCHED)
         atomic_fetch_or_explicit(&other->meta, NODE_TOUCHED, memory_order_relaxed);
     int64_t weight = segment_weight(node_key_len(meta), old.len);

@@ -1,119 +1,30 @@
-"""Compares kvasir with redis-server, valkey-server and memcached, and with the numbers it must reach.
+"""Compares kvasir with redis-server, valkey-server, memcached, RocksDB and what fio gets from the disk, and with the numbers it must reach.
 
 Each server runs alone on core 0 (the others are stopped with SIGSTOP meanwhile), the generator, `kvasir bench`, on core 1 for
 all of them; rounds are interleaved (A B C A B C). Ratios are medians of the ratios of a round: a virtual machine's cores may move
-between rounds from sharing a cache to not sharing one, which changes what a loopback round trip costs by a factor of 2.5. Durable rows: kvasir as it is by default against
-appendfsync always; the others against appendonly no. Data lies on this repository's file system.
+between rounds from sharing a cache to not sharing one, which changes what a loopback round trip costs by a factor of 2.5.
+Durable rows: kvasir as it is by default against appendfsync always; the others against appendonly no. Rows about more data
+than memory: see disk_rows.py. Data lies on this repository's file system, or in --dir.
 
-usage: compare.py [--quick] [--rounds N] [--seconds S] [--only ROW[,ROW...]] [--list]
-Writes bench/results/<date>.json and bench/results/compare.svg."""
+usage: compare.py [--quick] [--rounds N] [--seconds S] [--only ROW[,ROW...]] [--list] [--help: more]
+Writes bench/results/<date>.json and bench/results/compare.svg and cold.svg."""
 
 import argparse
 import datetime
 import json
 import os
-import platform
-import re
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-KVASIR = os.path.join(ROOT, "build", "kvasir")
+from arithmetic import parse_size
+from disk_rows import COLD_ROWS, DISK_ROWS, GUARANTEES, OVERWRITE_ROWS, RESTART_ROWS, DiskRows
+from report import machine, print_row, progress, svg, table
+from servers import ROOT, Server, fill, generator
+
 RESULTS = os.path.join(ROOT, "bench", "results")
-SERVER_CORE, GENERATOR_CORE = 0, 1
-VALUE_BYTES = 64
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Server:
-    """A running server on its core. `kind` is kvasir, redis, valkey or memcached."""
-
-    def __init__(self, kind, durable, base):
-        self.kind, self.durable = kind, durable
-        self.name = kind + (" durable" if durable else "")
-        self.port = free_port()
-        self.folder = tempfile.mkdtemp(prefix=f"{kind}-", dir=base)
-        self.command = ["taskset", "-c", str(SERVER_CORE), *self._command()]
-        self.log = open(os.path.join(self.folder, "server.log"), "wb")
-        self.process = subprocess.Popen(self.command, stdout=self.log, stderr=self.log, cwd=self.folder)
-        self._wait()
-
-    def _command(self):
-        port = str(self.port)
-        if self.kind == "kvasir":
-            return [KVASIR, "server", "--port", port, "--dir", os.path.join(self.folder, "data"), "--threads", "1",
-                    "--durability", "fsync" if self.durable else "none"]  # fmt: skip
-        if self.kind == "memcached":
-            user = ["-u", "root"] if os.geteuid() == 0 else []
-            return ["memcached", "-l", "127.0.0.1", "-p", port, "-U", "0", "-t", "1", "-m", "16384", "-c", "4096", *user]
-        aof = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"]
-        return [f"{self.kind}-server", "--port", port, "--bind", "127.0.0.1", "--dir", self.folder, "--save", "",
-                *(aof if self.durable else ["--appendonly", "no"])]  # fmt: skip
-
-    def _wait(self):
-        end = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > end:
-                    sys.exit(f"{self.name} does not start: {' '.join(self.command)}; see {self.log.name}")
-                time.sleep(0.02)
-
-    def pause(self):
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self):
-        self.process.send_signal(signal.SIGCONT)
-
-    def rss_bytes(self):
-        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-
-    def cpu_seconds(self):
-        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-        self.log.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def generator(server, *options):
-    """The generator's command line."""
-    protocol = ["--protocol", "memcached"] if server.kind == "memcached" else []
-    command = [KVASIR, "bench", "--connect", f"127.0.0.1:{server.port}", "--json", "--pin", str(GENERATOR_CORE),
-               "--value-size", str(VALUE_BYTES), *protocol, *map(str, options)]  # fmt: skip
-    before = server.cpu_seconds()
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0 or not result.stdout.strip():
-        raise RuntimeError(f"{' '.join(command)} ended with {result.returncode}: {result.stderr[-500:]}")
-    numbers = json.loads(result.stdout)
-    numbers["command"] = " ".join(command).replace(ROOT + "/", "")
-    numbers["server_cpu_seconds"] = server.cpu_seconds() - before
-    if numbers.get("errors") or numbers.get("wrong"):
-        raise RuntimeError(f"{server.name}: {numbers.get('errors')} errors: {' '.join(command)}")
-    return numbers
-
-
-def fill(server, keys):
-    """Puts keys 0..keys-1 there, each once. Returns the generator's numbers."""
-    return generator(server, "--workload", "insert", "--keys", keys, "--clients", 8, "--pipeline", 500, "--seconds", 3600)
 
 
 class Bench:
@@ -123,18 +34,19 @@ class Bench:
         self.seconds = options.seconds
         self.keys = 200_000 if options.quick else 4_000_000
         self.many = 1_000_000 if options.quick else 10_000_000
-        self.base = tempfile.mkdtemp(prefix="bench-", dir=os.path.join(ROOT, "build"))
+        self.base = tempfile.mkdtemp(prefix="bench-", dir=options.dir)
         self.rows = []
         self.samples = []
+        self.failures = []
 
-    def add(self, row, title, unit, samples, must=None, better="more", note=""):
+    def add(self, row, title, unit, samples, must=None, better="more", note="", group="memory"):
         """samples: {server name: [numbers]}; must: [(text, function(medians, ratios) -> bool)]; ratios: kvasir's number
         divided by that server's, round by round, of which the median."""
         medians = {name: statistics.median(values) for name, values in samples.items() if values}
         ours = samples.get("kvasir durable") or samples.get("kvasir") or []
         ratios = {name: statistics.median(a / b for a, b in zip(ours, values)) for name, values in samples.items() if ours and values}
         checks = [{"must": text, "met": bool(test(medians, ratios))} for text, test in must or [] if can(test, medians, ratios)]
-        self.rows.append(dict(row=row, title=title, unit=unit, better=better, note=note, medians=medians, ratios=ratios,
+        self.rows.append(dict(row=row, title=title, unit=unit, better=better, note=note, group=group, medians=medians, ratios=ratios,
                               samples=samples, checks=checks))  # fmt: skip
         print_row(self.rows[-1])
 
@@ -283,7 +195,8 @@ class Bench:
         end(kept)
 
 
-ROWS = ["get-pipelined", "get-50", "set-pipelined", "set-50", "set-50-to-1", "get-under-sets", "set-memory", "insert", "memory", "range"]
+MEMORY_ROWS = ["get-pipelined", "get-50", "set-pipelined", "set-50", "set-50-to-1", "get-under-sets", "set-memory", "insert", "memory", "range"]
+ROWS = [*MEMORY_ROWS, *DISK_ROWS]
 
 
 def can(test, medians, ratios):
@@ -309,126 +222,94 @@ def end(servers):
         server.end()
 
 
-def progress(text):
-    print(f"  {text}", file=sys.stderr, flush=True)
-
-
-def human(value, unit):
-    if unit in ("x",):
-        return f"{value:.2f}x"
-    if unit == "us":
-        return f"{value:,.0f} us"
-    if unit == "bytes":
-        return f"{value:,.0f} B"
-    return f"{value / 1e6:.2f} M/s" if value >= 1e6 else f"{value:,.0f}/s"
-
-
-def print_row(row):
-    cells = [f"{name} {human(value, row['unit'])}" for name, value in row["medians"].items()]
-    if row["unit"] != "x":
-        cells += [f"kvasir / {name}: {ratio:.2f}" for name, ratio in row["ratios"].items() if not name.startswith("kvasir")]
-    print(f"{row['title']}:")
-    print("    " + "   ".join(cells))
-    for check in row["checks"]:
-        print(f"    must {check['must']}: {'met' if check['met'] else 'NOT MET'}")
-    sys.stdout.flush()
-
-
-def table(rows):
-    names = ["kvasir durable", "kvasir", "redis durable", "redis", "valkey durable", "valkey", "memcached"]
-    names = [name for name in names if any(name in row["medians"] for row in rows)]
-    lines = ["| work | " + " | ".join(names) + " | kvasir / Redis | must |", "|---" * (len(names) + 3) + "|"]
-    for row in rows:
-        medians = row["medians"]
-        cells = [human(medians[name], row["unit"]) if name in medians else "" for name in names]
-        ratio = next((f"{value:.2f}" for name, value in row["ratios"].items() if name.startswith("redis")), "")
-        checks = ", ".join(f"{c['must']}: {'met' if c['met'] else 'NOT MET'}" for c in row["checks"])
-        lines.append(f"| {row['title']} | " + " | ".join(cells) + f" | {ratio} | {checks} |")
-    return "\n".join(lines)
-
-
-# ---- what this was measured on ----
-
-
-def output(*command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip().splitlines()[0]
-    except (OSError, IndexError):
-        return ""
-
-
-def machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-        text = cpuinfo.read()
-    model = re.search(r"model name\s*: (.*)", text)
-    with open("/proc/meminfo", encoding="ascii") as meminfo:
-        memory_kb = int(re.search(r"MemTotal:\s+(\d+)", meminfo.read()).group(1))
-    return {
-        "cpu": model.group(1) if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(memory_kb / 1e6, 1),
-        "kernel": platform.release(),
-        "file_system": output("stat", "-f", "-c", "%T", ROOT),
-        "versions": {
-            "kvasir": output(KVASIR, "--version"),
-            "git": output("git", "-C", ROOT, "rev-parse", "--short", "HEAD"),
-            "redis": output("redis-server", "--version"),
-            "valkey": output("valkey-server", "--version"),
-            "memcached": output("memcached", "--version"),
-        },
-    }
-
-
-# ---- the plot ----
-
-COLOURS = {"kvasir": "#d1495b", "redis": "#5b8e7d", "valkey": "#30638e", "memcached": "#8d99ae"}
-
-
-def svg(rows, path, about):
-    """One group of horizontal bars for each row, each group scaled to its longest bar."""
-    width, left, bar, gap = 920, 330, 17, 30
-    rows = [row for row in rows if row["medians"]]
-    height = 60 + sum(gap + (bar + 3) * len(row["medians"]) for row in rows) + 20
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">',
-           f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-           '<text x="16" y="26" font-size="17" font-weight="bold">kvasir beside Redis, Valkey and memcached, one core each</text>',
-           f'<text x="16" y="46" fill="#555555" font-size="12">{escape(about)}</text>']  # fmt: skip
-    y = 60
-    for row in rows:
-        y += gap - 10
-        better = "" if row["better"] == "more" else " (less is better)"
-        out.append(f'<text x="16" y="{y}" font-weight="bold">{escape(row["title"] + better)}</text>')
-        y += 8
-        longest = max(row["medians"].values()) or 1
-        for name, value in row["medians"].items():
-            length = max(2, round((width - left - 130) * value / longest))
-            out.append(f'<text x="{left - 8}" y="{y + bar - 4}" text-anchor="end">{escape(name)}</text>')
-            out.append(f'<rect x="{left}" y="{y}" width="{length}" height="{bar}" fill="{COLOURS[name.split()[0]]}"/>')
-            out.append(f'<text x="{left + length + 6}" y="{y + bar - 4}">{escape(human(value, row["unit"]))}</text>')
-            y += bar + 3
-        y += 2
-    out.append("</svg>")
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(out) + "\n")
-
-
-def escape(text):
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def main():
+def read_options():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few keys, short runs: a look, not a measurement")
     parser.add_argument("--rounds", type=int, default=None)
-    parser.add_argument("--seconds", type=int, default=None)
+    parser.add_argument("--seconds", type=int, default=None, help="of one measurement")
     parser.add_argument("--only", default=None, help="rows, with commas between them")
     parser.add_argument("--list", action="store_true", help="name the rows")
+    parser.add_argument("--dir", default=os.path.join(ROOT, "build"), help="folder for the data, removed afterwards (build)")
+    parser.add_argument("--cold-memory", type=parse_size, metavar="SIZE", help="memory for the cold and overwrite rows, data is four times that (2G; 96M)")
+    parser.add_argument("--overwrite-seconds", type=int, metavar="S", help="of overwriting (600; 20)")
+    parser.add_argument("--disk", type=parse_size, metavar="SIZE", help="overwriting without a cleaner ends beyond this (what is free, less 8G; 2G)")
+    parser.add_argument("--restart-keys", type=int, metavar="N", help="keys of the rows restart and cold-key-bytes (100000000; 2000000)")
+    parser.add_argument("--restart-threads", type=int, metavar="N", default=os.cpu_count(), help="of the server there (one a core)")
+    parser.add_argument("--beside", default="fio,memcached,rocksdb", help="what else the cold and overwrite rows measure (fio,memcached,rocksdb)")
     options = parser.parse_args()
+    quick = options.quick
+    options.rounds = options.rounds or (2 if quick else 3)
+    options.seconds = options.seconds or (3 if quick else 6)
+    options.cold_memory = options.cold_memory or (96 << 20 if quick else 2 << 30)
+    options.overwrite_seconds = options.overwrite_seconds or (20 if quick else 600)
+    options.disk = options.disk or (2 << 30 if quick else 0)
+    options.restart_keys = options.restart_keys or (2_000_000 if quick else 100_000_000)
+    return options
+
+
+def run(bench, wanted):
+    """Every group that has a wanted row. A group that fails is named, and the next one goes on. True when none failed."""
+    disk = DiskRows(bench)
+    fine = True
+    for rows, measure in (
+        ({"get-pipelined", "get-50"}, lambda: bench.reads(wanted)),
+        ({"set-pipelined", "set-50", "set-50-to-1", "get-under-sets"}, lambda: bench.writes(wanted)),
+        ({"set-memory"}, bench.plain_sets),
+        ({"insert", "memory", "range"}, lambda: bench.inserts(wanted)),
+        (set(COLD_ROWS), lambda: disk.cold(wanted)),
+        (set(OVERWRITE_ROWS), disk.overwrites),
+        (set(RESTART_ROWS), lambda: disk.restart(wanted)),
+    ):
+        if wanted & rows:
+            try:
+                measure()
+            except (RuntimeError, OSError) as error:
+                fine = False
+                print(f"FAILED: {', '.join(sorted(wanted & rows))}: {error}", flush=True)
+                bench.failures.append({"rows": sorted(wanted & rows), "error": str(error)})
+            finally:
+                end(Server.running())
+    return fine
+
+
+def write(bench, options, wanted, started):
+    os.makedirs(RESULTS, exist_ok=True)
+    about = machine(options.dir)
+    report = {
+        "date": started.isoformat(timespec="seconds"),
+        "quick": options.quick,
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "command": "bench/compare.py " + " ".join(sys.argv[1:]),
+        "machine": about,
+        "guarantees": GUARANTEES,
+        "rows": bench.rows,
+        "failures": bench.failures,
+        "samples": bench.samples,
+    }
+    path = os.path.join(RESULTS, started.strftime("%Y-%m-%d-%H%M%S") + ("-quick" if options.quick else "") + ".json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+    text = f"{about['cpu']}, Linux {about['kernel']}, {started:%Y-%m-%d}, medians of {options.rounds} rounds" + (", quick run" if options.quick else "")
+    for group, all_rows, beside, guarantees, plot, title in (
+        ("memory", MEMORY_ROWS, "Redis", None, "compare.svg", "kvasir beside Redis, Valkey and memcached, one core each"),
+        ("disk", DISK_ROWS, "fio", GUARANTEES, "cold.svg", "more data than memory: kvasir beside fio, memcached extstore and RocksDB"),
+    ):
+        rows = [row for row in bench.rows if row["group"] == group]
+        if rows:
+            print("\n" + table(rows, beside, guarantees))
+            whole = set(all_rows) <= wanted and not options.quick
+            part = path[:-5] + (".svg" if group == "memory" else "-disk.svg")
+            svg(rows, os.path.join(RESULTS, plot) if whole else part, text, title)
+    print(f"\nwritten: {os.path.relpath(path, ROOT)}")
+
+
+def main():
+    options = read_options()
     if options.list:
         print("\n".join(ROWS))
         return 0
-    options.rounds = options.rounds or (2 if options.quick else 3)
-    options.seconds = options.seconds or (3 if options.quick else 6)
     wanted = set(options.only.split(",")) if options.only else set(ROWS)
     if wanted - set(ROWS):
         sys.exit(f"no such row: {', '.join(sorted(wanted - set(ROWS)))}; there are: {', '.join(ROWS)}")
@@ -437,41 +318,13 @@ def main():
     bench = Bench(options)
     started = datetime.datetime.now(datetime.timezone.utc)
     try:
-        if wanted & {"get-pipelined", "get-50"}:
-            bench.reads(wanted)
-        if wanted & {"set-pipelined", "set-50", "set-50-to-1", "get-under-sets"}:
-            bench.writes(wanted)
-        if "set-memory" in wanted:
-            bench.plain_sets()
-        if wanted & {"insert", "memory", "range"}:
-            bench.inserts(wanted)
+        fine = run(bench, wanted)
     finally:
+        end(Server.running())
         shutil.rmtree(bench.base, ignore_errors=True)
-    os.makedirs(RESULTS, exist_ok=True)
-    about = machine()
-    report = {
-        "date": started.isoformat(timespec="seconds"),
-        "quick": options.quick,
-        "rounds": options.rounds,
-        "seconds": options.seconds,
-        "command": "bench/compare.py " + " ".join(sys.argv[1:]),
-        "machine": about,
-        "rows": bench.rows,
-        "samples": bench.samples,
-    }
-    path = os.path.join(RESULTS, started.strftime("%Y-%m-%d-%H%M%S") + ("-quick" if options.quick else "") + ".json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.write("\n")
-    print()
-    print(table(bench.rows))
-    text = f"{about['cpu']}, Linux {about['kernel']}, {started:%Y-%m-%d}, medians of {options.rounds} rounds" + (", quick run" if options.quick else "")
-    if wanted == set(ROWS):
-        svg(bench.rows, os.path.join(RESULTS, "compare.svg"), text)
-    else:
-        svg(bench.rows, path[:-5] + ".svg", text)
-    print(f"\nwritten: {os.path.relpath(path, ROOT)}")
-    return 0
+    write(bench, options, wanted, started)
+    return 0 if fine else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -43,6 +43,7 @@ class Server:
         self.command = [*(["taskset", "-c", str(SERVER_CORE)] if pinned else []), *self._command()]
         self.log = open(os.path.join(self.folder, "server.log"), "ab")
         self.dropper = PageDropper(self.data) if extstore_bytes else None
+        self.process = None
         Server.all_running.append(self)
         self.start()
 
@@ -119,8 +120,9 @@ class Server:
         self.process.send_signal(signal.SIGCONT)
 
     def kill(self):
-        self.process.kill()
-        self.process.wait()
+        if self.process:  # None: its program is not there
+            self.process.kill()
+            self.process.wait()
 
     def rss_bytes(self):
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as statm:

@@ -140,6 +140,7 @@ static struct segment *advance(struct log *log, struct log_batch **large)
         while (*end)
             end = &(*end)->next;
         if (b->large) {
+            atomic_fetch_sub_explicit(&log->large_bytes, b->capacity, memory_order_relaxed);
             b->next = *large;
             *large = b;
         } else {

@@ -62,11 +62,12 @@ struct log {
     struct batch_list closed; /* waiting for their flush, in LSN order */
     struct batch_list flying; /* given out, in LSN order */
     unsigned flying_count;
-    struct segment *current;  /* new batches go here */
-    struct segment *prepared; /* the next one, or NULL */
-    struct segment *oldest;   /* list up to current: those whose batches are not all durable */
-    uint64_t position;        /* offset in current where the open batch starts */
-    uint64_t tail_lsn;        /* behind the last batch that holds something: what commit_lsn reaches next */
+    _Atomic uint64_t large_bytes; /* of large batches, closed or flying; written under the lock */
+    struct segment *current;      /* new batches go here */
+    struct segment *prepared;     /* the next one, or NULL */
+    struct segment *oldest;       /* list up to current: those whose batches are not all durable */
+    uint64_t position;            /* offset in current where the open batch starts */
+    uint64_t tail_lsn;     /* behind the last batch that holds something: what commit_lsn reaches next */
     uint64_t durable_lsn;  /* end of the last durable batch, also of an earlier run; 0: there is none. Always
                               the end of a batch, unlike commit_lsn, which starts at the new segment */
     uint64_t previous_lsn; /* of the last batch given out */

@@ -151,13 +151,25 @@ static bool in_headroom(struct log *log, uint64_t bytes)
     return in;
 }
 
+bool log_large_must_wait(const struct log *log)
+{
+    /* Relaxed: a hint, or read under the lock. */
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_bytes, memory_order_relaxed) >=
+           LOG_LARGE_WAITING_MAX;
+}
+
 static enum log_reserve_result reserve_large(struct log *log, size_t bytes, struct log_batch *large,
                                              struct log_slot *slot)
 {
     enum log_reserve_result result = LOG_RESERVED;
     spin_lock(&log->lock);
+    if (log_large_must_wait(log)) {
+        spin_unlock(&log->lock);
+        return LOG_WAIT;
+    }
     retire_open(log, close_word(log));
     if (make_room(log, bytes)) {
+        atomic_fetch_add_explicit(&log->large_bytes, large->capacity, memory_order_relaxed);
         batch_open(log, large);
         append_closed(log, large, BATCH_HEADER_BYTES + bytes);
         slot->lsn = atomic_load_explicit(&large->base_lsn, memory_order_relaxed) + BATCH_HEADER_BYTES;

@@ -33,9 +33,10 @@
 
 enum {
     LOG_BLOCK_BYTES = 4096,
-    LOG_BATCH_BYTES = 1 << 20,     /* capacity of an ordinary batch */
-    LOG_REPLAY_RECORDS_MAX = 32,   /* handed to replay at a time */
-    LOG_SMALL_BYTES_MAX = 1 << 17, /* a longer reservation needs a batch of its own: log_large_create */
+    LOG_BATCH_BYTES = 1 << 20,        /* capacity of an ordinary batch */
+    LOG_REPLAY_RECORDS_MAX = 32,      /* handed to replay at a time */
+    LOG_SMALL_BYTES_MAX = 1 << 17,    /* a longer reservation needs a batch of its own: log_large_create */
+    LOG_LARGE_WAITING_MAX = 16 << 20, /* of batches with one long record: no further one beyond this */
     LOG_SEGMENT_SHIFT = 36,
     LOG_FLUSHES_MAX = 4, /* writes in flight */
 };
@@ -112,6 +113,10 @@ enum log_reserve_kind {
     LOG_NORMAL,
     LOG_HEADROOM /* deletes: may use the space kept back when the disk is full */
 };
+
+/* Is so much memory in long records that have not been written yet that a further one must wait? A hint that
+ * spares preparing it: log_reserve looks again. */
+bool log_large_must_wait(const struct log *log);
 
 /* Reserves bytes (a multiple of 8, > 0, <= LOG_SMALL_BYTES_MAX unless large is given). Call it under the key
  * locks; on anything but LOG_RESERVED nothing was reserved. After LOG_RESERVED only copy, seal and

@@ -352,6 +352,8 @@ static enum store_result log_plan(struct store_worker *sw, const struct plan *pl
     enum log_reserve_kind kind = plan->only_deletes ? LOG_HEADROOM : LOG_NORMAL;
     bool large = plan->bytes > LOG_SMALL_BYTES_MAX;
     if (UNLIKELY(large)) {
+        if (log_large_must_wait(store->log))
+            return STORE_BUSY;
         p->hashes = store_grow(p->hashes, &p->hashes_capacity, plan->records + 1, sizeof *p->hashes);
         slot = (struct log_slot){0}; /* not known yet: seal_large */
         encode(p, plan, log_large_data(p->large), &slot, p->hashes);

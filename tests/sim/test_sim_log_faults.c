@@ -362,9 +362,58 @@ static void test_table(void **state)
     sim_disk_destroy(sim);
 }
 
+static enum log_reserve_result append_large(struct log *log, size_t bytes)
+{
+    struct log_slot slot;
+    struct log_batch *large = log_large_create(log, bytes);
+    assert_non_null(large);
+    enum log_reserve_result r = log_reserve(log, bytes, 1, LOG_NORMAL, large, &slot);
+    if (r == LOG_RESERVED)
+        log_publish(log, &slot);
+    else
+        log_large_destroy(large);
+    return r;
+}
+
+/* Whoever writes long records faster than the disk takes them must wait: they lie in memory until then. */
+static void test_long_records_wait(void **state)
+{
+    enum { BYTES = SIM_FILE_BYTES_MAX - (16 << 10) };
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log_config config = {.disk = &sim->disk,
+                                .path = "sim",
+                                .segment_bytes_first = SIM_FILE_BYTES_MAX,
+                                .segment_bytes_max = SIM_FILE_BYTES_MAX,
+                                .flush_interval_us = 1000000};
+    struct log *log;
+    struct log_flush f;
+    status_t s = log_open(&config, &log);
+    assert_true(status_is_ok(&s));
+    for (uint64_t bytes = 0; bytes < LOG_LARGE_WAITING_MAX; bytes += BYTES) {
+        assert_false(log_large_must_wait(log));
+        assert_int_equal(append_large(log, BYTES), LOG_RESERVED);
+        assert_true(log_prepare(log));
+    }
+    assert_true(log_large_must_wait(log));
+    assert_int_equal(append_large(log, BYTES), LOG_WAIT);
+    assert_int_equal(append(log, 1, 100, LOG_NORMAL), LOG_RESERVED); /* short ones go on */
+    /* They are due at once, whatever the interval. */
+    assert_true(log_flush_take(log, 1, false, &f, NULL));
+    assert_int_equal(append_large(log, BYTES), LOG_WAIT);
+    write_flush(sim, &f);
+    log_flush_done(log, &f, (int64_t)f.len, 2);
+    assert_int_equal(append_large(log, BYTES), LOG_RESERVED);
+    flush(sim, log);
+    assert_false(log_large_must_wait(log));
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_long_records_wait),
         cmocka_unit_test(test_flipped_bytes),
         cmocka_unit_test(test_truncations),
         cmocka_unit_test(test_missing_segments),

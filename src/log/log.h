@@ -76,6 +76,9 @@ struct log_config {
     status_t (*replay)(void *context, const struct record *records, unsigned n);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+    /* May the folder grow by a segment of so many bytes? No is answered as a full disk is. Called by the
+     * background thread with no lock held. May be NULL. */
+    bool (*may_allocate)(void *context, uint64_t bytes);
     /* The commit point moved, or space came free, or the log died: whoever holds replies or parked operations
      * should look again. Called by log_flush_done's thread or the background thread, with no lock held. May
      * be NULL. */

@@ -68,7 +68,11 @@ bool log_prepare(struct log *log)
     spin_unlock(&log->lock);
     status_t status;
     for (;; bytes /= 2) {
-        status = segment_create(log->config.disk, log->folder, log->path, number, bytes, s);
+        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes))
+            status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
+                                  log->path, bytes >> 10);
+        else
+            status = segment_create(log->config.disk, log->folder, log->path, number, bytes, s);
         if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN || bytes / 2 < wanted)
             break;
     }

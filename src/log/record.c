@@ -67,25 +67,35 @@ void record_seal(char *dst, uint64_t content_hash, uint64_t lsn, uint64_t genera
     store_u64(dst, mix(content_hash, lsn, generation));
 }
 
+int64_t record_peek(const char *data)
+{
+    uint32_t value_len = load_u32(data + 8), word = load_u32(data + 12), key_len = word & 0xffffff;
+    enum record_type type = (enum record_type)(word >> 24);
+    if (type == RECORD_NONE)
+        return load_u64(data) == 0 && value_len == 0 && word == 0 ? 0 : -1;
+    if (type > RECORD_MOVED || (type != RECORD_TXN && key_len > RECORD_KEY_BYTES_MAX))
+        return -1;
+    return (int64_t)(type == RECORD_TXN ? RECORD_HEADER_BYTES : record_bytes(type, key_len, value_len));
+}
+
 int64_t record_decode(const char *data, size_t available, uint64_t lsn, uint64_t generation,
                       struct record *out)
 {
     if (available < RECORD_HEADER_BYTES)
         return available ? -1 : 0;
+    int64_t total = record_peek(data);
     uint32_t value_len = load_u32(data + 8), word = load_u32(data + 12), key_len = word & 0xffffff;
     enum record_type type = (enum record_type)(word >> 24);
     *out = (struct record){.type = type, .lsn = lsn};
-    if (type == RECORD_NONE)
-        return load_u64(data) == 0 && value_len == 0 && word == 0 ? 0 : -1;
-    if (type > RECORD_MOVED || (type != RECORD_TXN && key_len > RECORD_KEY_BYTES_MAX))
-        return -1;
-    size_t total = type == RECORD_TXN ? RECORD_HEADER_BYTES : record_bytes(type, key_len, value_len);
-    if (total > available || mix(XXH3_64bits(data + 8, total - 8), lsn, generation) != load_u64(data))
+    if (total <= 0)
+        return total;
+    if ((uint64_t)total > available ||
+        mix(XXH3_64bits(data + 8, (size_t)total - 8), lsn, generation) != load_u64(data))
         return -1;
     if (type == RECORD_TXN) {
         out->txn_count = key_len;
         out->txn_bytes = value_len;
-        return (int64_t)total;
+        return total;
     }
     const char *p = data + RECORD_HEADER_BYTES;
     if (type == RECORD_MOVED) {
@@ -99,5 +109,5 @@ int64_t record_decode(const char *data, size_t available, uint64_t lsn, uint64_t
     }
     out->key = slice_make(p, key_len);
     out->value = slice_make(p + key_len, value_len);
-    return (int64_t)total;
+    return total;
 }

@@ -72,6 +72,10 @@ uint64_t record_encode_moved(char *dst, struct slice key, struct slice value, ui
 /* Writes the checksum. */
 void record_seal(char *dst, uint64_t content_hash, uint64_t lsn, uint64_t generation);
 
+/* How long the record is whose header (RECORD_HEADER_BYTES) is at data, if it is one: nothing is checked but
+ * type and key length. As record_decode: 0 for padding, -1 for what is no header. */
+int64_t record_peek(const char *data);
+
 /* Reads the record at data, of which available bytes may be looked at. Returns its length in bytes; 0 for
  * padding (RECORD_NONE), -1 when there is no valid record here (bad checksum, lengths, type). Never reads
  * past available. */

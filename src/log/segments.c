@@ -176,6 +176,8 @@ struct segment_file *segments_add(struct segments *s, bool data, uint64_t number
     file->fd = fd;
     file->data = data;
     file->listed = true;
+    file->dead_since = file->since_ms = 0;
+    file->clean_failures = 0;
     atomic_store_explicit(&file->bytes, bytes, memory_order_relaxed);
     atomic_store_explicit(&file->sealed, false, memory_order_relaxed);
     list_append(&s->listed, file);
@@ -373,6 +375,18 @@ void segments_totals_get(struct segments *s, struct segments_totals *out)
     pthread_mutex_unlock(&s->mutex);
     out->dead_bytes = (uint64_t)dead;
     out->live_bytes = live > 0 ? (uint64_t)live : 0; /* counts under way may come in any order */
+}
+
+uint64_t segments_bytes(struct segments *s)
+{
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (struct segment_file *f = s->listed.first; f; f = f->next)
+        bytes += atomic_load_explicit(&f->bytes, memory_order_relaxed);
+    for (struct segment_file *f = s->leaving.first; f; f = f->next)
+        bytes += atomic_load_explicit(&f->bytes, memory_order_relaxed);
+    pthread_mutex_unlock(&s->mutex);
+    return bytes;
 }
 
 void segments_each(struct segments *s, bool (*each)(void *context, struct segment_file *file), void *context)

@@ -46,6 +46,11 @@ struct segment_file {
     bool listed;         /* under the table's mutex */
     _Atomic uint64_t bytes; /* file size. Relaxed: recovery and the maker of a data segment change it */
     _Atomic bool sealed;    /* gets no more writes. Release / acquire: whoever sees it sees the final size */
+    /* The keeper's: the first checkpoint that began when nothing in the file was live any more (0: something
+     * is); how often cleaning has left something live in it; since when it gets no more writes (ms). */
+    uint64_t dead_since;
+    unsigned clean_failures;
+    uint64_t since_ms;
     struct segment_file *next; /* under the table's mutex: in the list of listed, leaving or spare ones */
     /* Written by many threads: a cache line of its own. */
     _Alignas(64) _Atomic uint32_t refs; /* reads in flight. See segments_acquire */
@@ -132,6 +137,9 @@ struct segments_totals {
     uint64_t leaving_segments; /* unlisted, still being read */
 };
 void segments_totals_get(struct segments *segments, struct segments_totals *out);
+
+/* Of all files, with those that are leaving. */
+uint64_t segments_bytes(struct segments *segments);
 
 /* Calls each listed file, in the order they were added, until each returns false; under the table's mutex: it
  * must call nothing above that needs it. */

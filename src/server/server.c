@@ -145,6 +145,7 @@ static status_t open_store(struct server *server)
         .durability = (enum store_durability)config->durability,
         .memory_bytes_max = config->memory_bytes,
         .workers = server->worker_count,
+        .disk_limit_bytes = config->disk_limit_bytes,
         .io_depth = (unsigned)config->io_depth,
         .checkpoint_bytes = server->checkpoint_bytes,
         .on_progress = server_progress,

@@ -42,9 +42,10 @@ struct server_config {
     uint64_t memory_bytes; /* 0: no cap */
     uint64_t clients_max;
     uint64_t value_bytes_max;
-    uint64_t io_depth; /* reads of one worker in flight at most */
-    int durability;    /* enum store_durability */
-    int io;            /* enum loop_backend */
+    uint64_t disk_limit_bytes; /* 0: none */
+    uint64_t io_depth;         /* reads of one worker in flight at most */
+    int durability;            /* enum store_durability */
+    int io;                    /* enum loop_backend */
 };
 
 struct worker;

@@ -117,9 +117,9 @@ static status_t add_segment(struct backup *b, const struct segment_file *file)
     char name[SEGMENT_NAME_BYTES];
     uint64_t last = b->end_lsn >> LOG_SEGMENT_SHIFT;
     uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
-    if (file->data)
-        return status_error(STATUS_UNSUPPORTED, "a backup of data segments is not possible yet");
-    segment_name(name, file->number);
+    segment_file_name(name, file->data, file->number);
+    if (file->data) /* written once */
+        return link_file(b, file->fd, bytes, name);
     if (file->number > last)
         return status_ok();
     if (file->number < first_copied(b->end_lsn))

@@ -219,6 +219,7 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
 
 struct listing {
     const struct segments *table;
+    uint64_t number; /* of the toc */
     struct toc_segment *segments;
     unsigned count, capacity;
     uint64_t first, last; /* segments of the log that are needed */
@@ -230,6 +231,9 @@ static bool list_segment(void *context, struct segment_file *file)
     struct listing *l = context;
     int64_t live = segments_live_bytes(l->table, file);
     if (!file->data && file->number > l->last)
+        return true;
+    /* Died before this checkpoint began: nothing in it can lead there. */
+    if (file->dead_since && file->dead_since <= l->number)
         return true;
     if (l->count == l->capacity) {
         l->capacity = l->capacity * 2 + 64;
@@ -249,7 +253,9 @@ static bool list_segment(void *context, struct segment_file *file)
 static status_t finish(struct store *store, struct checkpoint *c)
 {
     c->end_lsn = log_tail_lsn(store->log);
-    struct listing l = {.table = store->segments, .last = c->end_lsn >> LOG_SEGMENT_SHIFT};
+    struct listing l = {.table = store->segments,
+                        .number = store->keeper.next_number,
+                        .last = c->end_lsn >> LOG_SEGMENT_SHIFT};
     segments_each(store->segments, list_segment, &l);
     struct memory_use use = memory_use(store);
     status_t s = toc_write_finish(c->writer, c->end_lsn, memory_bare_bytes(&use) - use.slack_bytes,
@@ -294,6 +300,12 @@ static void remove_others(struct store *store)
             return;
         }
     }
+}
+
+void checkpoint_drop_older(struct store *store)
+{
+    store->keeper.toc_count = 1;
+    remove_others(store);
 }
 
 static status_t publish(struct store *store, struct checkpoint *c)

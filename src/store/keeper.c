@@ -71,10 +71,35 @@ static bool backup_step(struct store *store)
     return true;
 }
 
+/* One of two kinds of work, if it is due. *wait_us: until it is due again, at most what it is already. True
+ * if there is some. */
+static bool part_step(struct store *store, bool (*step)(struct store *store, uint64_t *wait_us),
+                      uint64_t *due_us, uint64_t *wait_us)
+{
+    uint64_t now = clock_monotonic_us(), wait = 0;
+    if (*due_us > now && !store->config.no_threads) {
+        wait = *due_us - now;
+    } else {
+        if (!step(store, &wait))
+            return false;
+        *due_us = clock_monotonic_us() + wait;
+    }
+    if (wait < *wait_us)
+        *wait_us = wait;
+    return true;
+}
+
 bool keeper_step(struct store *store, uint64_t *wait_us)
 {
-    *wait_us = 0;
-    return checkpoint_step(store, wait_us) || backup_step(store);
+    struct keeper *k = &store->keeper;
+    *wait_us = UINT64_MAX;
+    bool more = part_step(store, checkpoint_step, &k->checkpoint_due_us, wait_us);
+    more |= part_step(store, cleaner_step, &k->cleaner_due_us, wait_us);
+    if (k->checkpoint == NULL && backup_step(store)) {
+        *wait_us = 0;
+        more = true;
+    }
+    return more;
 }
 
 /* Until somebody wakes the keeper, or so long. True: it is to stop. */
@@ -134,6 +159,7 @@ void keeper_stop(struct store *store)
         k->has_thread = false;
     }
     checkpoint_abandon(store);
+    cleaner_stop(store);
 }
 
 bool store_keep(struct store *store)

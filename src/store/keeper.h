@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "store/cleaner.h"
 #include "store/store.h"
 #include "toc/toc_format.h"
 
@@ -38,6 +39,8 @@ struct keeper {
     uint64_t retry_ms;     /* after a failure: not by itself before; monotonic */
     uint64_t retry_delay_ms;
     struct checkpoint *checkpoint; /* under way */
+    struct cleaner cleaner;
+    uint64_t checkpoint_due_us, cleaner_due_us; /* not before; monotonic */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     /* Under the mutex: */
@@ -82,6 +85,8 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
 /* Begins, goes on with, or ends a checkpoint. As keeper_step. */
 bool checkpoint_step(struct store *store, uint64_t *wait_us);
 void checkpoint_abandon(struct store *store);
+/* Only the newest toc is kept from now on, until the next one. */
+void checkpoint_drop_older(struct store *store);
 
 /* ---- load.c ---- */
 

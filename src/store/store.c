@@ -99,6 +99,7 @@ static status_t open_log(struct store *store)
         .on_locked = store_load,
         .replay = store_replay,
         .replay_progress = store_replay_progress,
+        .may_allocate = space_may_allocate,
         .on_progress = store_log_progress,
         .context = store->replay,
     };

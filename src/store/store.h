@@ -33,7 +33,8 @@ struct store_config {
     uint64_t memory_bytes_max; /* 0: no cap */
     unsigned workers;
     uint64_t log_segment_bytes_first, log_segment_bytes_max; /* 0: the log's default */
-    unsigned io_depth; /* reads of one worker in flight at most; 0: STORE_IO_DEPTH_DEFAULT */
+    unsigned io_depth;         /* reads of one worker in flight at most; 0: STORE_IO_DEPTH_DEFAULT */
+    uint64_t disk_limit_bytes; /* the folder's files take no more; 0: no limit but the disk's */
     bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
                       */
     uint64_t checkpoint_bytes; /* tests: of log between two checkpoints, which then come without the usual
@@ -345,6 +346,19 @@ uint64_t store_backup_request(struct store *store, const char *path);
  * ticket than the newest nothing is known any more: FAILED. */
 enum store_checkpoint_state store_backup_state(struct store *store, uint64_t ticket,
                                                char text[STORE_BACKUP_TEXT_BYTES]);
+
+/* ---- disk space ---- */
+
+struct store_cleaner_stats {
+    bool running;                             /* a round is under way */
+    uint64_t rounds, segments, moved;         /* finished; cleaned; values moved */
+    uint64_t copied_bytes;                    /* written to data segments */
+    uint64_t failures, damaged;               /* rounds given up; segments that cannot be cleaned */
+    uint64_t removed_segments, removed_bytes; /* ever */
+    uint64_t pending_segments, pending_bytes; /* nothing live in them: go when no checkpoint needs them */
+    uint64_t tocs_bytes;
+};
+void store_cleaner_stats_get(struct store *store, struct store_cleaner_stats *out);
 
 /* Simulations (config.no_threads): one step of what the store's own thread would do. True if there was
  * something to do. */

@@ -102,6 +102,8 @@ static int read_settings(struct settings *s, int argc, char **argv)
          STORE_WORKERS_MAX},
         {"memory", OPTION_SIZE, &c->memory_bytes, "SIZE", "refuse writes beyond this, 0: no cap (default)", 0,
          0},
+        {"disk-limit", OPTION_SIZE, &c->disk_limit_bytes, "SIZE",
+         "the folder's files take no more, 0: no limit but the disk's (default)", 0, 0},
         {"durability", OPTION_CHOICE, &c->durability, "fsync|interval|none",
          "when a write is acknowledged (default fsync)", 0, 0},
         {"io", OPTION_CHOICE, &c->io, "auto|uring|epoll", "event loop (default auto)", 0, 0},

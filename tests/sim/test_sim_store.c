@@ -26,7 +26,6 @@
 #include "store/store.h"
 #include "unit/store/cold_values.h"
 #include "unit/store/live_weights.h"
-#include "unit/store/relocate.h"
 
 enum {
     KEYS = 24,
@@ -37,6 +36,7 @@ enum {
     ROUNDS = 4,
     TOGETHER_MAX = 4,
     VALUE_BYTES_MAX = 300 << 10,
+    DISK_LIMIT = 12 << 20,
 };
 
 /* Ascending. Paths whose siblings sort between a node and its children, and a long one. */
@@ -90,8 +90,8 @@ struct world {
     uint32_t next_id;
     char *scratch, *read_buffer;
     uint64_t base_ms;
-    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, relocated;
-    uint64_t data_segments; /* made for this seed */
+    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, cleaned, moved, removed, refused;
+    bool limited, was_limited; /* there is a limit on the disk this time; there was one for this seed */
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -110,10 +110,15 @@ static struct slice key_of(int key)
     return slice_make(names[key], strlen(names[key]));
 }
 
+/* A third of the seeds write so much that segments fill up, are cleaned and removed. */
+static bool heavy;
+
 /* At least the four bytes that tell values apart. */
 static uint32_t value_bytes(uint32_t id)
 {
     uint64_t r = prng_mix(id);
+    if (heavy)
+        return 4 + (uint32_t)(r >> 32) % (r % 5 == 0 ? 200000 : 60000);
     if (r % 50 == 0)
         return 4 + (uint32_t)(r >> 32) % (VALUE_BYTES_MAX - 4);
     return 4 + (uint32_t)(r >> 32) % (r % 5 == 0 ? 6000 : 90);
@@ -257,8 +262,9 @@ static bool refused(struct world *w, enum store_result r)
 {
     if (r == STORE_OK)
         return false;
-    REQUIRE(w, r == STORE_BUSY);
-    w->busy++;
+    REQUIRE(w, r == STORE_BUSY || (r == STORE_NO_SPACE && w->limited));
+    w->busy += r == STORE_BUSY;
+    w->refused += r == STORE_NO_SPACE;
     return true;
 }
 
@@ -421,23 +427,23 @@ static void step_evict(struct world *w)
         w->evicted += cold_evict(sw, &w->prng, (unsigned)prng_below(&w->prng, 257));
 }
 
-/* Only a checkpoint remembers where values have moved. */
-static void step_relocate(struct world *w)
-{
-    unsigned index;
-    struct store_worker *sw = pick_worker(w, &index);
-    if (w->open[index].count == 0)
-        w->relocated += relocate_some(sw, &w->prng, (unsigned)prng_below(&w->prng, 257), ++w->data_segments,
-                                      w->store->keeper.folder);
-}
-
-/* The store's own thread: checkpoints, now and then asked for. */
+/* The store's own thread: checkpoints, now and then asked for, cleaning, removal. Sometimes something fails
+ * under it; sometimes that is the end. */
 static void step_keep(struct world *w)
 {
-    if (prng_below(&w->prng, 10) == 0)
+    static const enum sim_op ops[] = {SIM_ANY,      SIM_WRITE,  SIM_SYNC, SIM_ALLOCATE,
+                                      SIM_TRUNCATE, SIM_CREATE, SIM_READ, SIM_REMOVE};
+    if (prng_below(&w->prng, heavy ? 4 : 10) == 0)
         (void)store_checkpoint_request(w->store);
-    for (uint64_t n = 1 + prng_below(&w->prng, 4); n > 0 && store_keep(w->store); n--)
+    if (prng_below(&w->prng, 6) == 0) {
+        w->sim->fail_op = ops[prng_below(&w->prng, sizeof ops / sizeof ops[0])];
+        w->sim->fail_after = 1 + prng_below(&w->prng, 12);
+        w->sim->fail_errno = prng_below(&w->prng, 2) ? EIO : ENOSPC;
+        w->sim->fail_dies = prng_below(&w->prng, 4) == 0;
+    }
+    for (uint64_t n = 1 + prng_below(&w->prng, heavy ? 60 : 4); n > 0 && store_keep(w->store); n--)
         ;
+    w->sim->fail_after = 0;
 }
 
 /* ---- the disk ---- */
@@ -494,13 +500,12 @@ static void run_steps(struct world *w)
             step_read_all(w);
             break;
         case 10:
-            if (prng_below(&w->prng, 4) == 0)
-                step_relocate(w);
-            else
-                step_evict(w);
+            step_evict(w);
             break;
         case 11:
             step_keep(w);
+            if (w->sim->dead)
+                return;
             break;
         case 9:
             end_turn(w, (unsigned)prng_below(&w->prng, w->workers));
@@ -520,7 +525,7 @@ static void run_steps(struct world *w)
 
 static void stop(struct world *w)
 {
-    bool clean = prng_below(&w->prng, 6) == 0;
+    bool clean = prng_below(&w->prng, 6) == 0 && !w->sim->dead;
     for (unsigned i = 0; i < w->workers; i++) {
         if (w->open[i].count)
             store_write_abort(store_worker_get(w->store, i));
@@ -545,6 +550,11 @@ static void stop(struct world *w)
     struct store_checkpoint_stats checkpoint;
     store_checkpoint_stats_get(w->store, &checkpoint);
     w->checkpoints += checkpoint.number;
+    struct store_cleaner_stats cleaner;
+    store_cleaner_stats_get(w->store, &cleaner);
+    w->cleaned += cleaner.segments;
+    w->moved += cleaner.moved;
+    w->removed += cleaner.removed_segments;
     store_close(w->store);
     if (!clean && prng_below(&w->prng, 4))
         sim_disk_crash(w->sim);
@@ -556,17 +566,21 @@ static void stop(struct world *w)
 static status_t open_store(struct world *w)
 {
     uint64_t memory = prng_below(&w->prng, 2) ? (2 * (uint64_t)w->workers + 1) << 20 : 0;
+    w->limited = heavy && prng_below(&w->prng, 2);
+    w->was_limited |= w->limited;
     struct store_config config = {.disk = &w->sim->disk,
                                   .path = "sim",
                                   .workers = w->workers,
                                   .memory_bytes_max = memory,
+                                  .disk_limit_bytes = w->limited ? DISK_LIMIT : 0,
                                   .log_segment_bytes_first = 512 << 10,
                                   .log_segment_bytes_max = 2 << 20,
                                   .no_threads = true};
     return store_open(&config, &w->store);
 }
 
-/* A byte of the newest checkpoint goes bad: the one before it and the log have all there is. */
+/* A byte of the newest checkpoint goes bad: the one before it and the log have all there is. (Where space was
+ * short there may be no other.) */
 static void damage_checkpoint(struct world *w)
 {
     struct sim_file *newest = NULL;
@@ -588,7 +602,7 @@ static void damage_checkpoint(struct world *w)
 static void start(struct world *w)
 {
     w->workers = 1 + (unsigned)prng_below(&w->prng, WORKERS_MAX);
-    if (prng_below(&w->prng, 4) == 0)
+    if (prng_below(&w->prng, 4) == 0 && !w->was_limited)
         damage_checkpoint(w);
     while (prng_below(&w->prng, 3) == 0) {
         w->sim->fail_op = SIM_ANY;
@@ -674,10 +688,12 @@ static void recover(struct world *w)
 static void run_seed(struct world *w, uint64_t seed)
 {
     w->seed = seed;
+    heavy = seed % 3 == 0;
+    w->was_limited = false;
     prng_seed(&w->prng, seed);
     w->sim = sim_disk_create(seed + 1);
     w->first = (struct state){0};
-    w->count = w->durable = w->data_segments = 0;
+    w->count = w->durable = 0;
     for (int round = 0; round < ROUNDS; round++) {
         start(w);
         recover(w);
@@ -702,10 +718,13 @@ static void test_crashes(void **state)
         run_seed(w, seed);
     printf(
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
-        "values evicted, %llu moved, %llu checkpoints, %llu damaged\n",
+        "values evicted, %llu segments cleaned, %llu values moved, %llu segments removed, %llu refused, %llu "
+        "checkpoints, "
+        "%llu damaged\n",
         (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
         (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost,
-        (unsigned long long)w->evicted, (unsigned long long)w->relocated, (unsigned long long)w->checkpoints,
+        (unsigned long long)w->evicted, (unsigned long long)w->cleaned, (unsigned long long)w->moved,
+        (unsigned long long)w->removed, (unsigned long long)w->refused, (unsigned long long)w->checkpoints,
         (unsigned long long)w->damaged);
     assert_true(w->crashes > 0 || one);
     free(w->scratch);

@@ -412,6 +412,7 @@ static void test_relocation(void **state)
     assert_value(f.sw, "k", LARGE); /* from there */
     assert_int_equal(preads(&f), 1);
     set_expiry(&f, "k", later + 1);
+    evict_all(&f);
     assert_true(is_cold(&f, "k", &view));
     assert_int_equal(view.address, to);
     store_turn_begin(f.sw);

@@ -1,0 +1,549 @@
+#include "store/cleaner.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+#include "log/data_segment.h"
+#include "log/segment.h"
+#include "log/segment_scan.h"
+#include "store/internal.h"
+#include "sys/clock.h"
+
+enum {
+    ROUND_BYTES = 64 << 20,
+    ROUND_BYTES_LEAST = 256 << 10,
+    ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
+    VICTIMS_MAX = 256,
+    VICTIM_BYTES_MAX = 1 << 30, /* of one round, to be read */
+    STEP_KEYS = 1000,
+    STEP_KEYS_TESTED = 3,
+    STEP_WRITE_BYTES = 1 << 20,
+    SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
+    BYTES_PER_SECOND = 16 << 20,
+    IDLE_MS = 100,
+    RETRY_FIRST_MS = 1000,
+    RETRY_LAST_MS = 60000,
+    EVICT_STEPS = 4096,
+    BUSY_WAIT_US = 1000, /* a key is locked, a tree is being cleared away */
+    CLEAN_FAILURES_MAX = 3,
+    DEAD_PERCENT = 25,     /* of what could be cleaned: then it begins */
+    LIVE_PERCENT_MAX = 85, /* fuller segments are not worth it */
+    LIVE_PERCENT_MAX_CRITICAL = 97,
+};
+
+enum phase { PHASE_READ, PHASE_WRITE, PHASE_MOVE };
+enum { COLD, HOT, TEMPERATURES };
+
+struct victim {
+    struct segment_file *file;
+    uint64_t bytes, live;
+    double score;
+    bool damaged;
+};
+
+/* A value under way. */
+struct moving {
+    char *data; /* key, then value */
+    uint32_t key_len, value_len;
+    uint64_t hash, version, expire_ms;
+    uint64_t from, to;
+    bool hot;
+};
+
+struct cleaner_round {
+    enum phase phase;
+    enum space_level level;
+    struct victim victims[VICTIMS_MAX];
+    unsigned victim_count, victim_at;
+    uint64_t victim_bytes, victim_live;
+    struct segment_scan scan;
+    bool scanning;
+    struct moving *items;
+    size_t count, capacity, at;
+    uint64_t bytes; /* of the items */
+    struct data_segment *targets[TEMPERATURES];
+    bool begun;                    /* the targets are */
+    uint64_t start_us, done_bytes; /* for the rate */
+};
+
+static void add(_Atomic uint64_t *number, uint64_t n)
+{
+    atomic_store_explicit(number, atomic_load_explicit(number, memory_order_relaxed) + n,
+                          memory_order_relaxed);
+}
+
+static bool is_tested(const struct store *store)
+{
+    return store->config.no_threads || store->config.checkpoint_bytes;
+}
+
+uint64_t cleaner_round_bytes(const struct store *store)
+{
+    uint64_t bytes = ROUND_BYTES, limit = store->config.disk_limit_bytes;
+    uint64_t cap =
+        atomic_load_explicit(&((struct store *)(uintptr_t)store)->memory_bytes_max, memory_order_relaxed);
+    if (cap && bytes > cap / ROUND_SHARE)
+        bytes = cap / ROUND_SHARE;
+    if (limit && bytes > limit / ROUND_SHARE)
+        bytes = limit / ROUND_SHARE;
+    return bytes < ROUND_BYTES_LEAST ? ROUND_BYTES_LEAST : bytes;
+}
+
+/* ---- end ---- */
+
+static void round_free(struct store *store)
+{
+    struct cleaner_round *r = store->keeper.cleaner.round;
+    if (r->scanning)
+        segment_scan_end(&r->scan);
+    for (unsigned t = 0; t < TEMPERATURES; t++)
+        data_segment_abandon(r->targets[t]);
+    for (size_t i = 0; i < r->count; i++)
+        free(r->items[i].data);
+    free(r->items);
+    free(r);
+    store->keeper.cleaner.round = NULL;
+}
+
+void cleaner_stop(struct store *store)
+{
+    if (store->keeper.cleaner.round)
+        round_free(store);
+}
+
+static void give_up(struct store *store, const status_t *s)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    c->retry_delay_ms = c->retry_delay_ms ? c->retry_delay_ms * 2 : RETRY_FIRST_MS;
+    if (c->retry_delay_ms > RETRY_LAST_MS)
+        c->retry_delay_ms = RETRY_LAST_MS;
+    c->retry_ms = clock_monotonic_us() / 1000 + c->retry_delay_ms;
+    add(&c->failures, 1);
+    LOG_WARNING("cleaning was given up for now, nothing is lost: %s", s->text);
+    round_free(store);
+}
+
+/* A victim that could not be read, in part or at all: it stays, and after some times it is left alone. */
+static void blame(struct store *store, struct segment_file *file)
+{
+    char name[SEGMENT_NAME_BYTES];
+    if (++file->clean_failures != CLEAN_FAILURES_MAX)
+        return;
+    segment_file_name(name, file->data, file->number);
+    LOG_WARNING("%s/%s has %" PRId64 " bytes of values that cannot be read: the file is kept",
+                store->config.path, name, segments_live_bytes(store->segments, file));
+    add(&store->keeper.cleaner.damaged, 1);
+}
+
+static void judge_victims(struct store *store)
+{
+    struct cleaner_round *r = store->keeper.cleaner.round;
+    for (unsigned i = 0; i < r->victim_at; i++) {
+        struct segment_file *file = r->victims[i].file;
+        if (r->victims[i].damaged && segments_live_bytes(store->segments, file) > 0)
+            blame(store, file);
+    }
+    add(&store->keeper.cleaner.segments, r->victim_at);
+}
+
+static void finish_round(struct store *store)
+{
+    judge_victims(store);
+    add(&store->keeper.cleaner.rounds, 1);
+    store->keeper.cleaner.retry_delay_ms = 0;
+    round_free(store);
+}
+
+/* ---- choice ---- */
+
+struct choice {
+    struct store *store;
+    uint64_t replay_number; /* log segments from here on are needed for a replay: not worth it yet */
+    uint64_t now_ms;
+    unsigned live_percent_max;
+    struct victim *victims;
+    size_t count, capacity;
+    uint64_t bytes, live; /* of all that could be cleaned */
+};
+
+static bool consider(void *context, struct segment_file *file)
+{
+    struct choice *c = context;
+    if (!atomic_load_explicit(&file->sealed, memory_order_acquire))
+        return true;
+    if (file->since_ms == 0)
+        file->since_ms = c->now_ms;
+    if ((!file->data && file->number >= c->replay_number) || file->dead_since ||
+        file->clean_failures >= CLEAN_FAILURES_MAX)
+        return true;
+    int64_t live = segments_live_bytes(c->store->segments, file);
+    struct victim v = {.file = file, .live = live > 0 ? (uint64_t)live : 0};
+    v.bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    c->bytes += v.bytes;
+    c->live += v.live < v.bytes ? v.live : v.bytes;
+    if (v.live == 0 || v.live * 100 > v.bytes * c->live_percent_max)
+        return true;
+    double u = (double)v.live / (double)v.bytes, age = (double)(c->now_ms - file->since_ms + 1000);
+    v.score = (1 - u) * age / (1 + u);
+    c->victims = store_grow(c->victims, &c->capacity, c->count + 1, sizeof *c->victims);
+    c->victims[c->count++] = v;
+    return true;
+}
+
+static int best_first(const void *a, const void *b)
+{
+    const struct victim *x = a, *y = b;
+    if (x->score != y->score)
+        return x->score < y->score ? 1 : -1;
+    return (x->file->number > y->file->number) - (x->file->number < y->file->number);
+}
+
+/* Begins a round if it is worth it. */
+static bool choose(struct store *store, enum space_level level)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t most = cleaner_round_bytes(store);
+    struct choice c = {.store = store, .now_ms = clock_monotonic_us() / 1000};
+    if (k->toc_count == 0)
+        return false;
+    c.live_percent_max = level == SPACE_CRITICAL ? LIVE_PERCENT_MAX_CRITICAL : LIVE_PERCENT_MAX;
+    c.replay_number = k->tocs[k->toc_count - 1].start_lsn >> LOG_SEGMENT_SHIFT;
+    segments_each(store->segments, consider, &c);
+    bool worth = level != SPACE_FINE || (c.bytes - c.live) * 100 > c.bytes * DEAD_PERCENT;
+    if (!worth || c.count == 0) {
+        free(c.victims);
+        return false;
+    }
+    qsort(c.victims, c.count, sizeof *c.victims, best_first);
+    struct cleaner_round *r = calloc(1, sizeof *r);
+    CHECK(r != NULL);
+    for (size_t i = 0; i < c.count && r->victim_count < VICTIMS_MAX; i++) {
+        const struct victim *v = &c.victims[i];
+        if (r->victim_count && (r->victim_live + v->live > most || r->victim_bytes >= VICTIM_BYTES_MAX))
+            break;
+        r->victims[r->victim_count++] = *v;
+        r->victim_live += v->live;
+        r->victim_bytes += v->bytes;
+    }
+    free(c.victims);
+    if (!space_has_room(store, r->victim_live)) {
+        free(r);
+        return false;
+    }
+    r->level = level;
+    r->start_us = clock_monotonic_us();
+    k->cleaner.round = r;
+    return true;
+}
+
+/* ---- reading ---- */
+
+/* The record's value is copied if the index leads to it. False: its key is busy, look again. */
+static bool collect(struct store *store, struct cleaner_round *r, const struct record *record)
+{
+    struct store_view view;
+    uint64_t hash = hash_table_hash(&store->hash, record->key);
+    const struct node *node = hash_table_find(&store->hash, hash, record->key);
+    if (node == NULL)
+        return true;
+    enum store_result result = store_node_entry(store->keeper.sw, node, &view);
+    if (result == STORE_BUSY)
+        return false;
+    if (result == STORE_ABSENT || view.address != record->lsn || view.len != record->value.len)
+        return true;
+    struct moving m = {.key_len = (uint32_t)record->key.len,
+                       .value_len = (uint32_t)record->value.len,
+                       .hash = hash,
+                       .version = view.sequence >> 1,
+                       .expire_ms = view.expire_ms,
+                       .from = record->lsn,
+                       .hot = node_meta(node) & NODE_TOUCHED};
+    m.data = malloc(record->key.len + record->value.len + 1);
+    CHECK(m.data != NULL);
+    memcpy(m.data, record->key.data, record->key.len);
+    memcpy(m.data + record->key.len, record->value.data, record->value.len);
+    r->items = store_grow(r->items, &r->capacity, r->count + 1, sizeof *r->items);
+    r->items[r->count++] = m;
+    r->bytes += record_bytes(RECORD_MOVED, record->key.len, record->value.len);
+    return true;
+}
+
+/* Looks at what has been read. */
+static enum segment_scan_result look(struct store *store, struct cleaner_round *r, bool *busy)
+{
+    struct store_worker *sw = store->keeper.sw;
+    unsigned left = is_tested(store) ? STEP_KEYS_TESTED : STEP_KEYS;
+    enum segment_scan_result result = SEGMENT_SCAN_RECORD;
+    store_turn_begin(sw);
+    while (left-- > 0 && !*busy) {
+        struct record record;
+        struct segment_scan before = r->scan;
+        result = segment_scan_next(&r->scan, &record);
+        if (result != SEGMENT_SCAN_RECORD)
+            break;
+        *busy = !collect(store, r, &record);
+        if (*busy)
+            r->scan = before;
+    }
+    store_turn_end(sw);
+    return result;
+}
+
+static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t *wait_us)
+{
+    bool busy = false;
+    status_t s = status_ok();
+    if (!r->scanning) {
+        if (r->victim_at == r->victim_count || r->bytes > 2 * cleaner_round_bytes(store)) {
+            r->phase = PHASE_WRITE;
+            return status_ok();
+        }
+        segment_scan_begin(&r->scan, store->config.disk, r->victims[r->victim_at].file);
+        r->scanning = true;
+    }
+    switch (look(store, r, &busy)) {
+    case SEGMENT_SCAN_READ:
+        s = segment_scan_read(&r->scan);
+        if (!status_is_ok(&s))
+            blame(store, r->victims[r->victim_at].file);
+        r->done_bytes += r->scan.window_len;
+        break;
+    case SEGMENT_SCAN_END:
+        r->victims[r->victim_at].damaged = r->scan.damaged;
+        segment_scan_end(&r->scan);
+        r->scanning = false;
+        r->victim_at++;
+        break;
+    case SEGMENT_SCAN_RECORD:
+        if (busy)
+            *wait_us = BUSY_WAIT_US;
+        break;
+    }
+    return s;
+}
+
+/* ---- writing ---- */
+
+static struct slice key_of(const struct moving *m)
+{
+    return slice_make(m->data, m->key_len);
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return slice_compare(key_of(a), key_of(b));
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Hot: read lately, or younger than the half. Few hot or cold ones go with the others. */
+static void tell_hot(struct cleaner_round *r, uint64_t bytes[TEMPERATURES])
+{
+    uint64_t *versions = malloc(r->count * sizeof *versions);
+    CHECK(versions != NULL);
+    for (size_t i = 0; i < r->count; i++)
+        versions[i] = r->items[i].version;
+    qsort(versions, r->count, sizeof *versions, by_number);
+    uint64_t median = versions[r->count / 2];
+    free(versions);
+    for (size_t i = 0; i < r->count; i++) {
+        struct moving *m = &r->items[i];
+        m->hot |= m->version > median;
+        bytes[m->hot] += record_bytes(RECORD_MOVED, m->key_len, m->value_len);
+    }
+    if (bytes[HOT] >= SPLIT_BYTES && bytes[COLD] >= SPLIT_BYTES)
+        return;
+    for (size_t i = 0; i < r->count; i++)
+        r->items[i].hot = false;
+    bytes[COLD] += bytes[HOT];
+    bytes[HOT] = 0;
+}
+
+static status_t begin_targets(struct store *store, struct cleaner_round *r)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t bytes[TEMPERATURES] = {0};
+    qsort(r->items, r->count, sizeof *r->items, by_key);
+    tell_hot(r, bytes);
+    for (unsigned t = 0; t < TEMPERATURES; t++) {
+        if (bytes[t])
+            TRY(data_segment_begin(store->config.disk, k->folder, store->config.path,
+                                   k->cleaner.next_number++, bytes[t], &r->targets[t]));
+    }
+    r->begun = true;
+    return status_ok();
+}
+
+static status_t finish_targets(struct store *store, struct cleaner_round *r)
+{
+    for (unsigned t = 0; t < TEMPERATURES; t++) {
+        struct data_segment *d = r->targets[t];
+        struct segment_file *file;
+        if (d == NULL)
+            continue;
+        r->targets[t] = NULL;
+        add(&store->keeper.cleaner.copied_bytes, data_segment_bytes(d));
+        TRY(data_segment_finish(d, store->segments, &file));
+        file->since_ms = clock_monotonic_us() / 1000;
+    }
+    return status_ok();
+}
+
+static status_t write_step(struct store *store, struct cleaner_round *r)
+{
+    if (r->count && !r->begun)
+        return begin_targets(store, r);
+    uint64_t written = 0;
+    for (; r->at < r->count && written < STEP_WRITE_BYTES; r->at++) {
+        struct moving *m = &r->items[r->at];
+        TRY(data_segment_add(r->targets[m->hot], key_of(m), slice_make(m->data + m->key_len, m->value_len),
+                             m->version, m->expire_ms, &m->to));
+        written += record_bytes(RECORD_MOVED, m->key_len, m->value_len);
+    }
+    r->done_bytes += written;
+    if (r->at < r->count)
+        return status_ok();
+    TRY(finish_targets(store, r));
+    r->phase = PHASE_MOVE;
+    r->at = 0;
+    return status_ok();
+}
+
+/* ---- the index follows ---- */
+
+/* False: not now. */
+static bool move_one(struct store *store, const struct moving *m)
+{
+    uint32_t stripe = keylock_stripe(m->hash);
+    if (!keylock_acquire(&store->locks, stripe))
+        return false;
+    struct node *node = hash_table_find(&store->hash, m->hash, key_of(m));
+    enum payload_moved moved = PAYLOAD_ELSEWHERE;
+    if (node)
+        moved = payload_relocate(store, store->keeper.sw->private, node, m->hash, m->from, m->to);
+    keylock_release(&store->locks, stripe);
+    if (moved == PAYLOAD_MOVED)
+        add(&store->keeper.cleaner.moved, 1);
+    return moved != PAYLOAD_NOT_NOW;
+}
+
+/* True: all are done. */
+static bool move_step(struct store *store, struct cleaner_round *r, uint64_t *wait_us)
+{
+    struct store_worker *sw = store->keeper.sw;
+    unsigned left = is_tested(store) ? STEP_KEYS_TESTED : STEP_KEYS;
+    store_turn_begin(sw);
+    for (; r->at < r->count && left > 0; left--, r->at++) {
+        if (!move_one(store, &r->items[r->at])) {
+            *wait_us = BUSY_WAIT_US;
+            break;
+        }
+        free(r->items[r->at].data);
+        r->items[r->at].data = NULL;
+    }
+    store_turn_end(sw);
+    return r->at == r->count;
+}
+
+/* ---- steps ---- */
+
+static void measure_fill(struct store *store, uint64_t now_ms)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    struct log_stats *stats = malloc(sizeof *stats); /* its histogram is too large for the stack */
+    CHECK(stats != NULL);
+    log_stats_get(store->log, stats);
+    if (now_ms > c->logged_ms)
+        c->fill_rate = (stats->bytes_written - c->logged_bytes) * 1000 / (now_ms - c->logged_ms);
+    c->logged_ms = now_ms;
+    c->logged_bytes = stats->bytes_written;
+    free(stats);
+}
+
+/* How long to pause: room must come free faster than the log takes it, and otherwise reads come first. */
+static uint64_t pause_us(const struct store *store, const struct cleaner_round *r)
+{
+    if (r->level == SPACE_CRITICAL || is_tested(store))
+        return 0;
+    uint64_t rate = BYTES_PER_SECOND, dead = r->victim_bytes - r->victim_live;
+    uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victim_bytes / dead * 2 : rate;
+    rate = wanted > rate ? wanted : rate;
+    rate *= r->level == SPACE_LOW ? 4 : 1;
+    uint64_t planned = r->done_bytes * 1000000 / rate, spent = clock_monotonic_us() - r->start_us;
+    return planned > spent ? planned - spent : 0;
+}
+
+/* Values in memory that have moved are in the keeper's queue of those that may leave. */
+static void evict_some(struct store *store)
+{
+    if (!store_evicts(store) || store->keeper.sw->private->residents.count == 0)
+        return;
+    store_turn_begin(store->keeper.sw);
+    memory_relieve(store->keeper.sw, EVICT_STEPS);
+    store_turn_end(store->keeper.sw);
+}
+
+/* Nothing is under way: is there something to do? */
+static bool idle_step(struct store *store)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    enum space_level level;
+    uint64_t now_ms = clock_monotonic_us() / 1000;
+    if (!is_tested(store) && now_ms < c->idle_ms + IDLE_MS)
+        return false;
+    c->idle_ms = now_ms;
+    evict_some(store);
+    if (c->next_number == 0) {
+        status_t s = space_begin(store);
+        if (!status_is_ok(&s)) {
+            LOG_WARNING("%s", s.text);
+            return false;
+        }
+    }
+    measure_fill(store, now_ms);
+    if (space_step(store, &level)) {
+        c->idle_ms = 0;
+        return true;
+    }
+    return (now_ms >= c->retry_ms || is_tested(store)) && choose(store, level);
+}
+
+bool cleaner_step(struct store *store, uint64_t *wait_us)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    struct cleaner_round *r = c->round;
+    status_t s = status_ok();
+    if (r == NULL) {
+        bool more = idle_step(store);
+        atomic_store_explicit(&c->state, c->round != NULL, memory_order_relaxed);
+        return more;
+    }
+    switch (r->phase) {
+    case PHASE_READ:
+        s = read_step(store, r, wait_us);
+        break;
+    case PHASE_WRITE:
+        s = write_step(store, r);
+        break;
+    case PHASE_MOVE:
+        if (move_step(store, r, wait_us)) {
+            finish_round(store);
+            return true;
+        }
+        break;
+    }
+    if (!status_is_ok(&s)) {
+        give_up(store, &s);
+        return true;
+    }
+    if (*wait_us == 0)
+        *wait_us = pause_us(store, r);
+    return true;
+}

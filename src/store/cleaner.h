@@ -1,0 +1,68 @@
+/* cleaner: internal: gets disk space back.
+ *
+ * Segments with much dead weight are victims: their live values are copied, in order of their keys, into new
+ * data segments; the index follows, key by key, where a value still lies where the copy was taken from. What
+ * has nothing live left is removed once no kept checkpoint can lead into it (space.c). The order, each made
+ * stable before the next: data segment and its name; the index; two checkpoints; removal of the victim. So a
+ * crash anywhere leaves every kept checkpoint with all files it names, and data segments that no checkpoint
+ * names are of no use and go at the next start. Nothing is ever written to the log.
+ *
+ * Choice of victims: cost-benefit, (1 - u) * age / (1 + u), u being the live part. Source: Rosenblum and
+ * Ousterhout, "The design and implementation of a log-structured file system", 1992.
+ *
+ * Thread safety: all of it the keeper's thread, but space_may_allocate and the numbers: any. */
+#ifndef KVASIR_STORE_CLEANER_H
+#define KVASIR_STORE_CLEANER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/store.h"
+
+struct cleaner_round; /* cleaner.c */
+
+enum space_level {
+    SPACE_FINE,
+    SPACE_LOW,      /* less than a quarter is left */
+    SPACE_CRITICAL, /* writes are refused, or soon will be */
+};
+
+struct cleaner {
+    struct cleaner_round *round; /* under way */
+    uint64_t next_number;        /* of the next data segment; 0: the folder has not been looked at */
+    uint64_t retry_ms, retry_delay_ms;
+    uint64_t request_ms;                         /* when it last asked for a checkpoint */
+    uint64_t idle_ms;                            /* when it last looked for something to do */
+    uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
+    bool removal_failed;
+    _Atomic uint64_t other_bytes; /* of tocs and of what is being written: space_may_allocate. Relaxed */
+    _Atomic uint64_t kept_bytes;  /* of room that the log may not take */
+    /* Relaxed numbers: the keeper writes, any reads. */
+    _Atomic uint64_t state, rounds, segments, copied_bytes, moved, failures, damaged, removed_segments,
+        removed_bytes, pending_segments, pending_bytes;
+};
+
+/* ---- cleaner.c ---- */
+
+/* One step. False: there is nothing to do. *wait_us: how long to put off the next one. */
+bool cleaner_step(struct store *store, uint64_t *wait_us);
+/* Gives up a round under way. */
+void cleaner_stop(struct store *store);
+/* Bytes of values that one round moves. */
+uint64_t cleaner_round_bytes(const struct store *store);
+
+/* ---- space.c ---- */
+
+/* The first time: removes data segments that no kept checkpoint names, and finds the next number. */
+status_t space_begin(struct store *store);
+/* Notes what has died, removes what nothing needs, asks for checkpoints when room gets short. True if it
+ * removed something. *level: how short room would be if all that has died were gone. Not while a round has
+ * made data segments that the index does not lead to yet. */
+bool space_step(struct store *store, enum space_level *level);
+/* log_config.may_allocate; context: struct replay. */
+bool space_may_allocate(void *context, uint64_t bytes);
+/* May a round write so many bytes? */
+bool space_has_room(struct store *store, uint64_t bytes);
+
+#endif

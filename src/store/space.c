@@ -1,0 +1,274 @@
+/* Disk space: how much is taken, what may go, who may take more.
+ *
+ * A file has died when nothing in it is live and nothing can become so: a log segment below the newest
+ * checkpoint's start (all its writes are in the index), or a data segment. It is then not named by any
+ * checkpoint that begins later. It goes when all kept checkpoints began later, and, for the log, when it lies
+ * below the start of the oldest.
+ *
+ * Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may use. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+#include "log/segment.h"
+#include "store/internal.h"
+#include "sys/clock.h"
+
+enum {
+    REMOVALS_STEP = 4, /* files; freeing their blocks takes some ms each */
+    REQUEST_MS = 5000, /* between two checkpoints for the sake of space */
+    REQUEST_MS_CRITICAL = 100,
+    DELETES_BYTES = 1 << 20,
+    WORTH_PERCENT = 15, /* of a log segment that is dead: then it helps to get it below the replay */
+};
+
+static uint64_t get(const _Atomic uint64_t *number)
+{
+    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)number, memory_order_relaxed);
+}
+
+static void set(_Atomic uint64_t *number, uint64_t n)
+{
+    atomic_store_explicit(number, n, memory_order_relaxed);
+}
+
+/* ---- how much ---- */
+
+/* What else the folder holds, or will soon, and what must stay free. */
+static void update(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t other = 0;
+    for (unsigned i = 0; i < k->toc_count; i++)
+        other += k->tocs[i].bytes;
+    uint64_t next_toc = k->toc_count ? k->tocs[0].bytes + k->tocs[0].bytes / 4 : 0;
+    set(&k->cleaner.other_bytes, other);
+    set(&k->cleaner.kept_bytes, next_toc + 2 * cleaner_round_bytes(store) + DELETES_BYTES);
+}
+
+static uint64_t room(struct store *store, uint64_t *total)
+{
+    struct disk *disk = store->config.disk;
+    uint64_t used = segments_bytes(store->segments) + get(&store->keeper.cleaner.other_bytes);
+    uint64_t limit = store->config.disk_limit_bytes, left = limit > used ? limit - used : 0;
+    int64_t of_disk = disk->ops->free_bytes(disk, store->keeper.folder);
+    *total = limit;
+    if (of_disk >= 0 && (limit == 0 || (uint64_t)of_disk < left)) {
+        left = (uint64_t)of_disk;
+        *total = used + left;
+    }
+    return left;
+}
+
+bool space_may_allocate(void *context, uint64_t bytes)
+{
+    struct store *store = ((struct replay *)context)->store;
+    uint64_t total;
+    if (store->config.disk_limit_bytes == 0)
+        return true; /* the disk says it itself */
+    return room(store, &total) >= bytes + get(&store->keeper.cleaner.kept_bytes);
+}
+
+bool space_has_room(struct store *store, uint64_t bytes)
+{
+    uint64_t total;
+    return store->config.disk_limit_bytes == 0 || room(store, &total) >= bytes;
+}
+
+/* With so many more bytes free than there are now. */
+static enum space_level level_of(struct store *store, uint64_t more)
+{
+    uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes), left = room(store, &total) + more;
+    if (log_disk_full(store->log) && more == 0)
+        return SPACE_CRITICAL;
+    if (store->config.disk_limit_bytes && left < kept + total / 16)
+        return SPACE_CRITICAL;
+    return left < total / 4 ? SPACE_LOW : SPACE_FINE;
+}
+
+/* ---- what may go ---- */
+
+struct survey {
+    struct store *store;
+    uint64_t dead_number;   /* what dies now is in no checkpoint from this one on */
+    uint64_t newest_number; /* log segments below: all their writes are in the index */
+    uint64_t oldest_number; /* log segments below: no replay needs them */
+    uint64_t oldest_toc;
+    bool may_remove;
+    struct segment_file *removable[REMOVALS_STEP];
+    unsigned removable_count;
+    uint64_t pending, pending_bytes; /* dead */
+    bool waits;                      /* another checkpoint would bring something nearer to its end */
+    bool would_go;                   /* without the older toc */
+};
+
+static bool survey_file(void *context, struct segment_file *file)
+{
+    struct survey *s = context;
+    const struct keeper *k = &s->store->keeper;
+    if (!atomic_load_explicit(&file->sealed, memory_order_acquire))
+        return true;
+    uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    bool indexed = file->data || file->number < s->newest_number;
+    int64_t live = segments_live_bytes(s->store->segments, file);
+    if (file->dead_since == 0 && indexed && live == 0)
+        file->dead_since = s->dead_number;
+    if (file->dead_since == 0) {
+        s->waits |= !file->data && file->number >= s->oldest_number &&
+                    (bytes - (uint64_t)live) * 100 > bytes * WORTH_PERCENT;
+        return true;
+    }
+    s->pending++;
+    s->pending_bytes += bytes;
+    bool goes = s->oldest_toc >= file->dead_since && (file->data || file->number < s->oldest_number);
+    s->waits |= !goes;
+    if (goes && s->may_remove && s->removable_count < REMOVALS_STEP)
+        s->removable[s->removable_count++] = file;
+    s->would_go |= k->toc_count > 1 && k->tocs[0].number >= file->dead_since && indexed;
+    return true;
+}
+
+static status_t remove_data_segment(struct store *store, struct segment_file *file)
+{
+    struct disk *disk = store->config.disk;
+    char name[SEGMENT_NAME_BYTES];
+    segment_file_name(name, true, file->number);
+    CHECK(segments_live_bytes(store->segments, file) == 0);
+    int e = disk->ops->remove(disk, store->keeper.folder, name);
+    if (e < 0 && e != -ENOENT)
+        return status_errno(-e, "cannot remove %s/%s", store->config.path, name);
+    segments_unlist(store->segments, file);
+    return status_ok();
+}
+
+static bool remove_some(struct store *store, const struct survey *survey)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    bool removed = false;
+    for (unsigned i = 0; i < survey->removable_count; i++) {
+        struct segment_file *file = survey->removable[i];
+        uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+        status_t s = file->data ? remove_data_segment(store, file) : log_remove_segment(store->log, file);
+        if (!status_is_ok(&s)) {
+            if (!c->removal_failed)
+                LOG_WARNING("%s", s.text);
+            c->removal_failed = true;
+            continue;
+        }
+        c->removal_failed = false;
+        removed = true;
+        set(&c->removed_segments, get(&c->removed_segments) + 1);
+        set(&c->removed_bytes, get(&c->removed_bytes) + bytes);
+    }
+    (void)segments_reap(store->segments);
+    return removed;
+}
+
+/* Room is short, and only checkpoints let files go. */
+static void ask_for_checkpoint(struct store *store, enum space_level level)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t now_ms = clock_monotonic_us() / 1000;
+    uint64_t pause = level == SPACE_CRITICAL ? REQUEST_MS_CRITICAL : REQUEST_MS;
+    if (k->checkpoint ||
+        (!store->config.no_threads && (now_ms < k->cleaner.request_ms + pause || now_ms < k->retry_ms)))
+        return;
+    k->cleaner.request_ms = now_ms;
+    (void)store_checkpoint_request(store);
+}
+
+bool space_step(struct store *store, enum space_level *level)
+{
+    struct keeper *k = &store->keeper;
+    update(store);
+    enum space_level now = level_of(store, 0);
+    struct survey s = {.store = store, .dead_number = k->next_number + (k->checkpoint != NULL)};
+    if (k->toc_count) {
+        s.newest_number = k->tocs[0].start_lsn >> LOG_SEGMENT_SHIFT;
+        s.oldest_number = k->tocs[k->toc_count - 1].start_lsn >> LOG_SEGMENT_SHIFT;
+        s.oldest_toc = k->tocs[k->toc_count - 1].number;
+        s.may_remove = k->toc_count == KEEPER_TOCS_KEPT || now == SPACE_CRITICAL;
+    }
+    segments_each(store->segments, survey_file, &s);
+    *level = level_of(store, s.pending_bytes); /* what has died comes free without cleaning */
+    set(&k->cleaner.pending_segments, s.pending);
+    set(&k->cleaner.pending_bytes, s.pending_bytes);
+    if (s.removable_count)
+        return remove_some(store, &s);
+    (void)segments_reap(store->segments);
+    if (now == SPACE_CRITICAL && s.would_go && k->checkpoint == NULL) {
+        LOG_INFO("space is short: only checkpoint %" PRIu64 " is kept, so that old segments can go",
+                 k->tocs[0].number);
+        checkpoint_drop_older(store);
+        return true;
+    }
+    if (now != SPACE_FINE && s.waits)
+        ask_for_checkpoint(store, now);
+    return false;
+}
+
+/* ---- the start ---- */
+
+struct orphans {
+    struct store *store;
+    uint64_t next_number;
+    char name[SEGMENT_NAME_BYTES];
+};
+
+static int find_orphan(void *context, const char *name)
+{
+    struct orphans *o = context;
+    uint64_t number;
+    if (!segment_parse_data_name(name, &number))
+        return 0;
+    if (number >= o->next_number)
+        o->next_number = number + 1;
+    if (o->name[0] == '\0' &&
+        !segments_find(o->store->segments, segment_lsn(number, 0) | SEGMENT_DATA_ADDRESS))
+        segment_file_name(o->name, true, number);
+    return 0;
+}
+
+status_t space_begin(struct store *store)
+{
+    struct disk *disk = store->config.disk;
+    struct orphans o = {.store = store, .next_number = 1};
+    for (;;) {
+        o.name[0] = '\0';
+        int e = disk->ops->list(disk, store->keeper.folder, find_orphan, &o);
+        if (e < 0)
+            return status_errno(-e, "cannot list the folder %s", store->config.path);
+        if (o.name[0] == '\0')
+            break;
+        e = disk->ops->remove(disk, store->keeper.folder, o.name);
+        if (e < 0)
+            return status_errno(-e, "cannot remove %s/%s, which no checkpoint names", store->config.path,
+                                o.name);
+    }
+    store->keeper.cleaner.next_number = o.next_number;
+    return status_ok();
+}
+
+/* ---- numbers ---- */
+
+void store_cleaner_stats_get(struct store *store, struct store_cleaner_stats *out)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    *out = (struct store_cleaner_stats){
+        .running = get(&c->state),
+        .rounds = get(&c->rounds),
+        .segments = get(&c->segments),
+        .moved = get(&c->moved),
+        .copied_bytes = get(&c->copied_bytes),
+        .failures = get(&c->failures),
+        .damaged = get(&c->damaged),
+        .removed_segments = get(&c->removed_segments),
+        .removed_bytes = get(&c->removed_bytes),
+        .pending_segments = get(&c->pending_segments),
+        .pending_bytes = get(&c->pending_bytes),
+        .tocs_bytes = get(&c->other_bytes),
+    };
+}

@@ -24,6 +24,7 @@ static const struct tool {
     {"bench", tool_bench, "measure a server"},
     {"backup", tool_backup, "copy a running server's data into a new folder"},
     {"log", tool_log, "print a server's log"},
+    {"check", tool_check, "verify a data folder, and save what is valid of a damaged one"},
 };
 
 enum { TOOL_COUNT = sizeof tools / sizeof *tools };

@@ -21,5 +21,6 @@ int tool_backup(int argc, char **argv);
 int tool_load(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_log(int argc, char **argv);
+int tool_check(int argc, char **argv); /* enum check_code */
 
 #endif

@@ -1,0 +1,275 @@
+"""kvasir check and --repair, on folders that servers have written. What exactly is found where, against what a store
+does with the same folder, is tested in tests/unit/tools/test_check.c."""
+
+import os
+import pty
+import shutil
+import subprocess
+import threading
+
+import pytest
+from kvasir_server import BINARY, Server
+
+pytestmark = [pytest.mark.kvasir, pytest.mark.sanitize]
+
+WELL, STARTS, DAMAGED, UNREADABLE = 0, 1, 2, 3
+
+
+def check(*arguments, **named):
+    result = subprocess.run(
+        [BINARY, "check", *map(str, arguments)], capture_output=True, text=True, timeout=80, check=False, **named
+    )
+    assert "Sanitizer" not in result.stderr, result.stderr
+    return result
+
+
+def value(i):
+    return b"%06d-" % i * (1 + i % 40)
+
+
+def fill(client, first, last):
+    for i in range(first, last):
+        client("SET", f"k/{i:06d}", value(i))
+
+
+def log_files(folder):
+    return sorted(name for name in os.listdir(folder) if name.startswith("log-"))
+
+
+def contents(server):
+    """All keys and values of a server."""
+    with server.client() as client:
+        flat = client("RANGE", "-", "+")
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def started_on(folder, make_server):
+    server = make_server(directory=os.path.dirname(folder))
+    assert server.data == folder
+    return server.start()
+
+
+@pytest.fixture
+def folder(make_server):
+    """A stopped server's data: 3000 keys, some overwritten, deleted, with expiry."""
+    server = make_server().start()
+    with server.client() as client:
+        fill(client, 0, 3000)
+        client("DEL", *(f"k/{i:06d}" for i in range(100, 200)))
+        client("SET", "gone/a", "1")
+        client("SET", "gone/b", "2")
+        client("DELTREE", "gone")
+        client("SET", "later", "x", "EX", 100000)
+        for i in range(50):
+            client("SET", f"k/{i:06d}", value(i + 1))
+    assert server.stop() == 0
+    return server.data
+
+
+def expected():
+    keys = {b"k/%06d" % i: value(i + 1 if i < 50 else i) for i in range(3000) if not 100 <= i < 200}
+    keys[b"later"] = b"x"
+    return keys
+
+
+def test_well(folder):
+    before = {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
+    result = check(folder)
+    assert result.returncode == WELL, result.stdout
+    assert result.stdout.rstrip().endswith("well")
+    assert result.stderr == ""
+    assert before == {name: os.stat(os.path.join(folder, name)).st_mtime_ns for name in os.listdir(folder)}
+
+
+def test_repair_of_a_whole_folder(folder, tmp_path, make_server):
+    new = str(tmp_path / "data")
+    result = check(folder, "--repair", new)
+    assert result.returncode == WELL, result.stdout
+    assert check(new).returncode == WELL
+    server = started_on(new, make_server)
+    assert contents(server) == expected()
+    with server.client() as client:
+        assert 99000 < client("TTL", "later") <= 100000
+        assert client("TTL", "k/000001") == -1
+    assert server.stop() == 0
+
+
+def test_running_server(make_server, tmp_path):
+    server = make_server().start()
+    with server.client() as client:
+        fill(client, 0, 200)
+        result = check(server.data)
+        assert result.returncode == WELL, result.stdout
+        assert "a server has" in result.stdout
+        result = check(server.data, "--repair", tmp_path / "new")
+        assert result.returncode == UNREADABLE
+        assert "stop it" in result.stderr
+        assert not (tmp_path / "new").exists()
+        client("SET", "still", "works")
+    assert server.stop() == 0
+
+
+def test_running_server_that_is_written_to(make_server, tmp_path):
+    """Nothing that is just being written is taken for damage; neither is a copy of it more than cut short."""
+    server = make_server("--threads", 2).start()
+    stop = threading.Event()
+    written = []
+
+    def write():
+        with server.client() as client:
+            i = 0
+            while not stop.is_set():
+                client("SET", f"w/{i % 500}", os.urandom(3000))
+                i += 1
+            written.append(i)
+
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(5):
+            result = check(server.data)
+            assert result.returncode == WELL, result.stdout
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert len(written) == 3 and min(written) > 0
+    copy = tmp_path / "data"
+    shutil.copytree(server.data, copy)
+    result = check(copy)
+    assert result.returncode == WELL, result.stdout
+    assert "a server has" not in result.stdout
+    keys = contents(server)
+    server.kill()
+    second = started_on(str(copy), make_server)
+    assert contents(second) == keys
+    assert second.stop() == 0
+
+
+def test_flipped_byte(folder, tmp_path, make_server):
+    for name in log_files(folder):
+        path = os.path.join(folder, name)
+        with open(path, "r+b") as f:
+            offset = f.read().find(value(2500))
+            if offset >= 0:
+                f.seek(offset)
+                f.write(b"#")
+                break
+    result = check(folder)
+    assert result.returncode == DAMAGED, result.stdout
+    assert f"{os.path.basename(path)} at offset" in result.stdout
+    assert "a SET of key 'k/002500' as it seems" in result.stdout
+    assert "--repair" in result.stdout
+    refused = Server(directory=os.path.dirname(folder))
+    code, text = refused.run_to_end()
+    assert code != 0 and "damaged" in text
+    new = str(tmp_path / "data")
+    result = check(folder, "--repair", new)
+    assert result.returncode == STARTS, result.stdout
+    keys = expected()
+    del keys[b"k/002500"]
+    server = started_on(new, make_server)
+    assert contents(server) == keys
+    assert server.stop() == 0
+
+
+def test_flips_everywhere(folder, tmp_path, make_server):
+    """Many at once: what can be saved has no wrong value, and a server starts on it."""
+    for name in log_files(folder):
+        path = os.path.join(folder, name)
+        with open(path, "r+b") as f:
+            for at in range(4096 + 77, os.path.getsize(path), 50021):
+                f.seek(at)
+                byte = f.read(1)
+                f.seek(at)
+                f.write(bytes([byte[0] ^ 16]))
+    result = check(folder)
+    assert result.returncode == DAMAGED, result.stdout
+    new = str(tmp_path / "data")
+    assert check(folder, "--repair", new).returncode == STARTS
+    server = started_on(new, make_server)
+    keys = contents(server)
+    assert server.stop() == 0
+    assert len(keys) > 2000
+    for key, found in keys.items():
+        if key.startswith(b"k/"):
+            i = int(key[2:])
+            assert found in (value(i), value(i + 1))
+
+
+def test_missing_and_truncated_files(make_server, tmp_path):
+    server = make_server("--durability", "fsync").start()
+    with server.client() as client:
+        for i in range(12):
+            client("SET", f"big/{i}", os.urandom(1 << 20))
+    assert server.stop() == 0
+    names = log_files(server.data)
+    assert len(names) > 2
+    copy = tmp_path / "missing"
+    shutil.copytree(server.data, copy)
+    os.remove(copy / names[1])
+    result = check(copy)
+    assert result.returncode == DAMAGED, result.stdout
+    assert f"of {names[1]}, which is missing" in result.stdout
+    assert check(copy, "--repair", tmp_path / "data").returncode == STARTS
+    second = started_on(str(tmp_path / "data"), make_server)
+    kept = contents(second)
+    assert 0 < len(kept) < 12
+    assert second.stop() == 0
+    whole = contents(server.start())
+    assert all(whole[key] == found for key, found in kept.items())
+    server.kill()
+    os.remove(copy / names[0])
+    result = check(copy)
+    assert result.returncode == DAMAGED and "the log's beginning is missing" in result.stdout
+    copy = tmp_path / "truncated"
+    shutil.copytree(server.data, copy)
+    os.truncate(copy / names[0], 100000)
+    result = check(copy)
+    assert result.returncode == DAMAGED
+    assert f"{names[0]} at offset 100000: the file ends there" in result.stdout
+
+
+def test_not_a_folder(folder, tmp_path):
+    for path in (tmp_path / "nowhere", tmp_path, os.path.join(folder, "lock")):
+        result = check(path)
+        assert result.returncode == UNREADABLE
+        assert str(path) in result.stderr
+    assert check().returncode == UNREADABLE
+    assert check(folder, folder).returncode == UNREADABLE
+    assert check(folder, "--nosuch-option").returncode == UNREADABLE
+    os.mkdir(os.path.join(folder, "log-0000000099.kv"))
+    result = check(folder)
+    assert result.returncode == UNREADABLE
+    assert "log-0000000099.kv" in result.stdout
+
+
+def test_target_must_be_empty(folder, tmp_path):
+    for target in (folder, tmp_path):
+        (tmp_path / "something").touch()
+        names = sorted(os.listdir(target))
+        result = check(folder, "--repair", target)
+        assert result.returncode == UNREADABLE
+        assert "not empty" in result.stderr
+        assert sorted(os.listdir(target)) == names
+    (tmp_path / "empty").mkdir()
+    assert check(folder, "--repair", tmp_path / "empty").returncode == WELL
+    result = check(folder, "--repair", tmp_path / "no" / "parent")
+    assert result.returncode == UNREADABLE
+    assert "parent" in result.stderr
+
+
+def test_progress_is_for_terminals(folder):
+    reader, terminal = pty.openpty()
+    process = subprocess.Popen([BINARY, "check", folder], stdout=subprocess.DEVNULL, stderr=terminal)
+    os.close(terminal)
+    drawn = b""
+    try:
+        while chunk := os.read(reader, 4096):
+            drawn += chunk
+    except OSError:  # the terminal is gone
+        pass
+    os.close(reader)
+    assert process.wait() == WELL
+    assert b"%" in drawn and b"MB/s" in drawn

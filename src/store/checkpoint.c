@@ -193,8 +193,8 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
     struct ordered_cursor cursor;
     struct store_worker *sw = store->keeper.sw;
     const struct node *node;
-    bool tested = store->config.no_threads || store->config.checkpoint_bytes;
-    unsigned keys = 0, most = tested ? STEP_KEYS_TESTED : STEP_KEYS;
+    bool small = store->config.no_threads || store->config.checkpoint_bytes == 1;
+    unsigned keys = 0, most = small ? STEP_KEYS_TESTED : STEP_KEYS;
     status_t s = status_ok();
     bool busy = false;
     store_turn_begin(sw);
@@ -331,7 +331,7 @@ static status_t publish(struct store *store, struct checkpoint *c)
 /* How long to pause so that no more than BYTES_PER_SECOND are written. */
 static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
 {
-    if (store->config.checkpoint_bytes)
+    if (store->config.checkpoint_bytes == 1)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
     uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;

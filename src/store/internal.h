@@ -137,10 +137,11 @@ struct store {
     char *sweep_position;
     size_t sweep_position_len;
     /* Memory: worker 0 measures. */
-    _Atomic uint64_t slack_bytes; /* resident beyond what is counted */
-    _Atomic bool pressed;         /* nearly all of the budget is used */
+    _Atomic uint64_t slack_bytes;  /* resident beyond what is counted */
+    _Atomic uint64_t urgent_bytes; /* resident too near to the cap: values must leave for it */
+    _Atomic bool pressed;          /* nearly all of the budget is used */
     bool measured;
-    uint64_t measure_next_ms;
+    uint64_t measure_next_ms, watch_next_ms;
     _Atomic bool fill_wanted;
     char *fill_position;
     size_t fill_position_len;

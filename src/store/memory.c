@@ -23,7 +23,8 @@ enum {
     MARGIN_SHARE = 50,       /* and at least this part of it */
     SLACK_STEP_SHARE = 64,   /* by this part of the budget the slack may grow in a measurement */
     MEASURE_PERIOD_MS = 100,
-    STEPS_OF_WRITE = 16, /* candidates that a commit looks at when there is too much in memory */
+    WATCH_PERIOD_MS = 10, /* between looks whether the cap is near, while there is work */
+    STEPS_OF_WRITE = 16,  /* candidates that a commit looks at when there is too much in memory */
     STEPS_BETWEEN_LOOKS = 16,
     LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
     CHUNK_RESIDENTS = 8191,
@@ -186,7 +187,7 @@ struct excess {
 static struct excess excess_of(struct store *store)
 {
     struct memory_use use = memory_use(store);
-    uint64_t resident = resident_bytes(&use), low = memory_low_bytes(&use);
+    uint64_t resident = resident_bytes(&use) + load(&store->urgent_bytes), low = memory_low_bytes(&use);
     bool is_short = resident > low;
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
@@ -351,10 +352,19 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
 
 /* ---- from time to time ---- */
 
+/* Between two measurements the allocator may take much more than is counted. What comes near the cap makes
+ * values leave at once; but no write is refused for it. */
+static void watch(struct store *store, const struct memory_use *use, uint64_t rss)
+{
+    uint64_t high = use->budget_bytes;
+    atomic_store_explicit(&store->urgent_bytes, rss > high ? rss - high : 0, memory_order_relaxed);
+}
+
 void memory_measure(struct store *store)
 {
     struct memory_use use = memory_use(store);
     uint64_t counted = resident_bytes(&use) - use.slack_bytes, rss = memory_resident_bytes();
+    watch(store, &use, rss);
     uint64_t slack = rss > counted ? rss - counted : 0;
     /* Evicted values' memory is the allocator's for some time: that alone must not evict more. */
     uint64_t step = use.budget_bytes / SLACK_STEP_SHARE;
@@ -401,6 +411,11 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
         if (sw->now_ms >= store->measure_next_ms && !store->config.no_threads) {
             memory_measure(store);
             store->measure_next_ms = sw->now_ms + MEASURE_PERIOD_MS;
+            store->watch_next_ms = sw->now_ms + WATCH_PERIOD_MS;
+        } else if (sw->now_ms >= store->watch_next_ms && !store->config.no_threads) {
+            struct memory_use use = memory_use(store);
+            watch(store, &use, memory_resident_bytes());
+            store->watch_next_ms = sw->now_ms + WATCH_PERIOD_MS;
         }
         if (due_ms && store->measure_next_ms < *due_ms)
             *due_ms = store->measure_next_ms;

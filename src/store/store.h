@@ -37,8 +37,8 @@ struct store_config {
     uint64_t disk_limit_bytes; /* the folder's files take no more; 0: no limit but the disk's */
     bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
                       */
-    uint64_t checkpoint_bytes; /* tests: of log between two checkpoints, which then come without the usual
-                                  pauses but in small steps; 0: as documented */
+    uint64_t checkpoint_bytes; /* tests: of log between two checkpoints, which then don't wait long; 1: and
+                                  are written in small steps; 0: as documented */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
     void (*on_progress)(void *context);
     void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);

@@ -52,6 +52,7 @@ struct log {
     char padding0[56];
     _Atomic uint64_t commit_lsn;
     _Atomic bool disk_full;
+    _Atomic bool scarce; /* the segment nears its end and none is prepared; relaxed: the lock decides */
     _Atomic(const char *) failed;
     char padding1[40];
 

@@ -83,6 +83,8 @@ static void batch_open(struct log *log, struct log_batch *b)
     atomic_store_explicit(&b->generation, log->current->generation, memory_order_relaxed);
     atomic_store_explicit(&b->limit, limit, memory_order_relaxed);
     atomic_store_explicit(&b->published, BATCH_HEADER_BYTES, memory_order_relaxed);
+    bool scarce = !log->prepared && segment_room(log) < LOG_BATCH_BYTES + LOG_HEADROOM_BYTES;
+    atomic_store_explicit(&log->scarce, scarce, memory_order_relaxed);
 }
 
 /* Takes the word from whoever reserves: afterwards no reservation succeeds until a batch is opened. Returns
@@ -139,7 +141,7 @@ static enum log_reserve_result refused(struct log *log)
                                                                                          : LOG_WAIT;
 }
 
-/* The disk is full and only deletes may use what is left. */
+/* Only deletes may use what is left: no segment is prepared. The disk may be full, or it is not known yet. */
 static bool in_headroom(struct log *log, uint64_t bytes)
 {
     spin_lock(&log->lock);
@@ -211,9 +213,9 @@ enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t reco
     DCHECK(bytes > 0 && bytes % 8 == 0);
     if (UNLIKELY(atomic_load_explicit(&log->failed, memory_order_relaxed) != NULL))
         return LOG_DEAD;
-    if (UNLIKELY(atomic_load_explicit(&log->disk_full, memory_order_relaxed)) && kind == LOG_NORMAL &&
+    if (UNLIKELY(atomic_load_explicit(&log->scarce, memory_order_relaxed)) && kind == LOG_NORMAL &&
         in_headroom(log, bytes))
-        return LOG_NO_SPACE;
+        return atomic_load_explicit(&log->disk_full, memory_order_relaxed) ? LOG_NO_SPACE : LOG_WAIT;
     slot->bytes = bytes;
     slot->records = records;
     if (large)

@@ -45,6 +45,7 @@ static void take_prepared(struct log *log, struct segment *s)
     log->next_bytes = twice < max ? twice : max;
     if (s->bytes >= log->wanted_bytes)
         log->wanted_bytes = 0;
+    atomic_store_explicit(&log->scarce, false, memory_order_relaxed);
     spin_unlock(&log->lock);
     bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
     if (was_full)

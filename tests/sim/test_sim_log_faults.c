@@ -274,6 +274,37 @@ static void test_disk_full(void **state)
     sim_disk_destroy(sim);
 }
 
+/* The segment is used up before it is known that the disk is full: what is kept back for deletes is left. */
+static void test_disk_full_found_late(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct log *log;
+    unsigned n = 0, headroom = 0;
+    sim->capacity = 5 << 19;
+    status_t s = open_sized(sim, 2 << 20, &log);
+    assert_true(status_is_ok(&s));
+    enum log_reserve_result r;
+    while ((r = append(log, n, 1000, LOG_NORMAL)) == LOG_RESERVED) {
+        n++;
+        flush(sim, log);
+    }
+    assert_int_equal(r, LOG_WAIT);
+    assert_false(log_prepare(log));
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_NO_SPACE);
+    while (append(log, n, 1000, LOG_HEADROOM) == LOG_RESERVED) {
+        n++, headroom++;
+        flush(sim, log);
+    }
+    assert_true(headroom > 20);
+    sim->capacity = 0;
+    assert_true(log_prepare(log));
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);
+    flush(sim, log);
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
 static void test_start_on_a_full_disk(void **state)
 {
     (void)state;
@@ -423,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_completion_order),
         cmocka_unit_test(test_failed_write_names_the_error),
         cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_disk_full_found_late),
         cmocka_unit_test(test_start_on_a_full_disk),
         cmocka_unit_test(test_read),
         cmocka_unit_test(test_table),

@@ -169,6 +169,7 @@ static void sweep_slice(struct store_worker *sw, unsigned steps)
     struct store *store = sw->store;
     struct ordered_cursor cursor;
     struct node *node;
+    sw->private->walks = true;
     ordered_seek(&cursor, &store->ordered, slice_make(store->sweep_position, store->sweep_position_len),
                  false);
     while ((node = ordered_next(&cursor)) && steps-- > 0) {
@@ -181,6 +182,7 @@ static void sweep_slice(struct store_worker *sw, unsigned steps)
         enum store_result ignored = store_find(sw, &key, &view); /* deletes it when its time has come */
         (void)ignored;
     }
+    sw->private->walks = false;
     if (node)
         store_remember(&store->sweep_position, &store->sweep_position_len, node_key(node));
     else

@@ -379,12 +379,15 @@ const struct node *store_cursor_next(struct store_cursor *cursor)
 {
     struct store_view view;
     const struct node *node;
-    while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal))) {
-        /* Busy, its writer was preempted: whoever asks for one instant will be told so at the end. */
-        if (unexpired_state(cursor->sw, node, &view) != STORE_ABSENT)
-            return node;
-    }
-    return NULL;
+    struct store_worker_private *p = cursor->sw->private;
+    bool walks = p->walks;
+    p->walks = true; /* whoever wants the value too reads it afterwards */
+    /* Busy, its writer was preempted: whoever asks for one instant will be told so at the end. */
+    while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal)) &&
+           unexpired_state(cursor->sw, node, &view) == STORE_ABSENT)
+        ;
+    p->walks = walks;
+    return node;
 }
 
 static const struct node *random_of_few(struct store_worker *sw, uint64_t steps)

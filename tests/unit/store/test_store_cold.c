@@ -368,6 +368,44 @@ static void test_a_cap_set_later(void **state)
     fixture_deinit(&f);
 }
 
+static bool is_touched(struct fixture *f, const char *name)
+{
+    struct store_key key;
+    store_turn_begin(f->sw);
+    store_key_prepare(f->sw, &key, text(name));
+    bool touched = node_meta(hash_table_find(&f->store->hash, key.hash, key.name)) & NODE_TOUCHED;
+    store_turn_end(f->sw);
+    return touched;
+}
+
+/* Who looks for keys, or for expired ones, does not want the values: they may leave as before. */
+static void test_walks_touch_nothing(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    struct store_cursor cursor;
+    (void)state;
+    fixture_init(&f, 1);
+    store_memory_max_set(f.store, 1ull << 40);
+    assert_int_equal(put(f.sw, text("a"), text(LARGE), 1ull << 45), STORE_OK);
+    assert_int_equal(put(f.sw, text("b"), text(LARGE), 1ull << 45), STORE_OK);
+    store_turn_begin(f.sw);
+    store_cursor_seek(&cursor, f.sw, text(""), false);
+    unsigned keys = 0;
+    while (store_cursor_next(&cursor))
+        keys++;
+    assert_int_equal(keys, 2);
+    f.store->sweep_next_ms = 0;
+    (void)store_background(f.sw, 16, NULL);
+    assert_true(f.store->sweep_next_ms > 0);
+    store_turn_end(f.sw);
+    assert_false(is_touched(&f, "a"));
+    assert_false(is_cold(&f, "b", &view)); /* a read */
+    assert_false(is_touched(&f, "a"));
+    assert_true(is_touched(&f, "b"));
+    fixture_deinit(&f);
+}
+
 static enum payload_moved relocate(struct fixture *f, const char *name, uint64_t from, uint64_t to)
 {
     struct store_key key;
@@ -453,6 +491,7 @@ int main(void)
         cmocka_unit_test(test_the_index_does_not_fit),
         cmocka_unit_test(test_a_start_with_too_little),
         cmocka_unit_test(test_a_cap_set_later),
+        cmocka_unit_test(test_walks_touch_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

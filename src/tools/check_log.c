@@ -263,7 +263,7 @@ static void check_beginning(struct check *c)
     char name[SEGMENT_NAME_BYTES];
     uint64_t start = c->chosen_lsn;
     bool reached = c->chain.any && c->chain.first_lsn < start;
-    if (start && lsn_offset(start) > LOG_BLOCK_BYTES && !reached) {
+    if (start && lsn_offset(start) > LOG_BLOCK_BYTES && start <= c->limit_lsn && !reached) {
         check_damage(c, "%s/%s is missing or empty: the log must be read from it on", c->path,
                      check_file_name(start, name));
         c->refuses = true;
@@ -284,6 +284,8 @@ void check_log_end(struct check *c)
     uint64_t from = c->chosen_lsn >> LOG_SEGMENT_SHIFT;
     const struct check_finding *tail = NULL;
     char name[SEGMENT_NAME_BYTES];
+    if (c->durable_lsn > c->limit_lsn)
+        c->durable_lsn = c->limit_lsn; /* a toc of a running server may know of more than was looked at */
     check_beginning(c);
     end_of_chain(c);
     for (size_t i = 0; i < c->finding_count; i++) {

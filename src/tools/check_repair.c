@@ -8,7 +8,6 @@
  * Without a toc all records of the log, in order. The new log's records have new versions in the same order
  * as the old ones. Whoever starts a server there lets it replay them: memory is needed for nothing but what
  * check needs. */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -182,9 +181,7 @@ static int count_name(void *context, const char *name)
 status_t check_repair_target(struct disk *disk, const char *new_path)
 {
     unsigned names = 0;
-    int folder = disk->ops->folder_open(disk, new_path, false);
-    if (folder == -ENOENT)
-        return status_ok();
+    int folder = disk->ops->folder_open(disk, new_path, true);
     if (folder < 0)
         return status_errno(-folder, "cannot open the folder %s", new_path);
     int e = disk->ops->list(disk, folder, count_name, &names);

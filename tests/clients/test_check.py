@@ -231,6 +231,71 @@ def test_missing_and_truncated_files(make_server, tmp_path):
     assert f"{names[0]} at offset 100000: the file ends there" in result.stdout
 
 
+def flip(path, offset):
+    with open(path, "r+b") as f:
+        f.seek(offset)
+        byte = f.read(1)
+        f.seek(offset)
+        f.write(bytes([byte[0] ^ 1]))
+
+
+def test_checkpoints(make_server, tmp_path):
+    """Of two the older serves; with both damaged the whole log; check and repair know it before the server does."""
+    server = make_server().start()
+    with server.client() as client:
+        fill(client, 0, 500)
+        client("DEL", "k/000007")
+        assert client("SAVE") == "OK"
+        fill(client, 400, 600)
+        client("EXPIRE", "k/000001", 100000)
+        assert client("SAVE") == "OK"
+        client("DEL", "k/000008")
+        result = check(server.data)
+        assert result.returncode == WELL, result.stdout
+        assert "2 tocs, 2 of them good" in result.stdout
+    keys = contents(server)
+    assert len(keys) == 598
+    server.kill()
+    tocs = sorted(name for name in os.listdir(server.data) if name.startswith("toc-"))
+    for damaged, name in enumerate(reversed(tocs), 1):
+        flip(os.path.join(server.data, name), 5000)
+        new = tmp_path / str(damaged) / "data"
+        new.parent.mkdir()
+        result = check(server.data, "--repair", new)
+        assert result.returncode == STARTS, result.stdout
+        assert f"{name} is damaged at offset 4096" in result.stdout
+        assert f"2 tocs, {2 - damaged} of them good" in result.stdout
+        assert "the server would start" in result.stdout
+        second = started_on(str(new), make_server)
+        assert contents(second) == keys
+        assert second.stop() == 0
+    assert contents(server.start()) == keys
+
+
+def test_checkpoints_come_and_go_meanwhile(make_server):
+    server = make_server().start()
+    with server.client() as client:
+        fill(client, 0, 300)
+        stop = threading.Event()
+
+        def save():
+            with server.client() as other:
+                while not stop.is_set():
+                    other("SAVE")
+
+        saver = threading.Thread(target=save)
+        saver.start()
+        try:
+            for i in range(20):
+                client("SET", f"k/{i:06d}", value(i + 1))
+                result = check(server.data)
+                assert result.returncode == WELL, result.stdout
+        finally:
+            stop.set()
+            saver.join()
+        assert int(client("LASTSAVE")) > 0
+
+
 def test_not_a_folder(folder, tmp_path):
     for path in (tmp_path / "nowhere", tmp_path, os.path.join(folder, "lock")):
         result = check(path)

@@ -480,13 +480,14 @@ static uint64_t pause_us(const struct store *store, const struct cleaner_round *
     return planned > spent ? planned - spent : 0;
 }
 
-/* Values in memory that have moved are in the keeper's queue of those that may leave. */
+/* Values in memory that have moved are in the keeper's queue of those that may leave; where nobody writes
+ * only the keeper comes by. */
 static void evict_some(struct store *store)
 {
-    if (!store_evicts(store) || store->keeper.sw->private->residents.count == 0)
+    if (!store_evicts(store))
         return;
     store_turn_begin(store->keeper.sw);
-    memory_relieve(store->keeper.sw, EVICT_STEPS);
+    (void)memory_relieve(store->keeper.sw, EVICT_STEPS);
     store_turn_end(store->keeper.sw);
 }
 

@@ -51,12 +51,16 @@ struct hint {
     uint32_t leaf;
 };
 
+/* Of values in memory: in their node, or in a block of their own. */
+enum resident_kind { RESIDENT_INTERNAL, RESIDENT_EXTERNAL, RESIDENT_KINDS };
+
 /* Values in memory, oldest first (memory.c). */
 struct resident_queue {
     _Atomic uint32_t lock;  /* of all but count; held for some items' copying */
     _Atomic uint64_t count; /* relaxed: a hint for who does not hold the lock */
     struct resident_chunk *head, *tail, *spare;
     unsigned head_at, tail_at;
+    enum resident_kind kind;
 };
 
 struct store_worker_private {
@@ -93,7 +97,8 @@ struct store_worker_private {
     size_t scratch_capacity;
     /* Memory. */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
-    struct resident_queue residents;
+    struct resident_queue residents[RESIDENT_KINDS];
+    uint64_t fruitless;                 /* looked at since the last eviction here */
     uint64_t unlooked_bytes;            /* written since the last look at how much is used */
     _Atomic uint64_t evicted, promoted; /* ever; the owner writes, relaxed; read by any */
 };
@@ -230,9 +235,10 @@ uint64_t memory_bare_bytes(const struct memory_use *use);
 /* Asks the kernel what is resident. Worker 0's. */
 void memory_measure(struct store *store);
 /* A value that could leave memory has come. */
-void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref);
-/* Looks at up to so many values, while there is too much in memory. */
-void memory_relieve(struct store_worker *sw, unsigned steps);
+void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref,
+                     uint32_t meta);
+/* Looks at up to so many values, while there is too much in memory. True: there still is. */
+bool memory_relieve(struct store_worker *sw, unsigned steps);
 void memory_after_write(struct store_worker *sw, uint64_t bytes);
 /* Is there no room for a write of so many bytes? creates: it adds keys. */
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);

@@ -195,9 +195,15 @@ static struct excess excess_of(struct store *store)
                            .internal = resident - arena_free_bytes(&use) > low};
 }
 
-/* The candidate leaves memory, stays in the queue (true), or is dropped from it. */
+static enum resident_kind kind_of(uint32_t meta)
+{
+    return meta & NODE_EXTERNAL ? RESIDENT_EXTERNAL : RESIDENT_INTERNAL;
+}
+
+/* The candidate leaves memory, stays in a queue (true), or is dropped. *kind: which queue it is from, and
+ * belongs to. */
 static bool keeps(struct store *store, struct store_worker_private *p, struct resident item,
-                  struct excess excess, uint32_t hint)
+                  struct excess excess, uint32_t hint, enum resident_kind *kind)
 {
     uint64_t hash = (uint64_t)item.hash_high << 32; /* all that is needed of it here */
     uint32_t stripe = keylock_stripe(hash);
@@ -215,6 +221,8 @@ static bool keeps(struct store *store, struct store_worker_private *p, struct re
         if (!keep)
             count_one(&p->evicted);
     }
+    if (keep)
+        *kind = kind_of(node_meta(node)); /* writes may have changed it */
     keylock_release(&store->locks, stripe);
     return keep;
 }
@@ -239,13 +247,14 @@ static void prefetch_leaves(struct store *store, const struct resident *items, u
         hints[indexes[i]] = leaves[i];
 }
 
-/* The oldest of the queue, which may be another worker's. False: there is none. */
+/* The oldest of a queue, which may be another worker's. False: there is none. */
 static bool consider_some(struct store *store, struct store_worker_private *p, struct resident_queue *q,
                           struct excess excess)
 {
-    struct resident items[STEPS_BETWEEN_LOOKS];
+    struct resident items[STEPS_BETWEEN_LOOKS], kept[RESIDENT_KINDS][STEPS_BETWEEN_LOOKS];
     uint32_t hints[STEPS_BETWEEN_LOOKS] = {0};
-    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS), kept = 0;
+    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS), counts[RESIDENT_KINDS] = {0};
+    uint64_t evicted = load(&p->evicted);
     for (unsigned i = 0; i < n; i++) {
         hash_table_prefetch(&store->hash, (uint64_t)items[i].hash_high << 32);
         __builtin_prefetch(arena_at(&store->arena, items[i].ref));
@@ -253,46 +262,69 @@ static bool consider_some(struct store *store, struct store_worker_private *p, s
     if (excess.external || excess.internal)
         prefetch_leaves(store, items, n, hints);
     for (unsigned i = 0; i < n; i++) {
-        if (keeps(store, p, items[i], excess, hints[i]))
-            items[kept++] = items[i];
+        enum resident_kind kind = q->kind;
+        if (keeps(store, p, items[i], excess, hints[i], &kind))
+            kept[kind][counts[kind]++] = items[i];
     }
-    queue_put(q, items, kept);
+    for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
+        if (counts[kind])
+            queue_put(kind == (unsigned)q->kind ? q : &p->residents[kind], kept[kind], counts[kind]);
+    p->fruitless = load(&p->evicted) == evicted ? p->fruitless + n : 0;
     return n > 0;
 }
 
 /* That of the worker who has brought most: he may be idle. */
-static struct resident_queue *longest_queue(struct store *store)
+static struct resident_queue *longest_queue(struct store *store, enum resident_kind kind)
 {
-    struct resident_queue *longest = &store->workers[0].private->residents;
-    for (unsigned i = 1; i < store->config.workers; i++) {
-        struct resident_queue *q = &store->workers[i].private->residents;
+    struct resident_queue *longest = &store->workers[0].private->residents[kind];
+    for (unsigned i = 1; i < store_participants(store); i++) {
+        struct resident_queue *q = &store->workers[i].private->residents[kind];
         if (load(&q->count) > load(&longest->count))
             longest = q;
     }
     return longest;
 }
 
-void memory_relieve(struct store_worker *sw, unsigned steps)
+/* Of all queues; about, as others work on them. */
+static uint64_t resident_count(const struct store *store)
 {
-    struct store *store = sw->store;
-    if (!store_evicts(store))
-        return;
-    for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
-        struct excess excess = excess_of(store);
-        if ((!excess.external && !excess.internal) ||
-            !consider_some(store, sw->private, longest_queue(store), excess))
-            return;
-    }
+    uint64_t count = 0;
+    for (unsigned i = 0; i < store_participants(store); i++)
+        for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
+            count += load(&store->workers[i].private->residents[kind].count);
+    return count;
 }
 
-void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref)
+/* True: there is still too much, and more to look at. */
+bool memory_relieve(struct store_worker *sw, unsigned steps)
+{
+    struct store *store = sw->store;
+    struct store_worker_private *p = sw->private;
+    if (!store_evicts(store))
+        return false;
+    for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
+        struct excess excess = excess_of(store);
+        bool any =
+            excess.external && consider_some(store, p, longest_queue(store, RESIDENT_EXTERNAL), excess);
+        any |= excess.internal && consider_some(store, p, longest_queue(store, RESIDENT_INTERNAL), excess);
+        if (!any)
+            return false;
+    }
+    return true;
+}
+
+void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref,
+                     uint32_t meta)
 {
     struct resident item = {.hash_high = (uint32_t)(hash >> 32), .ref = ref};
+    struct resident_queue *internal = &p->residents[RESIDENT_INTERNAL];
+    struct resident_queue *external = &p->residents[RESIDENT_EXTERNAL];
     /* Deletes leave stale entries behind. They go when they come to the front, which may be never while there
      * is enough memory. */
-    if (load(&p->residents.count) > 2 * load(&store->keys) + CHUNK_RESIDENTS)
-        (void)consider_some(store, p, &p->residents, (struct excess){0});
-    queue_put(&p->residents, &item, 1);
+    if (load(&internal->count) + load(&external->count) > 2 * load(&store->keys) + CHUNK_RESIDENTS)
+        (void)consider_some(store, p, load(&internal->count) > load(&external->count) ? internal : external,
+                            (struct excess){0});
+    queue_put(&p->residents[kind_of(meta)], &item, 1);
 }
 
 /* ---- what comes back ---- */
@@ -315,7 +347,7 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
     keylock_release(&store->locks, stripe);
     if (promoted) {
         count_one(&sw->private->promoted);
-        memory_relieve(sw, STEPS_OF_WRITE);
+        (void)memory_relieve(sw, STEPS_OF_WRITE);
     }
     return promoted;
 }
@@ -347,7 +379,7 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
     if (p->unlooked_bytes < LOOK_BYTES && !is_pressed(sw->store))
         return;
     p->unlooked_bytes = 0;
-    memory_relieve(sw, STEPS_OF_WRITE);
+    (void)memory_relieve(sw, STEPS_OF_WRITE);
 }
 
 /* ---- from time to time ---- */
@@ -387,7 +419,7 @@ static bool fill_queue(struct store_worker *sw, unsigned steps)
     while ((node = ordered_next(&cursor)) && steps-- > 0) {
         if (payload_is_evictable(node_meta(node)))
             memory_resident(store, sw->private, hash_table_hash(&store->hash, node_key(node)),
-                            arena_ref(&store->arena, node));
+                            arena_ref(&store->arena, node), node_meta(node));
     }
     if (node) {
         store_remember(&store->fill_position, &store->fill_position_len, node_key(node));
@@ -422,9 +454,14 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
         if (atomic_load_explicit(&store->fill_wanted, memory_order_relaxed))
             more = fill_queue(sw, steps);
     }
-    uint64_t evicted = load(&sw->private->evicted);
-    memory_relieve(sw, steps);
-    return more || load(&sw->private->evicted) != evicted;
+    /* Twice round the queues: who was read since the last time leaves in the second. When that has helped
+     * nothing, at the next measurement. */
+    struct store_worker_private *p = sw->private;
+    bool excess = memory_relieve(sw, steps);
+    if (excess && p->fruitless <= 2 * resident_count(store))
+        return true;
+    p->fruitless = 0;
+    return more;
 }
 
 void store_memory_max_set(struct store *store, uint64_t bytes)

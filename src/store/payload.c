@@ -237,7 +237,7 @@ static void exchange(struct store *store, struct store_worker_private *p, struct
     drop_external(store, p, old, node_meta(old));
     payload_retire(p, old, old_ref);
     if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
-        memory_resident(store, p, hash, ref);
+        memory_resident(store, p, hash, ref, node_meta(node));
 }
 
 /* ---- how much of each segment is live ---- */
@@ -272,7 +272,7 @@ struct node *payload_node_create(struct store *store, struct store_worker_privat
         segments_live(&p->live, lsn, segment_weight(key.len, value.len));
     struct node *node = content_node(store, p, key, &c, lsn << 1 | 1);
     if (UNLIKELY(store_evicts(store)) && payload_is_evictable(node_meta(node)))
-        memory_resident(store, p, hash, arena_ref(&store->arena, node));
+        memory_resident(store, p, hash, arena_ref(&store->arena, node), node_meta(node));
     return node;
 }
 
@@ -309,7 +309,7 @@ static inline struct node *content_set(struct store *store, struct store_worker_
         uint32_t meta = content_write(store, node, old, c);
         atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
         if (UNLIKELY(store_evicts(store)) && !payload_is_evictable(old) && payload_is_evictable(meta))
-            memory_resident(store, p, hash, arena_ref(&store->arena, node));
+            memory_resident(store, p, hash, arena_ref(&store->arena, node), meta);
         return node;
     }
     return content_elsewhere(store, p, node, hash, c, lsn);

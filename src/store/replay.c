@@ -149,7 +149,7 @@ static status_t replay_memory(struct replay *replay)
     struct memory_use use = memory_use(store);
     uint64_t all = use.arena_bytes + use.value_bytes + use.hash_bytes + use.slack_bytes;
     replay->full = all > use.budget_bytes - use.budget_bytes / 16;
-    memory_relieve(&store->workers[0], TURN_RECORDS);
+    (void)memory_relieve(&store->workers[0], TURN_RECORDS);
     if (memory_bare_bytes(&use) <= use.budget_bytes)
         return status_ok();
     return status_error(

@@ -153,6 +153,7 @@ status_t store_open(const struct store_config *config, struct store **out)
         store->workers[i].private = p;
         p->index = i;
         p->walks = i == config->workers;
+        p->residents[RESIDENT_EXTERNAL].kind = RESIDENT_EXTERNAL;
         p->alone = config->workers == 1 && !p->walks;
     }
     keeper_init(store);
@@ -183,7 +184,8 @@ static void worker_deinit(struct store_worker_private *p)
     free(p->sequences);
     free(p->tombstones);
     free(p->scratch);
-    memory_queue_deinit(&p->residents);
+    for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
+        memory_queue_deinit(&p->residents[kind]);
 }
 
 /* Large values live outside the arena. */

@@ -272,6 +272,50 @@ static void test_the_cap_evicts(void **state)
     fixture_deinit(&f);
 }
 
+/* Many small values that need not leave stand in nobody's way when a few large ones must. */
+static void test_large_values_leave_beside_small_ones(void **state)
+{
+    enum { SMALL = 20000, LARGE_ONES = 200, BYTES = 50000, CAP = 8 << 20 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    struct store_stats stats;
+    struct store_view view;
+    char name[32], *value = calloc(1, BYTES);
+    (void)state;
+    f.config = (struct store_config){.disk = &f.sim->disk,
+                                     .path = "sim",
+                                     .workers = 1,
+                                     .memory_bytes_max = CAP,
+                                     .log_segment_bytes_max = 8 << 20,
+                                     .no_threads = true};
+    fixture_open(&f);
+    for (int i = 0; i < SMALL; i++) {
+        snprintf(name, sizeof name, "s:%d", i);
+        put_surely(&f, text(name), slice_make(value, 150));
+    }
+    for (int i = 0; i < SMALL / 2; i++) { /* so there is room in the arena: the others can stay */
+        snprintf(name, sizeof name, "s:%d", i);
+        put_surely(&f, text(name), slice_make(NULL, 0));
+    }
+    store_turn_begin(f.sw);
+    while (store_background(f.sw, 1000, NULL))
+        ;
+    store_turn_end(f.sw);
+    for (int i = 0; i < LARGE_ONES; i++) {
+        snprintf(name, sizeof name, "l:%d", i);
+        put_surely(&f, text(name), slice_make(value, BYTES));
+        store_stats_get(f.store, &stats);
+        assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
+    }
+    unsigned cold = 0;
+    for (int i = SMALL / 2; i < SMALL; i++) {
+        snprintf(name, sizeof name, "s:%d", i);
+        cold += is_cold(&f, name, &view);
+    }
+    assert_true(cold < SMALL / 4);
+    free(value);
+    fixture_deinit(&f);
+}
+
 /* The index alone is too large: new keys are refused; overwrites, deletes and reads go on. */
 static void test_the_index_does_not_fit(void **state)
 {
@@ -488,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_every_form),
         cmocka_unit_test(test_relocation),
         cmocka_unit_test(test_the_cap_evicts),
+        cmocka_unit_test(test_large_values_leave_beside_small_ones),
         cmocka_unit_test(test_the_index_does_not_fit),
         cmocka_unit_test(test_a_start_with_too_little),
         cmocka_unit_test(test_a_cap_set_later),

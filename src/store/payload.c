@@ -298,13 +298,21 @@ static struct node *content_elsewhere(struct store *store, struct store_worker_p
     return other;
 }
 
+/* Would the content make a value in memory another kind of value, in a node that is queued as what it was? */
+static bool changes_queue(const struct store *store, uint32_t meta, const struct content *c)
+{
+    if (LIKELY(!store_evicts(store)) || !payload_is_evictable(meta) || c->cold)
+        return false;
+    return (payload_bytes(c) > area_bytes(meta)) != ((meta & NODE_EXTERNAL) != 0);
+}
+
 /* A write gives the busy node new content, here or in another node, which then is what is returned: busy too,
  * and in the index. */
 static inline struct node *content_set(struct store *store, struct store_worker_private *p, struct node *node,
                                        uint64_t hash, const struct content *c, uint64_t lsn)
 {
     uint32_t old = node_meta(node);
-    if (LIKELY(suits(store, old, c))) {
+    if (LIKELY(suits(store, old, c) && !changes_queue(store, old, c))) {
         drop_external(store, p, node, old);
         uint32_t meta = content_write(store, node, old, c);
         atomic_store_explicit(&node->meta, meta, memory_order_relaxed);

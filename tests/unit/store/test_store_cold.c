@@ -292,6 +292,10 @@ static void test_large_values_leave_beside_small_ones(void **state)
         snprintf(name, sizeof name, "s:%d", i);
         put_surely(&f, text(name), slice_make(value, 150));
     }
+    for (int i = 0; i < LARGE_ONES; i++) { /* they become large in place */
+        snprintf(name, sizeof name, "l:%d", i);
+        put_surely(&f, text(name), slice_make(value, 100));
+    }
     for (int i = 0; i < SMALL / 2; i++) { /* so there is room in the arena: the others can stay */
         snprintf(name, sizeof name, "s:%d", i);
         put_surely(&f, text(name), slice_make(NULL, 0));

@@ -180,6 +180,9 @@ bool log_disk_full(const struct log *log);
  * something. */
 bool log_prepare(struct log *log);
 
+/* Room has come free: a segment that was refused is tried again now, not at the next second. */
+void log_room_freed(struct log *log);
+
 /* Lists a segment file of a folder in a table, with the generation and size that it has; nothing but its
  * header is read. It must not be listed yet. A failure (STATUS_CORRUPT, STATUS_UNSUPPORTED, STATUS_IO;
  * ENOENT: there is none) names the file. *out may be NULL. */

@@ -149,6 +149,16 @@ void log_prepare_wake(struct log *log)
     pthread_mutex_unlock(&log->mutex);
 }
 
+void log_room_freed(struct log *log)
+{
+    if (!log->has_thread || !atomic_load_explicit(&log->disk_full, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&log->mutex);
+    log->want_segment = true;
+    pthread_cond_signal(&log->wake);
+    pthread_mutex_unlock(&log->mutex);
+}
+
 void log_prepare_stop(struct log *log)
 {
     if (!log->has_thread)

@@ -164,6 +164,8 @@ static bool remove_some(struct store *store, const struct survey *survey)
         set(&c->removed_bytes, get(&c->removed_bytes) + bytes);
     }
     (void)segments_reap(store->segments);
+    if (removed)
+        log_room_freed(store->log);
     return removed;
 }
 

@@ -1,0 +1,250 @@
+/* Getting disk space back: cleaning, removal, what damage does to it, the limit on the disk. */
+#include "live_weights.h"
+#include "log/segment.h"
+#include "store_fixture.h"
+
+enum { KEYS = 40, VALUE_BYTES = 20000, ROUNDS = 12 };
+
+static struct slice value_of(int key, int round)
+{
+    static char value[VALUE_BYTES];
+    memset(value, 'a' + (key + round) % 26, sizeof value);
+    snprintf(value, sizeof value, "%d of %d", key, round);
+    return slice_make(value, sizeof value);
+}
+
+static struct slice key_of(char name[16], int key)
+{
+    return slice_make(name, (size_t)snprintf(name, 16, "key:%03d", key));
+}
+
+static void check_value(struct fixture *f, int key, int round)
+{
+    char name[16], *value;
+    size_t len;
+    assert_int_equal(get(f->sw, key_of(name, key), &value, &len), STORE_OK);
+    assert_true(slice_equal(slice_make(value, len), value_of(key, round)));
+    free(value);
+}
+
+static void keep(struct fixture *f)
+{
+    fixture_flush(f, 0);
+    for (int i = 0; i < 20000 && store_keep(f->store); i++)
+        fixture_flush(f, 0);
+}
+
+static void checkpoint(struct fixture *f)
+{
+    uint64_t ticket = store_checkpoint_request(f->store);
+    keep(f);
+    assert_int_equal(store_checkpoint_state(f->store, ticket), STORE_CHECKPOINT_DONE);
+    keep(f);
+}
+
+/* Every key is written, and then all but each fourth again and again: so each segment keeps something. */
+static void fill(struct fixture *f)
+{
+    char name[16];
+    for (int round = 0; round < ROUNDS; round++)
+        for (int key = 0; key < KEYS; key++)
+            if (key % 4 || key % ROUNDS == round)
+                put_surely(f, key_of(name, key), value_of(key, round));
+}
+
+static int newest_round(int key)
+{
+    return key % 4 ? ROUNDS - 1 : key % ROUNDS;
+}
+
+static void check_all(struct fixture *f)
+{
+    for (int key = 0; key < KEYS; key++)
+        check_value(f, key, newest_round(key));
+    assert_int_equal(count(f->sw), KEYS);
+    assert_true(live_weights_are_exact(f->store));
+}
+
+static struct store_stats stats_of(struct fixture *f)
+{
+    struct store_stats stats;
+    store_stats_get(f->store, &stats);
+    return stats;
+}
+
+static void test_space_comes_back(void **state)
+{
+    struct fixture f;
+    struct store_cleaner_stats cleaner;
+    (void)state;
+    fixture_init(&f, 1);
+    fill(&f);
+    uint64_t before = stats_of(&f).disk.log_bytes;
+    for (int i = 0; i < 5; i++)
+        checkpoint(&f);
+    store_cleaner_stats_get(f.store, &cleaner);
+    assert_true(cleaner.rounds > 0 && cleaner.moved > 0);
+    assert_true(cleaner.removed_segments > 0);
+    assert_int_equal(cleaner.failures + cleaner.damaged, 0);
+    struct segments_totals after = stats_of(&f).disk;
+    assert_true(after.data_segments > 0);
+    assert_true(after.log_bytes + after.data_bytes < before);
+    check_all(&f);
+    fixture_reopen(&f); /* the log alone does not have it any more */
+    check_all(&f);
+    fixture_deinit(&f);
+}
+
+/* A data segment that no checkpoint names is of no use. */
+static void test_orphans_go(void **state)
+{
+    struct fixture f;
+    (void)state;
+    fixture_init(&f, 1);
+    put_surely(&f, text("k"), text("v"));
+    struct disk *disk = &f.sim->disk;
+    disk->ops->close(disk, disk->ops->create(disk, f.store->keeper.folder, "data-0000000041.kv", true));
+    disk->ops->close(disk, disk->ops->create(disk, f.store->keeper.folder, "data-004.kv", true));
+    fixture_reopen(&f);
+    keep(&f);
+    assert_null(sim_disk_file(f.sim, "data-0000000041.kv"));
+    assert_non_null(sim_disk_file(f.sim, "data-004.kv")); /* not one of ours */
+    assert_int_equal(f.store->keeper.cleaner.next_number, 42);
+    fixture_deinit(&f);
+}
+
+/* One live record of a victim is damaged: the file stays, the rest moves, and that is the end of it. */
+static void test_damage_keeps_a_victim(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    struct store_key key;
+    struct store_cleaner_stats cleaner;
+    char name[SEGMENT_NAME_BYTES], *value;
+    size_t len;
+    (void)state;
+    fixture_init(&f, 1);
+    fill(&f);
+    struct prng prng;
+    prng_seed(&prng, 1);
+    store_turn_begin(f.sw);
+    (void)cold_evict(f.sw, &prng, 256);
+    store_key_prepare(f.sw, &key, text("key:004"));
+    assert_int_equal(store_find(f.sw, &key, &view), STORE_COLD);
+    store_turn_end(f.sw);
+    segment_name(name, view.address >> LOG_SEGMENT_SHIFT);
+    sim_disk_file(f.sim, name)->data[lsn_offset(view.address) + 100] ^= 1;
+    for (int i = 0; i < 6; i++)
+        checkpoint(&f);
+    store_cleaner_stats_get(f.store, &cleaner);
+    assert_int_equal(cleaner.damaged, 1);
+    assert_true(cleaner.moved > 0 && cleaner.removed_segments > 0);
+    assert_non_null(sim_disk_file(f.sim, name));
+    assert_int_equal(get(f.sw, text("key:004"), &value, &len), STORE_CORRUPT);
+    uint64_t rounds = cleaner.rounds;
+    checkpoint(&f);
+    store_cleaner_stats_get(f.store, &cleaner);
+    assert_int_equal(cleaner.rounds, rounds);
+    assert_true(live_weights_are_exact(f.store));
+    fixture_deinit(&f);
+}
+
+static void test_failures_lose_nothing(void **state)
+{
+    static const enum sim_op ops[] = {SIM_CREATE, SIM_ALLOCATE, SIM_WRITE, SIM_TRUNCATE, SIM_SYNC, SIM_READ};
+    struct store_cleaner_stats cleaner;
+    uint64_t failures = 0;
+    (void)state;
+    for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++) {
+        for (uint64_t after = 1; after <= 3; after++) {
+            struct fixture f;
+            fixture_init(&f, 1);
+            fill(&f);
+            for (int i = 0; i < 2; i++) {
+                uint64_t ticket = store_checkpoint_request(f.store);
+                while (store_checkpoint_state(f.store, ticket) == STORE_CHECKPOINT_RUNNING) {
+                    fixture_flush(&f, 0);
+                    assert_true(store_keep(f.store));
+                }
+            }
+            f.sim->fail_op = ops[op];
+            f.sim->fail_after = after;
+            f.sim->fail_errno = ENOSPC;
+            for (int i = 0; i < 20000 && store_keep(f.store) && f.sim->fail_after; i++)
+                ;
+            f.sim->fail_after = 0;
+            store_cleaner_stats_get(f.store, &cleaner);
+            failures += cleaner.failures;
+            check_all(&f);
+            for (int i = 0; i < 3; i++)
+                checkpoint(&f);
+            check_all(&f);
+            fixture_reopen(&f);
+            check_all(&f);
+            fixture_deinit(&f);
+        }
+    }
+    assert_true(failures > 6);
+}
+
+/* Within a limit writes are refused before it is passed, deletes are not, and room that comes free is used.
+ */
+static void test_disk_limit(void **state)
+{
+    enum { LIMIT = 24 << 20 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    char name[16];
+    (void)state;
+    f.config = (struct store_config){.disk = &f.sim->disk,
+                                     .path = "sim",
+                                     .workers = 1,
+                                     .log_segment_bytes_first = 1 << 20,
+                                     .log_segment_bytes_max = 2 << 20,
+                                     .disk_limit_bytes = LIMIT,
+                                     .no_threads = true};
+    fixture_open(&f);
+    keep(&f);
+    int stored = 0;
+    enum store_result r = STORE_OK;
+    for (int tries = 0; r != STORE_NO_SPACE && tries < 5000; tries++) {
+        r = put(f.sw, key_of(name, stored), value_of(stored, 0), 0);
+        stored += r == STORE_OK;
+        keep(&f);
+        struct segments_totals disk = stats_of(&f).disk;
+        assert_true(disk.log_bytes + disk.data_bytes <= LIMIT);
+    }
+    assert_int_equal(r, STORE_NO_SPACE);
+    assert_in_range(stored, LIMIT / 2 / VALUE_BYTES, LIMIT / VALUE_BYTES); /* all of it is live */
+    for (int key = 0; key < stored; key++)
+        if (key % 3)
+            assert_int_equal(put(f.sw, key_of(name, key), (struct slice){0}, 0), STORE_OK);
+    store_turn_begin(f.sw);
+    fixture_flush(&f, 0);
+    while (store_background(f.sw, 100, NULL))
+        ;
+    store_turn_end(f.sw);
+    keep(&f); /* it asks for checkpoints itself */
+    keep(&f);
+    for (int key = 0; key < stored / 3; key++) {
+        put_surely(&f, key_of(name, 2000 + key), value_of(2000 + key, 1));
+        keep(&f);
+        struct segments_totals disk = stats_of(&f).disk;
+        assert_true(disk.log_bytes + disk.data_bytes <= LIMIT);
+    }
+    fixture_reopen(&f);
+    for (int key = 0; key < stored / 3; key++)
+        check_value(&f, 2000 + key, 1);
+    fixture_deinit(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_space_comes_back),
+        cmocka_unit_test(test_orphans_go),
+        cmocka_unit_test(test_damage_keeps_a_victim),
+        cmocka_unit_test(test_failures_lose_nothing),
+        cmocka_unit_test(test_disk_limit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -14,6 +14,7 @@ struct race {
     _Atomic int running;
     _Atomic uint64_t added[COUNTERS];
     _Atomic uint64_t snapshots, trees;
+    uint64_t moved; /* the mover's */
 };
 
 struct thread {
@@ -214,15 +215,48 @@ static void *flush_all(void *context)
     return NULL;
 }
 
+/* In the keeper's place: every value moves all the while, to addresses that nobody reads. The listed
+ * file is only there for the counts. */
+static void *move_all(void *context)
+{
+    struct race *race = context;
+    struct store *store = race->f.store;
+    struct store_worker *sw = store->keeper.sw;
+    uint64_t next = 1;
+    while (atomic_load_explicit(&race->running, memory_order_acquire) > 0) {
+        struct ordered_cursor cursor;
+        struct node *node;
+        store_turn_begin(sw);
+        ordered_seek(&cursor, &store->ordered, slice_make("", 0), false);
+        while ((node = ordered_next(&cursor))) {
+            uint64_t hash = hash_table_hash(&store->hash, node_key(node));
+            uint64_t to = SEGMENT_DATA_ADDRESS | 1ull << LOG_SEGMENT_SHIFT | (next++ & 0xffffff) * 8;
+            if (!keylock_acquire(&store->locks, keylock_stripe(hash)))
+                continue;
+            struct node *current = hash_table_find(&store->hash, hash, node_key(node));
+            if (current && !(node_meta(current) & NODE_TOMBSTONE))
+                race->moved += payload_relocate(store, sw->private, current, hash,
+                                                payload_get(current).address, to) == PAYLOAD_MOVED;
+            keylock_release(&store->locks, keylock_stripe(hash));
+        }
+        store_turn_end(sw);
+    }
+    return NULL;
+}
+
 static void test_race(void **state)
 {
     static struct race race;
     struct thread threads[THREADS];
-    pthread_t flusher;
+    pthread_t flusher, mover;
     (void)state;
     fixture_init(&race.f, THREADS);
+    struct disk *disk = &race.f.sim->disk;
+    int fd = disk->ops->create(disk, race.f.store->keeper.folder, "data-0000000001.kv", true);
+    segments_seal(segments_add(race.f.store->segments, true, 1, 1, 1 << 20, fd));
     race.running = THREADS;
     assert_int_equal(pthread_create(&flusher, NULL, flush_all, &race), 0);
+    assert_int_equal(pthread_create(&mover, NULL, move_all, &race), 0);
     for (unsigned i = 0; i < THREADS; i++) {
         threads[i] = (struct thread){.race = &race, .sw = store_worker_get(race.f.store, i)};
         prng_seed(&threads[i].prng, i + 1);
@@ -231,7 +265,8 @@ static void test_race(void **state)
     for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i].id, NULL);
     pthread_join(flusher, NULL);
-    assert_true(race.snapshots > 100 && race.trees > 100);
+    pthread_join(mover, NULL);
+    assert_true(race.snapshots > 100 && race.trees > 100 && race.moved > 100);
     for (int round = 0; round < 2; round++) { /* as the threads left it, and as the log says */
         for (int i = 0; i < COUNTERS; i++) {
             char key[16], *value;

@@ -221,7 +221,7 @@ enum command_result command_store_failed(struct command_call *call, enum store_r
     case STORE_NO_SPACE:
         reply_error(call->reply,
                     "ERR disk full: no room for another log segment; free space in the data folder's file "
-                    "system and writes resume");
+                    "system (or raise --disk-limit) and writes resume");
         return COMMAND_DONE;
     case STORE_NO_MEMORY:
         reply_error(call->reply,

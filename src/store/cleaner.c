@@ -27,6 +27,7 @@ enum {
     RETRY_FIRST_MS = 1000,
     RETRY_LAST_MS = 60000,
     EVICT_STEPS = 4096,
+    PAUSE_US_MAX = 100000,
     BUSY_WAIT_US = 1000, /* a key is locked, a tree is being cleared away */
     CLEAN_FAILURES_MAX = 3,
     DEAD_PERCENT = 25,     /* of what could be cleaned: then it begins */
@@ -55,7 +56,6 @@ struct moving {
 
 struct cleaner_round {
     enum phase phase;
-    enum space_level level;
     struct victim victims[VICTIMS_MAX];
     unsigned victim_count, victim_at;
     uint64_t victim_bytes, victim_live;
@@ -233,7 +233,6 @@ static bool choose(struct store *store, enum space_level level)
         free(r);
         return false;
     }
-    r->level = level;
     r->start_us = clock_monotonic_us();
     k->cleaner.round = r;
     return true;
@@ -468,16 +467,20 @@ static void measure_fill(struct store *store, uint64_t now_ms)
 }
 
 /* How long to pause: room must come free faster than the log takes it, and otherwise reads come first. */
-static uint64_t pause_us(const struct store *store, const struct cleaner_round *r)
+static uint64_t pause_us(struct store *store, const struct cleaner_round *r)
 {
-    if (r->level == SPACE_CRITICAL || is_tested(store))
+    if (is_tested(store))
+        return 0;
+    enum space_level level = space_level_now(store);
+    if (level == SPACE_CRITICAL)
         return 0;
     uint64_t rate = BYTES_PER_SECOND, dead = r->victim_bytes - r->victim_live;
     uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victim_bytes / dead * 2 : rate;
     rate = wanted > rate ? wanted : rate;
-    rate *= r->level == SPACE_LOW ? 4 : 1;
+    rate *= level == SPACE_LOW ? 4 : 1;
     uint64_t planned = r->done_bytes * 1000000 / rate, spent = clock_monotonic_us() - r->start_us;
-    return planned > spent ? planned - spent : 0;
+    uint64_t wait = planned > spent ? planned - spent : 0;
+    return wait < PAUSE_US_MAX ? wait : PAUSE_US_MAX; /* room may get short meanwhile */
 }
 
 /* Values in memory that have moved are in the keeper's queue of those that may leave; where nobody writes

@@ -33,6 +33,7 @@ struct cleaner {
     uint64_t next_number;        /* of the next data segment; 0: the folder has not been looked at */
     uint64_t retry_ms, retry_delay_ms;
     uint64_t request_ms;                         /* when it last asked for a checkpoint */
+    uint64_t said_ms;                            /* when it last gave an older checkpoint up */
     uint64_t idle_ms;                            /* when it last looked for something to do */
     uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
     bool removal_failed;
@@ -60,6 +61,8 @@ status_t space_begin(struct store *store);
  * removed something. *level: how short room would be if all that has died were gone. Not while a round has
  * made data segments that the index does not lead to yet. */
 bool space_step(struct store *store, enum space_level *level);
+/* How short room is now. */
+enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */
 bool space_may_allocate(void *context, uint64_t bytes);
 /* May a round write so many bytes? */

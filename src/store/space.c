@@ -21,6 +21,7 @@ enum {
     REMOVALS_STEP = 4, /* files; freeing their blocks takes some ms each */
     REQUEST_MS = 5000, /* between two checkpoints for the sake of space */
     REQUEST_MS_CRITICAL = 100,
+    SAY_MS = 60000,
     DELETES_BYTES = 1 << 20,
     WORTH_PERCENT = 15, /* of a log segment that is dead: then it helps to get it below the replay */
 };
@@ -87,6 +88,11 @@ static enum space_level level_of(struct store *store, uint64_t more)
     if (store->config.disk_limit_bytes && left < kept + total / 16)
         return SPACE_CRITICAL;
     return left < total / 4 ? SPACE_LOW : SPACE_FINE;
+}
+
+enum space_level space_level_now(struct store *store)
+{
+    return level_of(store, 0);
 }
 
 /* ---- what may go ---- */
@@ -186,7 +192,7 @@ bool space_step(struct store *store, enum space_level *level)
 {
     struct keeper *k = &store->keeper;
     update(store);
-    enum space_level now = level_of(store, 0);
+    enum space_level now = space_level_now(store);
     struct survey s = {.store = store, .dead_number = k->next_number + (k->checkpoint != NULL)};
     if (k->toc_count) {
         s.newest_number = k->tocs[0].start_lsn >> LOG_SEGMENT_SHIFT;
@@ -202,8 +208,10 @@ bool space_step(struct store *store, enum space_level *level)
         return remove_some(store, &s);
     (void)segments_reap(store->segments);
     if (now == SPACE_CRITICAL && s.would_go && k->checkpoint == NULL) {
-        LOG_INFO("space is short: only checkpoint %" PRIu64 " is kept, so that old segments can go",
-                 k->tocs[0].number);
+        uint64_t now_ms = clock_monotonic_us() / 1000;
+        if (k->cleaner.said_ms == 0 || now_ms >= k->cleaner.said_ms + SAY_MS)
+            LOG_INFO("space is short: only the newest checkpoint is kept, so that old segments can go");
+        k->cleaner.said_ms = now_ms;
         checkpoint_drop_older(store);
         return true;
     }

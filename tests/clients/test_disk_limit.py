@@ -1,0 +1,85 @@
+"""--disk-limit: the folder stays below it, cleaning makes room, a start finds everything."""
+
+import os
+import threading
+
+import pytest
+from kvasir_client import Error, wait_until
+
+pytestmark = [pytest.mark.kvasir]
+
+LIMIT = 64 << 20
+KEYS = 8000
+VALUE_BYTES = 2000
+ROUNDS = 8
+
+
+def fields(c):
+    lines = c("INFO", "kvasir").decode().split("\r\n")
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def folder_bytes(server):
+    total = 0
+    for entry in os.scandir(server.data):
+        try:
+            total += entry.stat().st_size
+        except FileNotFoundError:  # removed meanwhile
+            pass
+    return total
+
+
+def value(key, n):
+    text = b"%d of %d " % (n, key)
+    return text + b"x" * (VALUE_BYTES - len(text))
+
+
+def set_surely(c, keys, n):
+    """SETs them all; what is refused is sent again when there is room."""
+    left = list(keys)
+    refused = 0
+    while left:
+        for key in left:
+            c.send(b"*3\r\n$3\r\nSET\r\n$8\r\nkey:%04d\r\n$%d\r\n%s\r\n" % (key, VALUE_BYTES, value(key, n)))
+        replies = [c.reply() for _ in left]
+        for reply in replies:
+            assert reply == "OK" or (isinstance(reply, Error) and str(reply).startswith("ERR disk full")), reply
+        left = [key for key, reply in zip(left, replies) if reply != "OK"]
+        refused += len(left)
+        if left:
+            wait_until(lambda: fields(c)["disk_full"] == "0", timeout=30, what="room on the disk")
+    return refused
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_overwrites_within_a_limit(make_server, threads):
+    server = make_server("--threads", threads, "--disk-limit", LIMIT).start()
+    most, stop = [0], threading.Event()
+
+    def watch():
+        while not stop.wait(0.01):
+            most[0] = max(most[0], folder_bytes(server))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    rounds = {}
+    with server.client(timeout=60) as c:
+        for n in range(ROUNDS):
+            for first in range(0, KEYS, 500):
+                keys = [key for key in range(first, first + 500) if n == 0 or key % 4]
+                set_surely(c, keys, n)
+                rounds.update((key, n) for key in keys)
+        info = fields(c)
+    stop.set()
+    watcher.join()
+    assert int(info["disk_limit"]) == LIMIT
+    assert int(info["log_bytes_written"]) > LIMIT  # without getting space back it could not have been
+    assert int(info["segments_removed"]) > 0
+    assert most[0] <= LIMIT
+    server.kill()
+    with server.start().client() as c:
+        assert c("DBSIZE") == KEYS
+        for key in range(KEYS):
+            c.send(b"GET key:%04d\r\n" % key)
+        for key in range(KEYS):
+            assert c.reply() == value(key, rounds[key])

@@ -516,7 +516,7 @@ static bool idle_step(struct store *store)
         c->idle_ms = 0;
         return true;
     }
-    return (now_ms >= c->retry_ms || is_tested(store)) && choose(store, level);
+    return (now_ms >= c->retry_ms || store->config.no_threads) && choose(store, level);
 }
 
 bool cleaner_step(struct store *store, uint64_t *wait_us)

@@ -14,6 +14,7 @@ enum {
     LOG_EAGER_BYTES = 256 << 10, /* an open batch this long is flushed although another flush is in flight */
     LOG_HEADROOM_BYTES = 256 << 10,
     LOG_RETRY_SECONDS = 1,
+    LOG_WAIT_NS = 20000000, /* between two tries while room is expected */
 };
 
 struct log_batch {
@@ -52,6 +53,7 @@ struct log {
     char padding0[56];
     _Atomic uint64_t commit_lsn;
     _Atomic bool disk_full;
+    _Atomic bool waits;  /* there is no room for a segment, and will be soon. Relaxed, as disk_full */
     _Atomic bool scarce; /* the segment nears its end and none is prepared; relaxed: the lock decides */
     _Atomic(const char *) failed;
     char padding1[40];

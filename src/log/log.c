@@ -336,6 +336,12 @@ bool log_disk_full(const struct log *log)
     return atomic_load_explicit(&((struct log *)(uintptr_t)log)->disk_full, memory_order_relaxed);
 }
 
+bool log_lacks_room(const struct log *log)
+{
+    return log_disk_full(log) ||
+           atomic_load_explicit(&((struct log *)(uintptr_t)log)->waits, memory_order_relaxed);
+}
+
 void log_stats_get(struct log *log, struct log_stats *out)
 {
     struct segments_totals totals;

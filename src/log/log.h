@@ -79,6 +79,9 @@ struct log_config {
     /* May the folder grow by a segment of so many bytes? No is answered as a full disk is. Called by the
      * background thread with no lock held. May be NULL. */
     bool (*may_allocate)(void *context, uint64_t bytes);
+    /* There is no room for a segment: will there be soon, by itself? Then writes wait (LOG_WAIT) instead of
+     * being refused, and it is asked again some times a second. Called as may_allocate. May be NULL. */
+    bool (*may_wait)(void *context);
     /* The commit point moved, or space came free, or the log died: whoever holds replies or parked operations
      * should look again. Called by log_flush_done's thread or the background thread, with no lock held. May
      * be NULL. */
@@ -175,6 +178,8 @@ const char *log_failed(const struct log *log);
 
 /* True while the disk has no room for the next segment and normal writes are (about to be) refused. Cheap. */
 bool log_disk_full(const struct log *log);
+/* The same, or writes wait for room that is expected. */
+bool log_lacks_room(const struct log *log);
 
 /* One step of segment preparation for configurations without background thread (tests). True if it did
  * something. */

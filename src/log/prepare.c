@@ -47,6 +47,7 @@ static void take_prepared(struct log *log, struct segment *s)
         log->wanted_bytes = 0;
     atomic_store_explicit(&log->scarce, false, memory_order_relaxed);
     spin_unlock(&log->lock);
+    atomic_store_explicit(&log->waits, false, memory_order_relaxed);
     bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
     if (was_full)
         LOG_INFO("there is room for log segments again: writes resume");
@@ -82,6 +83,12 @@ bool log_prepare(struct log *log)
         return true;
     }
     free(s);
+    bool waits = status.code == STATUS_NO_SPACE && log->config.may_wait &&
+                 !atomic_load_explicit(&log->disk_full, memory_order_relaxed) &&
+                 log->config.may_wait(log->config.context);
+    atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
+    if (waits)
+        return false;
     if (!atomic_exchange_explicit(&log->disk_full, true, memory_order_relaxed)) {
         LOG_WARNING("%s; writes are refused when the current segment is used up, until there is room",
                     status.text);
@@ -101,10 +108,15 @@ static void *prepare_thread(void *context)
             pthread_mutex_unlock(&log->mutex);
             (void)log_prepare(log);
             pthread_mutex_lock(&log->mutex);
-        } else if (atomic_load_explicit(&log->disk_full, memory_order_relaxed)) {
+        } else if (log_lacks_room(log)) {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            until.tv_sec += LOG_RETRY_SECONDS;
+            if (atomic_load_explicit(&log->waits, memory_order_relaxed))
+                until.tv_nsec += LOG_WAIT_NS;
+            else
+                until.tv_sec += LOG_RETRY_SECONDS;
+            until.tv_sec += until.tv_nsec / 1000000000;
+            until.tv_nsec %= 1000000000;
             pthread_cond_timedwait(&log->wake, &log->mutex, &until);
             log->want_segment = true;
         } else {
@@ -140,8 +152,8 @@ status_t log_prepare_start(struct log *log)
 
 void log_prepare_wake(struct log *log)
 {
-    if (!log->has_thread || atomic_load_explicit(&log->disk_full, memory_order_relaxed))
-        return; /* a full disk is asked once a second */
+    if (!log->has_thread || log_lacks_room(log))
+        return; /* it is asked from time to time anyway */
     pthread_mutex_lock(
         &log->mutex); /* held for some instructions only; a missed wake would never be repeated */
     log->want_segment = true;
@@ -151,7 +163,7 @@ void log_prepare_wake(struct log *log)
 
 void log_room_freed(struct log *log)
 {
-    if (!log->has_thread || !atomic_load_explicit(&log->disk_full, memory_order_relaxed))
+    if (!log->has_thread || !log_lacks_room(log))
         return;
     pthread_mutex_lock(&log->mutex);
     log->want_segment = true;

@@ -10,7 +10,7 @@
  * Choice of victims: cost-benefit, (1 - u) * age / (1 + u), u being the live part. Source: Rosenblum and
  * Ousterhout, "The design and implementation of a log-structured file system", 1992.
  *
- * Thread safety: all of it the keeper's thread, but space_may_allocate and the numbers: any. */
+ * Thread safety: all of it the keeper's thread, but space_may_allocate, space_will_come and the numbers. */
 #ifndef KVASIR_STORE_CLEANER_H
 #define KVASIR_STORE_CLEANER_H
 
@@ -37,6 +37,7 @@ struct cleaner {
     uint64_t idle_ms;                            /* when it last looked for something to do */
     uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
     bool removal_failed;
+    uint64_t awaited, awaited_ms; /* space_will_come: progress when it last changed, and when that was */
     _Atomic uint64_t other_bytes; /* of tocs and of what is being written: space_may_allocate. Relaxed */
     _Atomic uint64_t kept_bytes;  /* of room that the log may not take */
     /* Relaxed numbers: the keeper writes, any reads. */
@@ -65,6 +66,8 @@ bool space_step(struct store *store, enum space_level *level);
 enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */
 bool space_may_allocate(void *context, uint64_t bytes);
+/* log_config.may_wait: is there enough that is dead, and is it being cleared away? The log's thread only. */
+bool space_will_come(void *context);
 /* May a round write so many bytes? */
 bool space_has_room(struct store *store, uint64_t bytes);
 

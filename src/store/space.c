@@ -23,6 +23,8 @@ enum {
     REQUEST_MS_CRITICAL = 100,
     SAY_MS = 60000,
     DELETES_BYTES = 1 << 20,
+    DEAD_SHARE = 16,    /* less than this part of all bytes is not worth waiting for */
+    AWAIT_MS = 10000,   /* how long writes wait for room while nothing happens that could bring some */
     WORTH_PERCENT = 15, /* of a log segment that is dead: then it helps to get it below the replay */
 };
 
@@ -47,7 +49,9 @@ static void update(struct store *store)
         other += k->tocs[i].bytes;
     uint64_t next_toc = k->toc_count ? k->tocs[0].bytes + k->tocs[0].bytes / 4 : 0;
     set(&k->cleaner.other_bytes, other);
-    set(&k->cleaner.kept_bytes, next_toc + 2 * cleaner_round_bytes(store) + DELETES_BYTES);
+    /* Without a limit the disk is shared with others anyway: only the next checkpoint is sure of its room. */
+    uint64_t rounds = store->config.disk_limit_bytes ? 2 * cleaner_round_bytes(store) : 0;
+    set(&k->cleaner.kept_bytes, next_toc + rounds + DELETES_BYTES);
 }
 
 static uint64_t room(struct store *store, uint64_t *total)
@@ -67,10 +71,34 @@ static uint64_t room(struct store *store, uint64_t *total)
 bool space_may_allocate(void *context, uint64_t bytes)
 {
     struct store *store = ((struct replay *)context)->store;
-    uint64_t total;
-    if (store->config.disk_limit_bytes == 0)
-        return true; /* the disk says it itself */
-    return room(store, &total) >= bytes + get(&store->keeper.cleaner.kept_bytes);
+    uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes); /* 0: the keeper has not begun */
+    return kept == 0 || room(store, &total) >= bytes + kept;
+}
+
+/* Changes with everything that brings room nearer. */
+static uint64_t progress(struct store *store)
+{
+    struct store_checkpoint_stats s;
+    const struct cleaner *c = &store->keeper.cleaner;
+    store_checkpoint_stats_get(store, &s);
+    return get(&c->removed_bytes) + get(&c->copied_bytes) + get(&c->rounds) + s.number + s.keys_done;
+}
+
+bool space_will_come(void *context)
+{
+    struct store *store = ((struct replay *)context)->store;
+    struct cleaner *c = &store->keeper.cleaner;
+    struct segments_totals totals;
+    uint64_t now_ms = clock_monotonic_us() / 1000, now = progress(store);
+    segments_totals_get(store->segments, &totals);
+    uint64_t bytes = totals.log_bytes + totals.data_bytes, dead = bytes - totals.live_bytes;
+    if (store->config.no_threads || totals.live_bytes > bytes || dead < bytes / DEAD_SHARE)
+        return false;
+    if (!log_lacks_room(store->log) || now != c->awaited) { /* it begins to wait, or there is progress */
+        c->awaited = now;
+        c->awaited_ms = now_ms;
+    }
+    return now_ms < c->awaited_ms + AWAIT_MS;
 }
 
 bool space_has_room(struct store *store, uint64_t bytes)
@@ -83,7 +111,7 @@ bool space_has_room(struct store *store, uint64_t bytes)
 static enum space_level level_of(struct store *store, uint64_t more)
 {
     uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes), left = room(store, &total) + more;
-    if (log_disk_full(store->log) && more == 0)
+    if (log_lacks_room(store->log) && more == 0)
         return SPACE_CRITICAL;
     if (store->config.disk_limit_bytes && left < kept + total / 16)
         return SPACE_CRITICAL;

@@ -100,6 +100,7 @@ static status_t open_log(struct store *store)
         .replay = store_replay,
         .replay_progress = store_replay_progress,
         .may_allocate = space_may_allocate,
+        .may_wait = space_will_come,
         .on_progress = store_log_progress,
         .context = store->replay,
     };

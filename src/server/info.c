@@ -287,6 +287,21 @@ static void print_log(struct info *i, struct log *log)
 }
 
 /* Segments, the weights of what is live in them, and what gets their space back. */
+/* Bytes that went to the disk, for each byte of clients' records. */
+static void print_write_amplification(struct info *i, struct log *log)
+{
+    struct store_checkpoint_stats tocs;
+    struct store_cleaner_stats cleaner;
+    struct log_stats *s = malloc(sizeof *s);
+    CHECK(s);
+    log_stats_get(log, s);
+    store_checkpoint_stats_get(i->server->store, &tocs);
+    store_cleaner_stats_get(i->server->store, &cleaner);
+    uint64_t written = s->bytes_written + cleaner.copied_bytes + tocs.bytes_written;
+    fprintf(i->out, "write_amplification:%.2f\r\n", s->bytes ? (double)written / (double)s->bytes : 0.0);
+    free(s);
+}
+
 static void print_disk(struct info *i)
 {
     const struct segments_totals *d = &i->store.disk;
@@ -356,6 +371,7 @@ static void print_kvasir(struct info *i)
     if (store_log(i->server->store)) {
         print_log(i, store_log(i->server->store));
         print_checkpoints(i);
+        print_write_amplification(i, store_log(i->server->store));
     }
     print_disk(i);
     print_cold(i);

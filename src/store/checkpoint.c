@@ -122,6 +122,7 @@ static void end(struct store *store, const status_t *failure)
         k->stats.number = k->tocs[0].number;
         k->stats.keys = k->tocs[0].keys;
         k->stats.bytes = k->tocs[0].bytes;
+        k->stats.bytes_written += k->tocs[0].bytes;
         k->stats.published_ms = clock_unix_ms();
         k->stats.duration_us = clock_monotonic_us() - c->start_us;
         k->stats.error[0] = '\0';

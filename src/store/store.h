@@ -333,6 +333,7 @@ struct store_checkpoint_stats {
     uint64_t number, keys, bytes;    /* of the newest; number 0: there is none */
     uint64_t start_ms, published_ms; /* Unix time; of the one under way or the last one; of the newest */
     uint64_t duration_us;            /* of the newest */
+    uint64_t bytes_written;          /* of all that this process has completed */
     uint64_t keys_done, keys_total, failures; /* of the one under way; ever */
     char error[256];                          /* of the last failure */
 };

@@ -75,6 +75,7 @@ def test_overwrites_within_a_limit(make_server, threads):
     assert int(info["disk_limit"]) == LIMIT
     assert int(info["log_bytes_written"]) > LIMIT  # without getting space back it could not have been
     assert int(info["segments_removed"]) > 0
+    assert float(info["write_amplification"]) > 1 and float(info["space_amplification"]) > 1
     assert most[0] <= LIMIT
     server.kill()
     with server.start().client() as c:

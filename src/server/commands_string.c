@@ -4,13 +4,15 @@
 #include "base/check.h"
 #include "base/parse.h"
 #include "server/commands.h"
+#include "server/server.h"
 
 enum {
     VIEW_TRIES = 8,
     KEYS_GROUP = 32,
     MGET_BYTES_MAX = 1 << 30, /* of values, and one more: a small request that names a large value a million
                                  times must not take all memory */
-    POINT_KEYS_MAX = 64,      /* a longer MGET is a walk: its values don't push others out of memory */
+    MGET_PART_OF_CAP = 4,
+    POINT_KEYS_MAX = 64, /* a longer MGET is a walk: its values don't push others out of memory */
 };
 
 /* ---- reading ---- */
@@ -150,6 +152,14 @@ static struct command_missing reply_keys(struct command_call *call, const struct
     return missing;
 }
 
+/* One reply may take a quarter of the memory cap. */
+static uint64_t mget_bytes_max(const struct command_call *call)
+{
+    uint64_t part =
+        atomic_load_explicit(&call->server->memory_bytes_max, memory_order_relaxed) / MGET_PART_OF_CAP;
+    return part && part < MGET_BYTES_MAX ? part : MGET_BYTES_MAX;
+}
+
 enum command_result command_mget(struct command_call *call)
 {
     unsigned n = (unsigned)call->argc - 1;
@@ -157,19 +167,19 @@ enum command_result command_mget(struct command_call *call)
     if (!prepare_keys(call, keys, n, 1))
         return COMMAND_DONE;
     struct reply_position start = reply_position(call->reply);
-    uint64_t pending = reply_pending_bytes(call->reply);
+    uint64_t pending = reply_pending_bytes(call->reply), most = mget_bytes_max(call);
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, keys, n, attempt) == STORE_BUSY)
             return COMMAND_AGAIN;
         bool too_long = false;
-        struct command_missing missing = reply_keys(call, keys, n, pending + MGET_BYTES_MAX, &too_long);
+        struct command_missing missing = reply_keys(call, keys, n, pending + most, &too_long);
         bool same = store_snapshot_end(call->sw);
         if (same && missing.result == STORE_OK && !too_long)
             return COMMAND_DONE;
         reply_rollback(call->reply, start);
         if (too_long) {
-            reply_error(call->reply, "ERR the reply would be longer than %d bytes; ask for fewer keys",
-                        MGET_BYTES_MAX);
+            reply_error(call->reply, "ERR the reply would be longer than %llu bytes; ask for fewer keys",
+                        (unsigned long long)most);
             return COMMAND_DONE;
         }
         if (missing.result != STORE_OK)

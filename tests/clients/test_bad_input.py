@@ -117,6 +117,15 @@ def test_mget_of_one_large_value_many_times(server, c):
     assert rss_bytes(server) - before < 256 << 20
 
 
+def test_a_reply_takes_at_most_a_quarter_of_the_cap(make_server):
+    server = make_server("--memory", "256M").start()
+    with server.client() as c:
+        c("SET", "large", "x" * (1 << 20))
+        assert c.error("MGET", *["large"] * 600).startswith("ERR the reply would be longer than 67108864 bytes")
+        assert [len(value) for value in c("MGET", *["large"] * 50)] == [1 << 20] * 50
+    assert rss_bytes(server) < 256 << 20
+
+
 @sanitize
 def test_announced_but_never_sent_costs_nothing(make_server):
     server = make_server("--max-value", "512M").start()

@@ -10,7 +10,7 @@
 #include "store/internal.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { ROUNDS = 20000 };
+enum { ROUNDS = 5000 };
 #else
 enum { ROUNDS = 50000 };
 #endif

@@ -75,6 +75,8 @@ static bool is_due(struct store *store)
         return true;
     if (store->config.no_threads || now_ms < k->retry_ms)
         return false;
+    if (k->retry_delay_ms) /* the last one was given up */
+        return true;
     count_logged(store, &logged);
     if (k->begin_ms && now_ms < k->begin_ms + CLOSELY_MS)
         least = LOGGED_BYTES_CLOSELY;

@@ -6,6 +6,7 @@
 #include "base/check.h"
 
 enum {
+    REAP_BYTES = 4 << 20,
     PAGE_SLOTS = 1 << SEGMENTS_PAGE_SHIFT,
     PAGES = (SEGMENT_NUMBER_MAX + 1) / PAGE_SLOTS,
     KINDS = 2, /* log, data */
@@ -230,6 +231,39 @@ unsigned segments_reap(struct segments *s)
         pthread_mutex_unlock(&s->mutex);
     }
     return count;
+}
+
+/* One that nobody reads any more, taken off the list. Reads: see segments_reap. */
+static struct segment_file *take_unread(struct segments *s)
+{
+    struct segment_file *file;
+    pthread_mutex_lock(&s->mutex);
+    for (file = s->leaving.first; file; file = file->next)
+        if (atomic_load_explicit(&file->refs, memory_order_seq_cst) == 0)
+            break;
+    if (file)
+        list_remove(&s->leaving, file);
+    pthread_mutex_unlock(&s->mutex);
+    return file;
+}
+
+bool segments_reap_step(struct segments *s)
+{
+    struct disk *disk = s->disk;
+    struct segment_file *file = take_unread(s);
+    if (file == NULL)
+        return false;
+    uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    bool shortened = bytes > REAP_BYTES && disk->ops->links && disk->ops->links(disk, file->fd) == 0 &&
+                     disk->ops->truncate(disk, file->fd, bytes - REAP_BYTES) >= 0;
+    if (shortened)
+        atomic_store_explicit(&file->bytes, bytes - REAP_BYTES, memory_order_relaxed);
+    else
+        disk->ops->close(disk, file->fd);
+    pthread_mutex_lock(&s->mutex);
+    list_append(shortened ? &s->leaving : &s->spare, file);
+    pthread_mutex_unlock(&s->mutex);
+    return true;
 }
 
 /* ---- finding ---- */

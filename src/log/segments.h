@@ -74,6 +74,11 @@ void segments_unlist(struct segments *segments, struct segment_file *file);
 /* Closes unlisted files without references; returns how many are left to be closed later. */
 unsigned segments_reap(struct segments *segments);
 
+/* The gentle way: shortens or closes one of them. Freeing the blocks of a whole file at once stops disks
+ * under a file system that discards, so 4 MiB go at a time, if no other folder has the file too. False: there
+ * is none. */
+bool segments_reap_step(struct segments *segments);
+
 /* The file of that address; NULL: none is listed. */
 struct segment_file *segments_find(const struct segments *segments, uint64_t address);
 /* The same with a reference. */

@@ -62,6 +62,8 @@ status_t space_begin(struct store *store);
  * removed something. *level: how short room would be if all that has died were gone. Not while a round has
  * made data segments that the index does not lead to yet. */
 bool space_step(struct store *store, enum space_level *level);
+/* Frees some blocks of removed files. As cleaner_step. */
+bool space_reap_step(struct store *store, uint64_t *wait_us);
 /* How short room is now. */
 enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */

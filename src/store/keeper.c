@@ -95,6 +95,7 @@ bool keeper_step(struct store *store, uint64_t *wait_us)
     *wait_us = UINT64_MAX;
     bool more = part_step(store, checkpoint_step, &k->checkpoint_due_us, wait_us);
     more |= part_step(store, cleaner_step, &k->cleaner_due_us, wait_us);
+    more |= part_step(store, space_reap_step, &k->reap_due_us, wait_us);
     if (k->checkpoint == NULL && backup_step(store)) {
         *wait_us = 0;
         more = true;

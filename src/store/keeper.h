@@ -40,7 +40,7 @@ struct keeper {
     uint64_t retry_delay_ms;
     struct checkpoint *checkpoint; /* under way */
     struct cleaner cleaner;
-    uint64_t checkpoint_due_us, cleaner_due_us; /* not before; monotonic */
+    uint64_t checkpoint_due_us, cleaner_due_us, reap_due_us; /* not before; monotonic */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     /* Under the mutex: */

@@ -23,9 +23,10 @@ enum {
     REQUEST_MS_CRITICAL = 100,
     SAY_MS = 60000,
     DELETES_BYTES = 1 << 20,
-    DEAD_SHARE = 16,    /* less than this part of all bytes is not worth waiting for */
-    AWAIT_MS = 10000,   /* how long writes wait for room while nothing happens that could bring some */
-    WORTH_PERCENT = 15, /* of a log segment that is dead: then it helps to get it below the replay */
+    DEAD_SHARE = 16,      /* less than this part of all bytes is not worth waiting for */
+    AWAIT_MS = 10000,     /* how long writes wait for room while nothing happens that could bring some */
+    REAP_PAUSE_US = 8000, /* between two pieces of a removed file */
+    WORTH_PERCENT = 15,   /* of a log segment that is dead: then it helps to get it below the replay */
 };
 
 static uint64_t get(const _Atomic uint64_t *number)
@@ -178,6 +179,22 @@ static status_t remove_data_segment(struct store *store, struct segment_file *fi
     return status_ok();
 }
 
+/* With a thread it is done bit by bit: space_reap_step. */
+static void reap_all(struct store *store)
+{
+    if (store->config.no_threads)
+        (void)segments_reap(store->segments);
+}
+
+bool space_reap_step(struct store *store, uint64_t *wait_us)
+{
+    if (store->config.no_threads || !segments_reap_step(store->segments))
+        return false;
+    log_room_freed(store->log);
+    *wait_us = REAP_PAUSE_US;
+    return true;
+}
+
 static bool remove_some(struct store *store, const struct survey *survey)
 {
     struct cleaner *c = &store->keeper.cleaner;
@@ -197,7 +214,7 @@ static bool remove_some(struct store *store, const struct survey *survey)
         set(&c->removed_segments, get(&c->removed_segments) + 1);
         set(&c->removed_bytes, get(&c->removed_bytes) + bytes);
     }
-    (void)segments_reap(store->segments);
+    reap_all(store);
     if (removed)
         log_room_freed(store->log);
     return removed;
@@ -234,7 +251,7 @@ bool space_step(struct store *store, enum space_level *level)
     set(&k->cleaner.pending_bytes, s.pending_bytes);
     if (s.removable_count)
         return remove_some(store, &s);
-    (void)segments_reap(store->segments);
+    reap_all(store);
     if (now == SPACE_CRITICAL && s.would_go && k->checkpoint == NULL) {
         uint64_t now_ms = clock_monotonic_us() / 1000;
         if (k->cleaner.said_ms == 0 || now_ms >= k->cleaner.said_ms + SAY_MS)

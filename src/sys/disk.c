@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,6 +117,13 @@ static int64_t real_size(struct disk *disk, int fd)
     (void)disk;
     struct stat s;
     return fstat(fd, &s) < 0 ? -errno : s.st_size;
+}
+
+static int real_links(struct disk *disk, int fd)
+{
+    (void)disk;
+    struct stat s;
+    return fstat(fd, &s) < 0 ? -errno : s.st_nlink > INT_MAX ? INT_MAX : (int)s.st_nlink;
 }
 
 static int64_t real_read(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset)
@@ -268,6 +276,7 @@ struct disk *disk_real(void)
         .create = real_create,
         .close = real_close,
         .size = real_size,
+        .links = real_links,
         .read = real_read,
         .write = real_write,
         .allocate = real_allocate,

@@ -27,6 +27,8 @@ struct disk_ops {
     int (*create)(struct disk *disk, int folder, const char *name, bool direct); /* fails if it exists */
     void (*close)(struct disk *disk, int fd);
     int64_t (*size)(struct disk *disk, int fd);
+    int (*links)(struct disk *disk,
+                 int fd); /* names that the file has in all folders. May be NULL: unknown */
     /* Transfers exactly len bytes unless end of file (reads: returns the shorter count) or an error. */
     int64_t (*read)(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset);
     int64_t (*write)(struct disk *disk, int fd, const void *buffer, size_t len, uint64_t offset);

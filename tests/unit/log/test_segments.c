@@ -19,6 +19,7 @@
 #include "base/prng.h"
 #include "log/segment.h"
 #include "log/segments.h"
+#include "sys/disk.h"
 
 /* ---- a disk of descriptors only, that knows which are open ---- */
 
@@ -359,6 +360,50 @@ static void test_race(void **state)
     free(r.disk);
 }
 
+/* A removed file goes piece by piece, but never under somebody who has it by another name. */
+static void test_reap_step(void **state)
+{
+    (void)state;
+    enum { MIB = 1 << 20 };
+    char path[] = "/tmp/kvasir-segments-XXXXXX";
+    assert_non_null(mkdtemp(path));
+    struct disk *disk = disk_real();
+    int folder = disk->ops->folder_open(disk, path, false);
+    struct segments *s = segments_create(disk);
+    int fds[2], kept[2];
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? "linked" : "alone";
+        fds[i] = disk->ops->create(disk, folder, name, false);
+        assert_true(fds[i] >= 0);
+        assert_int_equal(disk->ops->truncate(disk, fds[i], 10 * MIB), 0);
+        if (i)
+            assert_int_equal(linkat(folder, name, folder, "other name", 0), 0);
+        kept[i] = dup(fds[i]);
+        struct segment_file *file = segments_add(s, false, (uint64_t)i, 1, 10 * MIB, fds[i]);
+        segments_seal(file);
+        assert_int_equal(disk->ops->remove(disk, folder, name), 0);
+        segments_unlist(s, file);
+    }
+    assert_int_equal(segments_bytes(s), 20 * MIB);
+    assert_true(segments_reap_step(s)); /* the first: a piece; the second: closed, it is not ours alone */
+    assert_true(segments_reap_step(s));
+    assert_int_equal(disk->ops->size(disk, kept[0]), 6 * MIB);
+    assert_int_equal(disk->ops->size(disk, kept[1]), 10 * MIB);
+    assert_int_equal(segments_bytes(s), 6 * MIB);
+    assert_true(segments_reap_step(s));
+    assert_int_equal(disk->ops->size(disk, kept[0]), 2 * MIB);
+    assert_true(segments_reap_step(s));
+    assert_false(segments_reap_step(s));
+    assert_int_equal(segments_bytes(s), 0);
+    assert_int_equal(disk->ops->size(disk, kept[1]), 10 * MIB);
+    segments_destroy(s);
+    assert_int_equal(disk->ops->remove(disk, folder, "other name"), 0);
+    for (int i = 0; i < 2; i++)
+        close(kept[i]);
+    close(folder);
+    assert_int_equal(rmdir(path), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,6 +411,7 @@ int main(void)
         cmocka_unit_test(test_numbers),   cmocka_unit_test(test_counts_of_lanes),
         cmocka_unit_test(test_weight),    cmocka_unit_test(test_direct_unit),
         cmocka_unit_test(test_real_file), cmocka_unit_test(test_race),
+        cmocka_unit_test(test_reap_step),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -25,7 +25,8 @@
 #include "toc/toc_write.h"
 
 enum {
-    STEP_KEYS = 1000,
+    STEP_KEYS = 400,      /* some 50 us: a worker on the same core waits no longer than that, */
+    STEP_PAUSE_US = 100,  /* as the keeper sleeps between two steps */
     STEP_KEYS_TESTED = 3, /* so that others come in between */
     STEP_PAUSE_US_TESTED = 20,
     BYTES_PER_SECOND = 64 << 20,
@@ -338,7 +339,7 @@ static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
     uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;
-    return planned > spent ? planned - spent : 0;
+    return planned > spent + STEP_PAUSE_US ? planned - spent : STEP_PAUSE_US;
 }
 
 bool checkpoint_step(struct store *store, uint64_t *wait_us)

@@ -26,6 +26,7 @@
 #include "sys/clock.h"
 #include "sys/disk.h"
 #include "sys/loop.h"
+#include "unit/sys/loop_fixture.h"
 #include "sys/net.h"
 
 enum { EVENTS = 64, PATIENCE_US = 10000000 };
@@ -52,10 +53,7 @@ static int setup(void **state, enum loop_backend backend)
 {
     struct fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    status_t s = loop_create(backend, &f->loop, NULL);
-    if (!status_is_ok(&s))
-        fail_msg("%s", s.text);
-    assert_int_equal(f->loop->backend, backend);
+    f->loop = loop_fixture_create(backend);
     *state = f;
     return 0;
 }

@@ -29,6 +29,7 @@
 #include "base/prng.h"
 #include "sys/clock.h"
 #include "sys/loop.h"
+#include "unit/sys/loop_fixture.h"
 #include "sys/net.h"
 
 enum { EVENTS = 64, PATIENCE_US = 20000000, HELD_MAX = 8192 };
@@ -66,9 +67,7 @@ static int setup(void **state, enum loop_backend backend)
 {
     struct fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    status_t s = loop_create(backend, &f->loop, NULL);
-    if (!status_is_ok(&s))
-        fail_msg("%s", s.text);
+    f->loop = loop_fixture_create(backend);
     *state = f;
     return 0;
 }

@@ -14,6 +14,7 @@
 #include "sys/clock.h"
 #include "sys/disk.h"
 #include "sys/loop.h"
+#include "unit/sys/loop_fixture.h"
 
 enum { BLOCK = 4096, BLOCKS = 256, TRANSFERS = 400, PATIENCE_US = 30000000 };
 
@@ -44,9 +45,7 @@ static int setup(void **state, enum loop_backend backend)
 {
     struct fixture *f = calloc(1, sizeof *f);
     assert_non_null(f);
-    status_t s = loop_create(backend, &f->loop, NULL);
-    if (!status_is_ok(&s))
-        fail_msg("%s", s.text);
+    f->loop = loop_fixture_create(backend);
     f->disk = disk_real();
     snprintf(f->path, sizeof f->path, "/tmp/kvasir-test-files-XXXXXX");
     assert_non_null(mkdtemp(f->path));

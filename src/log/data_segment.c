@@ -8,7 +8,7 @@
 #include "base/check.h"
 #include "log/segment.h"
 
-enum { WRITE_BYTES = 1 << 20 };
+enum { WRITE_BYTES = 256 << 10 }; /* a read of somebody else waits for one of these */
 
 struct data_segment {
     struct disk *disk;

@@ -25,8 +25,6 @@
 #include "toc/toc_write.h"
 
 enum {
-    STEP_KEYS = 400,      /* some 50 us: a worker on the same core waits no longer than that, */
-    STEP_PAUSE_US = 100,  /* as the keeper sleeps between two steps */
     STEP_KEYS_TESTED = 3, /* so that others come in between */
     STEP_PAUSE_US_TESTED = 20,
     BYTES_PER_SECOND = 64 << 20,
@@ -198,12 +196,13 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
     struct store_worker *sw = store->keeper.sw;
     const struct node *node;
     bool small = store->config.no_threads || store->config.checkpoint_bytes == 1;
-    unsigned keys = 0, most = small ? STEP_KEYS_TESTED : STEP_KEYS;
+    struct keeper_step step = keeper_step_begin(small ? STEP_KEYS_TESTED : 0);
+    unsigned keys = 0;
     status_t s = status_ok();
     bool busy = false;
     store_turn_begin(sw);
     ordered_seek(&cursor, &store->ordered, slice_make(c->position, c->position_len), false);
-    while ((node = ordered_next(&cursor)) && keys < most) {
+    while ((node = ordered_next(&cursor)) && keeper_step_goes_on(&step)) {
         s = add_node(store, c, node, &busy);
         if (busy || !status_is_ok(&s))
             break;
@@ -339,7 +338,7 @@ static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
     uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;
-    return planned > spent + STEP_PAUSE_US ? planned - spent : STEP_PAUSE_US;
+    return planned > spent + KEEPER_REST_US ? planned - spent : KEEPER_REST_US;
 }
 
 bool checkpoint_step(struct store *store, uint64_t *wait_us)

@@ -10,6 +10,7 @@
 #include "log/segment.h"
 #include "log/segment_scan.h"
 #include "store/internal.h"
+#include "store/moving.h"
 #include "sys/clock.h"
 
 enum {
@@ -18,9 +19,7 @@ enum {
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
     VICTIMS_MAX = 256,
     VICTIM_BYTES_MAX = 1 << 30, /* of one round, to be read */
-    STEP_KEYS = 1000,
     STEP_KEYS_TESTED = 3,
-    STEP_WRITE_BYTES = 1 << 20,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
     BYTES_PER_SECOND = 16 << 20,
     IDLE_MS = 100,
@@ -45,15 +44,6 @@ struct victim {
     bool damaged;
 };
 
-/* A value under way. */
-struct moving {
-    char *data; /* key, then value */
-    uint32_t key_len, value_len;
-    uint64_t hash, version, expire_ms;
-    uint64_t from, to;
-    bool hot;
-};
-
 struct cleaner_round {
     enum phase phase;
     struct victim victims[VICTIMS_MAX];
@@ -61,9 +51,9 @@ struct cleaner_round {
     uint64_t victim_bytes, victim_live;
     struct segment_scan scan;
     bool scanning;
-    struct moving *items;
-    size_t count, capacity, at;
-    uint64_t bytes; /* of the items */
+    struct moving values;
+    size_t at;
+    uint64_t bytes; /* of the values' records */
     struct data_segment *targets[TEMPERATURES];
     bool begun;                    /* the targets are */
     uint64_t start_us, done_bytes; /* for the rate */
@@ -78,6 +68,11 @@ static void add(_Atomic uint64_t *number, uint64_t n)
 static bool is_tested(const struct store *store)
 {
     return store->config.no_threads || store->config.checkpoint_bytes;
+}
+
+static struct keeper_step step_begin(const struct store *store)
+{
+    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0);
 }
 
 uint64_t cleaner_round_bytes(const struct store *store)
@@ -101,9 +96,7 @@ static void round_free(struct store *store)
         segment_scan_end(&r->scan);
     for (unsigned t = 0; t < TEMPERATURES; t++)
         data_segment_abandon(r->targets[t]);
-    for (size_t i = 0; i < r->count; i++)
-        free(r->items[i].data);
-    free(r->items);
+    moving_free(&r->values);
     free(r);
     store->keeper.cleaner.round = NULL;
 }
@@ -253,19 +246,12 @@ static bool collect(struct store *store, struct cleaner_round *r, const struct r
         return false;
     if (result == STORE_ABSENT || view.address != record->lsn || view.len != record->value.len)
         return true;
-    struct moving m = {.key_len = (uint32_t)record->key.len,
-                       .value_len = (uint32_t)record->value.len,
-                       .hash = hash,
-                       .version = view.sequence >> 1,
-                       .expire_ms = view.expire_ms,
-                       .from = record->lsn,
-                       .hot = node_meta(node) & NODE_TOUCHED};
-    m.data = malloc(record->key.len + record->value.len + 1);
-    CHECK(m.data != NULL);
-    memcpy(m.data, record->key.data, record->key.len);
-    memcpy(m.data + record->key.len, record->value.data, record->value.len);
-    r->items = store_grow(r->items, &r->capacity, r->count + 1, sizeof *r->items);
-    r->items[r->count++] = m;
+    const struct moving_value v = {.hash = hash,
+                                   .version = view.sequence >> 1,
+                                   .expire_ms = view.expire_ms,
+                                   .from = record->lsn,
+                                   .hot = node_meta(node) & NODE_TOUCHED};
+    moving_add(&r->values, &v, record->key, record->value);
     r->bytes += record_bytes(RECORD_MOVED, record->key.len, record->value.len);
     return true;
 }
@@ -274,10 +260,10 @@ static bool collect(struct store *store, struct cleaner_round *r, const struct r
 static enum segment_scan_result look(struct store *store, struct cleaner_round *r, bool *busy)
 {
     struct store_worker *sw = store->keeper.sw;
-    unsigned left = is_tested(store) ? STEP_KEYS_TESTED : STEP_KEYS;
+    struct keeper_step step = step_begin(store);
     enum segment_scan_result result = SEGMENT_SCAN_RECORD;
     store_turn_begin(sw);
-    while (left-- > 0 && !*busy) {
+    while (!*busy && keeper_step_goes_on(&step)) {
         struct record record;
         struct segment_scan before = r->scan;
         result = segment_scan_next(&r->scan, &record);
@@ -326,41 +312,18 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
 
 /* ---- writing ---- */
 
-static struct slice key_of(const struct moving *m)
-{
-    return slice_make(m->data, m->key_len);
-}
-
-static int by_key(const void *a, const void *b)
-{
-    return slice_compare(key_of(a), key_of(b));
-}
-
-static int by_number(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* Hot: read lately, or younger than the half. Few hot or cold ones go with the others. */
+/* Few hot or cold ones go with the others. */
 static void tell_hot(struct cleaner_round *r, uint64_t bytes[TEMPERATURES])
 {
-    uint64_t *versions = malloc(r->count * sizeof *versions);
-    CHECK(versions != NULL);
-    for (size_t i = 0; i < r->count; i++)
-        versions[i] = r->items[i].version;
-    qsort(versions, r->count, sizeof *versions, by_number);
-    uint64_t median = versions[r->count / 2];
-    free(versions);
-    for (size_t i = 0; i < r->count; i++) {
-        struct moving *m = &r->items[i];
-        m->hot |= m->version > median;
-        bytes[m->hot] += record_bytes(RECORD_MOVED, m->key_len, m->value_len);
+    moving_tell_hot(&r->values);
+    for (size_t i = 0; i < r->values.count; i++) {
+        const struct moving_value *v = &r->values.values[i];
+        bytes[v->hot] += record_bytes(RECORD_MOVED, v->key_len, v->value_len);
     }
     if (bytes[HOT] >= SPLIT_BYTES && bytes[COLD] >= SPLIT_BYTES)
         return;
-    for (size_t i = 0; i < r->count; i++)
-        r->items[i].hot = false;
+    for (size_t i = 0; i < r->values.count; i++)
+        r->values.values[i].hot = false;
     bytes[COLD] += bytes[HOT];
     bytes[HOT] = 0;
 }
@@ -369,7 +332,7 @@ static status_t begin_targets(struct store *store, struct cleaner_round *r)
 {
     struct keeper *k = &store->keeper;
     uint64_t bytes[TEMPERATURES] = {0};
-    qsort(r->items, r->count, sizeof *r->items, by_key);
+    moving_seal(&r->values);
     tell_hot(r, bytes);
     for (unsigned t = 0; t < TEMPERATURES; t++) {
         if (bytes[t])
@@ -397,36 +360,35 @@ static status_t finish_targets(struct store *store, struct cleaner_round *r)
 
 static status_t write_step(struct store *store, struct cleaner_round *r)
 {
-    if (r->count && !r->begun)
+    struct moving_value *v;
+    if (r->values.count && !r->begun)
         return begin_targets(store, r);
-    uint64_t written = 0;
-    for (; r->at < r->count && written < STEP_WRITE_BYTES; r->at++) {
-        struct moving *m = &r->items[r->at];
-        TRY(data_segment_add(r->targets[m->hot], key_of(m), slice_make(m->data + m->key_len, m->value_len),
-                             m->version, m->expire_ms, &m->to));
-        written += record_bytes(RECORD_MOVED, m->key_len, m->value_len);
+    struct keeper_step step = step_begin(store);
+    while ((v = moving_first(&r->values)) && keeper_step_goes_on(&step)) {
+        TRY(data_segment_add(r->targets[v->hot], moving_key(v), moving_content(v), v->version, v->expire_ms,
+                             &v->to));
+        r->done_bytes += record_bytes(RECORD_MOVED, v->key_len, v->value_len);
+        moving_advance(&r->values);
     }
-    r->done_bytes += written;
-    if (r->at < r->count)
+    if (v)
         return status_ok();
     TRY(finish_targets(store, r));
     r->phase = PHASE_MOVE;
-    r->at = 0;
     return status_ok();
 }
 
 /* ---- the index follows ---- */
 
 /* False: not now. */
-static bool move_one(struct store *store, const struct moving *m)
+static bool move_one(struct store *store, const struct moving_value *v)
 {
-    uint32_t stripe = keylock_stripe(m->hash);
+    uint32_t stripe = keylock_stripe(v->hash);
     if (!keylock_acquire(&store->locks, stripe))
         return false;
-    struct node *node = hash_table_find(&store->hash, m->hash, key_of(m));
+    struct node *node = hash_table_find(&store->hash, v->hash, moving_key(v));
     enum payload_moved moved = PAYLOAD_ELSEWHERE;
     if (node)
-        moved = payload_relocate(store, store->keeper.sw->private, node, m->hash, m->from, m->to);
+        moved = payload_relocate(store, store->keeper.sw->private, node, v->hash, v->from, v->to);
     keylock_release(&store->locks, stripe);
     if (moved == PAYLOAD_MOVED)
         add(&store->keeper.cleaner.moved, 1);
@@ -437,18 +399,18 @@ static bool move_one(struct store *store, const struct moving *m)
 static bool move_step(struct store *store, struct cleaner_round *r, uint64_t *wait_us)
 {
     struct store_worker *sw = store->keeper.sw;
-    unsigned left = is_tested(store) ? STEP_KEYS_TESTED : STEP_KEYS;
+    struct keeper_step step = step_begin(store);
     store_turn_begin(sw);
-    for (; r->at < r->count && left > 0; left--, r->at++) {
-        if (!move_one(store, &r->items[r->at])) {
+    for (; r->at < r->values.count && keeper_step_goes_on(&step); r->at++) {
+        struct moving_value *v = &r->values.values[r->at];
+        if (!move_one(store, v)) {
             *wait_us = BUSY_WAIT_US;
             break;
         }
-        free(r->items[r->at].data);
-        r->items[r->at].data = NULL;
+        moving_drop(v);
     }
     store_turn_end(sw);
-    return r->at == r->count;
+    return r->at == r->values.count;
 }
 
 /* ---- steps ---- */
@@ -473,13 +435,13 @@ static uint64_t pause_us(struct store *store, const struct cleaner_round *r)
         return 0;
     enum space_level level = space_level_now(store);
     if (level == SPACE_CRITICAL)
-        return 0;
+        return KEEPER_REST_US;
     uint64_t rate = BYTES_PER_SECOND, dead = r->victim_bytes - r->victim_live;
     uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victim_bytes / dead * 2 : rate;
     rate = wanted > rate ? wanted : rate;
     rate *= level == SPACE_LOW ? 4 : 1;
     uint64_t planned = r->done_bytes * 1000000 / rate, spent = clock_monotonic_us() - r->start_us;
-    uint64_t wait = planned > spent ? planned - spent : 0;
+    uint64_t wait = planned > spent + KEEPER_REST_US ? planned - spent : KEEPER_REST_US;
     return wait < PAUSE_US_MAX ? wait : PAUSE_US_MAX; /* room may get short meanwhile */
 }
 

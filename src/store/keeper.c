@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -130,6 +131,8 @@ static void *keeper_main(void *context)
     struct store *store = context;
     /* Where a worker has the same core it comes first. Linux takes a thread for a process here. */
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), KEEPER_NICE);
+    (void)prctl(PR_SET_TIMERSLACK, 1000ul); /* ns: its rests are short */
+    (void)prctl(PR_SET_NAME, "keeper");
     uint64_t idle_us = store->config.checkpoint_bytes ? IDLE_US_TESTED : IDLE_US;
     for (;;) {
         uint64_t wait_us;

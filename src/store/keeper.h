@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "store/cleaner.h"
 #include "store/store.h"
+#include "sys/clock.h"
 #include "toc/toc_format.h"
 
 enum { KEEPER_TOCS_KEPT = 2 };
@@ -71,6 +72,33 @@ void keeper_deinit(struct store *store);
 /* One step of what is to be done. False: there is nothing to do now. *wait_us: how long the next one should
  * be put off to keep the disk free for others. */
 bool keeper_step(struct store *store, uint64_t *wait_us);
+
+/* How much is done in one step: by time, as a worker may have the same core and the kernel need not let it
+ * have it back before the next timer tick; or, in tests, by number, so that others come in between. */
+enum {
+    KEEPER_STEP_US = 50,
+    KEEPER_REST_US = 100, /* at least, between two steps */
+    KEEPER_STEP_LOOK = 4, /* items between two looks at the clock */
+};
+
+struct keeper_step {
+    uint64_t end_us;
+    unsigned items, items_max; /* items_max 0: by time */
+};
+
+static inline struct keeper_step keeper_step_begin(unsigned items_max)
+{
+    return (struct keeper_step){.end_us = clock_monotonic_us() + KEEPER_STEP_US, .items_max = items_max};
+}
+
+/* Asked before each item. */
+static inline bool keeper_step_goes_on(struct keeper_step *step)
+{
+    unsigned n = step->items++;
+    if (step->items_max)
+        return n < step->items_max;
+    return n % KEEPER_STEP_LOOK != 0 || n == 0 || clock_monotonic_us() < step->end_us;
+}
 
 /* Waits, unless the keeper is to stop: true. */
 bool keeper_pause(struct store *store, uint64_t us);

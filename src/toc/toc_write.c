@@ -10,7 +10,7 @@
 #include "sys/clock.h"
 
 enum {
-    BUFFER_BLOCKS = 16, /* 1 MiB a write */
+    BUFFER_BLOCKS = 4, /* 256 KiB a write */
     BUFFER_BYTES = BUFFER_BLOCKS * TOC_BLOCK_BYTES,
 };
 

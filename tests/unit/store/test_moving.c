@@ -1,0 +1,101 @@
+/* What a round of cleaning collects comes out in the order of its keys, all of it, whatever the number. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/prng.h"
+#include "store/moving.h"
+
+/* n values with keys in random order; the version is the number in the key. */
+static void fill(struct moving *m, struct prng *prng, uint32_t n)
+{
+    uint32_t *order = test_calloc(n + 1, sizeof *order);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t j = (uint32_t)prng_below(prng, i + 1);
+        order[i] = order[j];
+        order[j] = i;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        char key[32], value[64];
+        int key_len = snprintf(key, sizeof key, "key:%08u", order[i]);
+        int value_len = snprintf(value, sizeof value, "value of %u", order[i]);
+        const struct moving_value v = {
+            .version = order[i] + 1, .from = order[i] * 8ull, .hot = order[i] == 0};
+        moving_add(m, &v, slice_make(key, (size_t)key_len), slice_make(value, (size_t)value_len));
+    }
+    test_free(order);
+}
+
+static void check_order(struct moving *m, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        char key[32], value[64];
+        struct moving_value *v = moving_first(m);
+        assert_non_null(v);
+        int key_len = snprintf(key, sizeof key, "key:%08u", i);
+        int value_len = snprintf(value, sizeof value, "value of %u", i);
+        assert_int_equal(slice_compare(moving_key(v), slice_make(key, (size_t)key_len)), 0);
+        assert_int_equal(slice_compare(moving_content(v), slice_make(value, (size_t)value_len)), 0);
+        assert_int_equal(v->version, i + 1);
+        assert_int_equal(v->from, i * 8ull);
+        moving_advance(m);
+        if (i % 3 == 0)
+            moving_drop(v);
+    }
+    assert_null(moving_first(m));
+}
+
+static void test_order(void **state)
+{
+    (void)state;
+    struct prng prng;
+    prng_seed(&prng, 1);
+    for (uint32_t n = 0; n < 5000; n = n < 300 ? n + 1 : n * 3 / 2) {
+        struct moving m = {0};
+        fill(&m, &prng, n);
+        moving_seal(&m);
+        check_order(&m, n);
+        moving_free(&m);
+    }
+}
+
+/* The younger half, about, and what was hot before. */
+static void test_hot(void **state)
+{
+    (void)state;
+    struct prng prng;
+    prng_seed(&prng, 2);
+    for (uint32_t n = 1; n < 20000; n = n * 3 + 1) {
+        struct moving m = {0};
+        uint64_t hot = 0, youngest_cold = 0, oldest_hot = UINT64_MAX;
+        fill(&m, &prng, n);
+        moving_seal(&m);
+        moving_tell_hot(&m);
+        for (size_t i = 0; i < m.count; i++) {
+            const struct moving_value *v = &m.values[i];
+            if (v->version == 1) {
+                assert_true(v->hot);
+                continue;
+            }
+            hot += v->hot;
+            if (v->hot && v->version < oldest_hot)
+                oldest_hot = v->version;
+            if (!v->hot && v->version > youngest_cold)
+                youngest_cold = v->version;
+        }
+        assert_true(youngest_cold < oldest_hot);
+        if (n > 1000)
+            assert_in_range(hot, n * 4ull / 10, n * 6ull / 10);
+        moving_free(&m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order), cmocka_unit_test(test_hot)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

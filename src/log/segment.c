@@ -148,11 +148,13 @@ status_t segment_read_header(struct disk *disk, int fd, const char *path, bool d
     if (r < (int64_t)sizeof h || memcmp(h.magic, segment_magic[data], sizeof h.magic) != 0)
         return status_error(STATUS_CORRUPT, "%s/%s has no %s header at offset 0", path, name,
                             kind_names[data]);
-    if (h.version > SEGMENT_VERSION)
+    /* The checksum first, whose place is the same in all versions: a damaged version is no newer one. */
+    bool sealed = h.checksum == header_checksum(&h);
+    if (sealed && h.version > SEGMENT_VERSION)
         return status_error(STATUS_UNSUPPORTED,
                             "%s/%s has format version %u, this program reads up to %d: use a newer kvasir",
                             path, name, h.version, SEGMENT_VERSION);
-    if (h.checksum != header_checksum(&h) || h.number != number)
+    if (!sealed || h.version != SEGMENT_VERSION || h.number != number)
         return status_error(STATUS_CORRUPT, "%s/%s has a damaged header at offset 0", path, name);
     out->generation = h.generation;
     out->bytes = h.bytes;

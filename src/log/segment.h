@@ -76,7 +76,8 @@ STATUS_MUST_USE status_t segment_create(struct disk *disk, int folder, const cha
 /* Lists it in the table, which owns the descriptor from then on. */
 void segment_hand_over(struct segment *segment, struct segments *segments);
 
-/* Reads and checks the header of an open segment file. STATUS_CORRUPT: not (or not completely) a header. */
+/* Reads and checks the header of an open segment file. STATUS_CORRUPT: not (or not completely) a header;
+ * STATUS_UNSUPPORTED: a newer version, with a checksum that is right. */
 STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, bool data,
                                              uint64_t number, struct segment *out);
 

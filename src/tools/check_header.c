@@ -71,12 +71,11 @@ static bool guess_generation(struct check *c, struct check_segment *s, int fd, c
     return false;
 }
 
-/* newer: the header claims a newer version, so that the server refuses even a file that was never used. */
-static void bad_header(struct check *c, struct check_segment *s, int fd, const char *header, bool newer)
+static void bad_header(struct check *c, struct check_segment *s, int fd, const char *header)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_file_name(name, s->data, s->number);
-    if (!newer && !s->data && never_used(c, fd, s->bytes)) {
+    if (!s->data && never_used(c, fd, s->bytes)) {
         s->unused = true;
         check_note(c, "%s/%s was never used: a crash, or a full disk, while it was made", c->path, name);
         return;
@@ -97,7 +96,6 @@ static void look_at_header(struct check *c, struct check_segment *s, int fd)
     segment_file_name(name, s->data, s->number);
     int64_t n = c->disk->ops->read(c->disk, fd, block, LOG_BLOCK_BYTES, 0);
     status_t r = segment_read_header(c->disk, fd, c->path, s->data, s->number, &header);
-    bool sealed = XXH3_64bits(block, HEADER_CHECKSUM_AT) == load_u64(block + HEADER_CHECKSUM_AT);
     if (status_is_ok(&r)) {
         s->usable = true;
         s->generation = header.generation;
@@ -112,9 +110,8 @@ static void look_at_header(struct check *c, struct check_segment *s, int fd)
     } else if (n < 0) {
         check_unreadable(c, "%s", r.text);
         c->refuses = true;
-    } else if (r.code == STATUS_CORRUPT || !sealed) {
-        bad_header(c, s, fd, block, r.code == STATUS_UNSUPPORTED);
-        c->refuses |= r.code == STATUS_UNSUPPORTED;
+    } else if (r.code == STATUS_CORRUPT) {
+        bad_header(c, s, fd, block);
     } else {
         check_unreadable(c, "%s", r.text);
         c->refuses = true;

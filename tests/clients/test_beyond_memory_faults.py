@@ -1,6 +1,5 @@
 """Damaged and missing files, full disks and failing reads where values are only on disk and starts begin at a checkpoint."""
 
-import ctypes
 import errno
 import glob
 import os
@@ -12,7 +11,7 @@ import threading
 import pytest
 from kvasir_client import Error, wait_until
 from kvasir_server import BINARY, Server
-from test_faults import flip, newest_with, on_small_disk
+from test_faults import checksum, flip, newest_with, on_small_disk
 
 pytestmark = pytest.mark.kvasir
 sanitize = pytest.mark.sanitize
@@ -247,12 +246,6 @@ def test_no_checkpoint_and_the_logs_beginning_missing(stopped, how):
     first, second = segments(stopped)[:2]
     os.rename(first, os.path.join(stopped.directory, "away"))
     must_refuse(stopped, f"{second} goes on behind LSN", f"in {os.path.basename(first)}, which is missing")
-
-
-def checksum(data):
-    xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
-    xxh3.restype, xxh3.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
-    return xxh3(data, len(data))
 
 
 def test_a_newer_checkpoint_format_is_refused(stopped):

@@ -1,5 +1,6 @@
 """Damaged logs, a full disk, a failed flush: what is lost, what is refused, and what goes on."""
 
+import ctypes
 import glob
 import os
 import signal
@@ -61,6 +62,7 @@ def must_refuse(server, *texts):
     for text in texts:
         assert text in log, f"{text!r} is not in:\n{log}"
     assert {path: open(path, "rb").read() for path in segments(server)} == before, "a refused log was changed"
+    return log
 
 
 @sanitize
@@ -146,14 +148,37 @@ def test_a_torn_tail_is_cut(make_server, how):
         assert c("GET", "key:0049") == b"again"
 
 
+def checksum(data):
+    xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
+    xxh3.restype, xxh3.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
+    return xxh3(data, len(data))
+
+
+def version_two(path, sealed):
+    """The version is the 32-bit number behind the 8 bytes of magic in a segment's header (docs/disk-format.md);
+    a newer kvasir writes a checksum that fits."""
+    with open(path, "rb") as file:
+        header = bytearray(file.read(56))
+    assert int.from_bytes(header[8:12], "little") == 1
+    header[8:12] = (2).to_bytes(4, "little")
+    if sealed:
+        header[48:56] = checksum(bytes(header[:48])).to_bytes(8, "little")
+    overwrite(path, 0, bytes(header))
+
+
 def test_a_newer_format_version(make_server):
-    """The version is the 32-bit number behind the 8 bytes of magic in a segment's header (docs/disk-format.md)."""
     server = filled(make_server, keys=3)
     path = newest_with(server, b"value-0000-")[0]
-    with open(path, "rb") as file:
-        assert int.from_bytes(file.read(12)[8:], "little") == 1
-    overwrite(path, 8, (2).to_bytes(4, "little"))
-    must_refuse(server, os.path.basename(path), "version 2")
+    version_two(path, sealed=True)
+    must_refuse(server, os.path.basename(path), "version 2", "newer kvasir")
+
+
+def test_a_damaged_version_is_not_called_newer(make_server):
+    server = filled(make_server, keys=3)
+    path = newest_with(server, b"value-0000-")[0]
+    version_two(path, sealed=False)
+    log = must_refuse(server, os.path.basename(path), "damaged at offset 0")
+    assert "newer" not in log, log
 
 
 def test_other_files_in_the_folder_do_no_harm(make_server):

@@ -135,7 +135,8 @@ static status_t complete(struct data_segment *d)
     d->buffered = padded;
     TRY(write_out(d, padded));
     memset(d->buffer, 0, LOG_BLOCK_BYTES);
-    segment_header_write(d->buffer, true, d->number, d->generation, d->written);
+    const struct segment self = {.number = d->number, .generation = d->generation, .bytes = d->written};
+    segment_header_write(d->buffer, true, &self);
     int64_t r = d->disk->ops->truncate(d->disk, d->fd, d->written);
     if (r >= 0) {
         r = d->disk->ops->write(d->disk, d->fd, d->buffer, LOG_BLOCK_BYTES, 0);

@@ -100,6 +100,9 @@ void log_die(struct log *log, const char *format, ...) __attribute__((format(pri
 /* prepare.c */
 /* Takes a segment that was never used out of table and folder, and frees it. */
 void log_discard(struct log *log, struct segment *segment);
+/* For the time until the next start: leaves an empty segment that names the one written to last, as a
+ * prepared one does while the log is open. So it shows if that one is missing. */
+void log_leave_witness(struct log *log);
 status_t log_prepare_start(struct log *log);
 void log_prepare_stop(struct log *log);
 void log_prepare_wake(struct log *log);

@@ -391,14 +391,16 @@ static status_t init_pool(struct log *log)
     return status_ok();
 }
 
-static status_t first_segment(struct log *log)
+/* last_number: of the segment that the log goes on behind; 0: none. */
+static status_t first_segment(struct log *log, uint64_t last_number)
 {
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
     uint64_t bytes = log->next_bytes;
     status_t status;
     for (;; bytes /= 2) {
-        status = segment_create(log->config.disk, log->folder, log->path, log->next_number, bytes, s);
+        status =
+            segment_create(log->config.disk, log->folder, log->path, log->next_number, last_number, bytes, s);
         if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN)
             break;
     }
@@ -426,7 +428,7 @@ static status_t open_parts(struct log *log)
     log->next_number = end.last_number + 1;
     log->stats.replayed_records = end.records;
     log->stats.cut_bytes = end.cut_bytes;
-    TRY(first_segment(log));
+    TRY(first_segment(log, end.previous_lsn >> LOG_SEGMENT_SHIFT));
     log->durable_lsn = end.lsn;
     uint64_t here = segment_lsn(log->current->number, LOG_BLOCK_BYTES);
     /* As long as nothing is logged the tail is where the log ended, not this file, which goes again if
@@ -524,5 +526,7 @@ void log_close(struct log *log)
     write_farewell(log);
     if (log->prepared)
         log_discard(log, log->prepared);
+    if (log->current && log->previous_lsn && !log_failed(log))
+        log_leave_witness(log);
     log_free(log);
 }

@@ -10,7 +10,8 @@
 
 /* What to make: number and size, from the state under the lock. False: nothing is wanted. A prepared segment
  * that is too small for a waiting record is taken back first. */
-static bool next_plan(struct log *log, uint64_t *number, uint64_t *bytes, struct segment **outgrown)
+static bool next_plan(struct log *log, uint64_t *number, uint64_t *after, uint64_t *bytes,
+                      struct segment **outgrown)
 {
     *outgrown = NULL;
     spin_lock(&log->lock);
@@ -20,6 +21,7 @@ static bool next_plan(struct log *log, uint64_t *number, uint64_t *bytes, struct
     }
     bool wanted = log->prepared == NULL;
     *number = log->next_number;
+    *after = log->current->number; /* and stays it, for there is no other to go on to */
     *bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes;
     spin_unlock(&log->lock);
     return wanted;
@@ -33,6 +35,17 @@ void log_discard(struct log *log, struct segment *s)
     segments_unlist(log->config.segments, s->file);
     (void)segments_reap(log->config.segments);
     free(s);
+}
+
+void log_leave_witness(struct log *log)
+{
+    struct segment s;
+    uint64_t last = log->current->number; /* those made ahead behind it are gone */
+    status_t status =
+        segment_create(log->config.disk, log->folder, log->path, last + 1, last, LOG_BLOCK_BYTES, &s);
+    if (status_is_ok(&status))
+        log->config.disk->ops->close(log->config.disk, s.fd);
+    /* else the log is as complete without it */
 }
 
 static void take_prepared(struct log *log, struct segment *s)
@@ -57,9 +70,9 @@ static void take_prepared(struct log *log, struct segment *s)
 
 bool log_prepare(struct log *log)
 {
-    uint64_t number, bytes;
+    uint64_t number, after, bytes;
     struct segment *outgrown;
-    if (!next_plan(log, &number, &bytes, &outgrown))
+    if (!next_plan(log, &number, &after, &bytes, &outgrown))
         return false;
     if (outgrown)
         log_discard(log, outgrown);
@@ -74,7 +87,7 @@ bool log_prepare(struct log *log)
             status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
                                   log->path, bytes >> 10);
         else
-            status = segment_create(log->config.disk, log->folder, log->path, number, bytes, s);
+            status = segment_create(log->config.disk, log->folder, log->path, number, after, bytes, s);
         if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN || bytes / 2 < wanted)
             break;
     }

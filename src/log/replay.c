@@ -48,6 +48,7 @@ struct reader {
     uint64_t previous_lsn; /* start of the last valid batch; 0: none yet */
     uint64_t end_lsn;      /* behind it */
     size_t end_index;      /* which segment it is in */
+    bool has_witness;      /* the last file is but a header: its number was never part of an LSN */
     uint64_t records;
     uint64_t done_bytes, total_bytes;
     /* Sinks. */
@@ -368,6 +369,24 @@ static status_t find_witness(struct reader *r, uint64_t offset, uint64_t *witnes
     return status_ok();
 }
 
+/* The open segment lies behind the chain's end. The one that was written to when it was made must be there:
+ * it may hold durable batches, and a start that finds it unused removes this one first. */
+static status_t check_after(const struct reader *r)
+{
+    uint64_t after = r->segment.after;
+    if (after <= r->end_lsn >> LOG_SEGMENT_SHIFT || after < r->start_lsn >> LOG_SEGMENT_SHIFT ||
+        bsearch(&after, r->numbers, r->count, sizeof after, compare_numbers))
+        return status_ok();
+    char name[SEGMENT_NAME_BYTES], missing[SEGMENT_NAME_BYTES];
+    segment_name(name, r->segment.number);
+    segment_name(missing, after);
+    return status_error(
+        STATUS_CORRUPT,
+        "%s/%s is missing: the log was written to it when %s was made; restore it from a copy "
+        "(`kvasir check --repair` saves what else there is)",
+        r->path, missing, name);
+}
+
 /* Is what lies behind the chain's end a torn tail? STATUS_CORRUPT with the place if it is damage. */
 static status_t judge(struct reader *r)
 {
@@ -377,8 +396,11 @@ static status_t judge(struct reader *r)
         TRY(segment_open(r, r->numbers[i], &empty));
         uint64_t offset = r->previous_lsn && i == r->end_index ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES;
         status_t s = empty ? status_ok() : find_witness(r, offset, &witness, &durable);
+        if (!empty && r->config && status_is_ok(&s) && witness == 0)
+            s = check_after(r);
         segment_close(r);
         TRY(s);
+        r->has_witness = !empty && r->segment.bytes == LOG_BLOCK_BYTES;
     }
     if (witness)
         return damaged(r, durable);
@@ -406,22 +428,35 @@ static int settle_segment(struct reader *r, size_t i, struct segment_file *file,
     return e;
 }
 
-/* Cuts what lies behind the end: later segments go, the last one is truncated, and empty ones are removed. */
+/* The chain's files are made durable, the first one first, for a file is only cut once all before it is. */
+static status_t settle(struct reader *r, struct replay_end *end)
+{
+    for (size_t i = r->first; r->previous_lsn && i < r->count && i <= r->end_index; i++) {
+        struct segment_file *file = segments_find(r->config->segments, segment_lsn(r->numbers[i], 0));
+        int e = file ? settle_segment(r, i, file, end) : 0;
+        if (e < 0)
+            return status_errno(-e, "cannot cut the log's tail in %s/log-%010" PRIu64 ".kv", r->path,
+                                r->numbers[i]);
+    }
+    return status_ok();
+}
+
+/* Cuts what lies behind the end: the last segment is truncated, later and empty ones are removed, the last
+ * one first, each durably: none may be gone while one that names it is there (check_after). */
 static status_t cut(struct reader *r, struct replay_end *end)
 {
     struct disk *disk = r->disk;
     struct segments *table = r->config->segments;
     char name[SEGMENT_NAME_BYTES];
-    for (size_t i = r->first; i < r->count; i++) {
+    TRY(settle(r, end));
+    for (size_t i = r->count; i-- > r->first;) {
         segment_name(name, r->numbers[i]);
         struct segment_file *file = segments_find(table, segment_lsn(r->numbers[i], 0));
-        if (file && r->previous_lsn && i <= r->end_index) {
-            int e = settle_segment(r, i, file, end);
-            if (e < 0)
-                return status_errno(-e, "cannot cut the log's tail in %s/%s", r->path, name);
+        if (file && r->previous_lsn && i <= r->end_index)
             continue;
-        }
         int e = disk->ops->remove(disk, r->folder, name);
+        if (e >= 0)
+            e = disk->ops->folder_sync(disk, r->folder);
         if (e < 0)
             return status_errno(-e, "cannot remove the unused log segment %s/%s", r->path, name);
         if (file)
@@ -490,7 +525,7 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
         s = cut(&r, end);
     end->lsn = r.end_lsn;
     end->previous_lsn = r.previous_lsn;
-    end->last_number = r.count ? r.numbers[r.count - 1] : 0;
+    end->last_number = r.count ? r.numbers[r.count - 1] - r.has_witness : 0;
     if (end->last_number + 1 < r.start_lsn >> LOG_SEGMENT_SHIFT)
         end->last_number = (r.start_lsn >> LOG_SEGMENT_SHIFT) - 1;
     end->records = r.records;

@@ -24,6 +24,9 @@ struct segment_header {
     uint64_t bytes;
     uint64_t created_ms;
     uint64_t checksum; /* XXH3 of what is before it */
+    /* A hint, for which the header is not refused; both 0: there is none. */
+    uint64_t after;          /* number of the segment that was written to when this one was made */
+    uint64_t after_checksum; /* of it, seed = generation xor number */
 };
 
 static const char segment_magic[2][9] = {"kvasirlg", "kvasirds"}; /* log, data */
@@ -63,15 +66,22 @@ static uint64_t header_checksum(const struct segment_header *h)
     return XXH3_64bits(h, offsetof(struct segment_header, checksum));
 }
 
-void segment_header_write(char *block, bool data, uint64_t number, uint64_t generation, uint64_t bytes)
+static uint64_t after_checksum(const struct segment_header *h)
+{
+    return h->after ? XXH3_64bits_withSeed(&h->after, sizeof h->after, h->generation ^ h->number) : 0;
+}
+
+void segment_header_write(char *block, bool data, const struct segment *segment)
 {
     struct segment_header header = {
-        .version = SEGMENT_VERSION, .header_bytes = LOG_BLOCK_BYTES, .number = number};
+        .version = SEGMENT_VERSION, .header_bytes = LOG_BLOCK_BYTES, .number = segment->number};
     memcpy(header.magic, segment_magic[data], sizeof header.magic);
-    header.generation = generation;
-    header.bytes = bytes;
+    header.generation = segment->generation;
+    header.bytes = segment->bytes;
     header.created_ms = clock_unix_ms();
     header.checksum = header_checksum(&header);
+    header.after = segment->after;
+    header.after_checksum = after_checksum(&header);
     memcpy(block, &header, sizeof header);
 }
 
@@ -86,7 +96,7 @@ static int fill(struct disk *disk, int fd, char *buffer, const struct segment *s
             return r < 0 ? (int)r : -EIO;
     }
     /* The header last: a file without one was never used. */
-    segment_header_write(buffer, false, segment->number, segment->generation, bytes);
+    segment_header_write(buffer, false, segment);
     size_t n = bytes < FILL_BYTES ? (size_t)bytes : FILL_BYTES;
     int64_t r = disk->ops->write(disk, fd, buffer, n, 0);
     if (r != (int64_t)n)
@@ -94,14 +104,14 @@ static int fill(struct disk *disk, int fd, char *buffer, const struct segment *s
     return disk->ops->sync(disk, fd);
 }
 
-status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t bytes,
-                        struct segment *out)
+status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t after,
+                        uint64_t bytes, struct segment *out)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, number);
     if (number > SEGMENT_NUMBER_MAX)
         return status_error(STATUS_UNSUPPORTED, "the log in %s has used up its segment numbers", path);
-    *out = (struct segment){.number = number, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
+    *out = (struct segment){.number = number, .after = after, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
     if (getrandom(&out->generation, sizeof out->generation, 0) != sizeof out->generation)
         return status_errno(errno, "cannot get random bytes");
     char *buffer = aligned_alloc(LOG_BLOCK_BYTES, FILL_BYTES);
@@ -158,6 +168,7 @@ status_t segment_read_header(struct disk *disk, int fd, const char *path, bool d
         return status_error(STATUS_CORRUPT, "%s/%s has a damaged header at offset 0", path, name);
     out->generation = h.generation;
     out->bytes = h.bytes;
+    out->after = h.after_checksum == after_checksum(&h) ? h.after : 0;
     return status_ok();
 }
 

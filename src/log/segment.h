@@ -26,6 +26,7 @@ struct segment {
     uint64_t number;
     uint64_t generation; /* random; mixed into every checksum of the segment */
     uint64_t bytes;      /* file size */
+    uint64_t after; /* number of the log segment that was written to when this one was made; 0: not known */
     int fd;
     struct segment_file *file; /* the table's entry, which owns fd; NULL: fd is the caller's */
     struct segment *next;      /* log.c's list of segments with writes to come or under way */
@@ -68,10 +69,10 @@ void segment_file_name(char name[SEGMENT_NAME_BYTES], bool data, uint64_t number
 bool segment_parse_name(const char *name, uint64_t *number);
 bool segment_parse_data_name(const char *name, uint64_t *number);
 
-/* Makes and opens segment `number`: allocates, zero-fills, writes the header, syncs file and folder. On
- * failure nothing is left. */
+/* Makes and opens segment `number`: allocates, zero-fills, writes the header, syncs file and folder. after:
+ * the segment that is written to now, whose name is durable; 0: none. On failure nothing is left. */
 STATUS_MUST_USE status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number,
-                                        uint64_t bytes, struct segment *out);
+                                        uint64_t after, uint64_t bytes, struct segment *out);
 
 /* Lists it in the table, which owns the descriptor from then on. */
 void segment_hand_over(struct segment *segment, struct segments *segments);
@@ -81,8 +82,9 @@ void segment_hand_over(struct segment *segment, struct segments *segments);
 STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, bool data,
                                              uint64_t number, struct segment *out);
 
-/* Writes the header block. block: LOG_BLOCK_BYTES, of which the rest is left alone. */
-void segment_header_write(char *block, bool data, uint64_t number, uint64_t generation, uint64_t bytes);
+/* Writes the header block of a segment, of which number, generation, bytes and after count. block:
+ * LOG_BLOCK_BYTES, of which the rest is left alone. */
+void segment_header_write(char *block, bool data, const struct segment *segment);
 
 /* Lists a finished segment file of the folder in the table, with the generation and size that it has; nothing
  * but its header is read. It must not be listed yet. A failure (STATUS_CORRUPT, STATUS_UNSUPPORTED,

@@ -11,6 +11,8 @@
 enum {
     HEADER_GENERATION_AT = 24,
     HEADER_CHECKSUM_AT = 48,
+    HEADER_AFTER_AT = 56,
+    HEADER_END = 72,
     LOOK_BYTES = 1 << 20,
 };
 
@@ -100,10 +102,11 @@ static void look_at_header(struct check *c, struct check_segment *s, int fd)
         s->usable = true;
         s->generation = header.generation;
         s->made_bytes = header.bytes;
-        for (int64_t i = HEADER_CHECKSUM_AT + 8; i < n; i++) {
+        s->after = header.after;
+        for (int64_t i = header.after ? HEADER_END : HEADER_AFTER_AT; i < n; i++) {
             if (block[i] == 0)
                 continue;
-            check_damage(c, "%s/%s at offset %" PRId64 ": bytes behind the header that should be zero",
+            check_damage(c, "%s/%s at offset %" PRId64 ": bytes behind the header that should be others",
                          c->path, name, i);
             break;
         }

@@ -24,6 +24,7 @@ struct check_segment {
     uint64_t generation;
     uint64_t bytes;      /* of the file */
     uint64_t made_bytes; /* of the file when it was made */
+    uint64_t after;      /* number of the log segment that was written to then; 0: not known */
     bool usable;         /* the generation is known: it can be scanned */
     bool unused;         /* nothing was ever written to it */
     bool bad_header;

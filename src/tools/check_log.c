@@ -279,6 +279,24 @@ static void check_beginning(struct check *c)
     c->refuses = true;
 }
 
+/* A file that nothing was written to yet names the one that was in use when it was made. */
+static void check_last(struct check *c)
+{
+    uint64_t end = c->chain.gap_lsn ? c->chain.gap_lsn : c->chain.end_lsn;
+    char name[SEGMENT_NAME_BYTES], missing[SEGMENT_NAME_BYTES];
+    for (size_t i = 0; i < c->log_count && !c->live; i++) {
+        uint64_t after = c->segments[i].after;
+        if (after <= end >> LOG_SEGMENT_SHIFT || after < c->chosen_lsn >> LOG_SEGMENT_SHIFT ||
+            check_segment_find(c, segment_lsn(after, 0)))
+            continue;
+        segment_name(name, c->segments[i].number);
+        segment_name(missing, after);
+        check_damage(c, "%s/%s is missing: the log was written to it when %s was made", c->path, missing,
+                     name);
+        c->refuses = true;
+    }
+}
+
 void check_log_end(struct check *c)
 {
     uint64_t from = c->chosen_lsn >> LOG_SEGMENT_SHIFT;
@@ -287,6 +305,7 @@ void check_log_end(struct check *c)
     if (c->durable_lsn > c->limit_lsn)
         c->durable_lsn = c->limit_lsn; /* a toc of a running server may know of more than was looked at */
     check_beginning(c);
+    check_last(c);
     end_of_chain(c);
     for (size_t i = 0; i < c->finding_count; i++) {
         const struct check_finding *f = &c->findings[i];

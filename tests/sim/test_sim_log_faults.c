@@ -112,7 +112,7 @@ static void test_missing_segments(void **state)
     (void)state;
     struct sim_disk *sim = make_closed(40), *copy = sim_disk_create(2); /* 14 or so to a segment */
     char name[SEGMENT_NAME_BYTES];
-    for (unsigned number = 1; number <= 2; number++) {
+    for (unsigned number = 1; number <= 3; number++) {
         sim_disk_copy(copy, sim);
         segment_name(name, number);
         sim_disk_file(copy, name)->named = false;
@@ -132,6 +132,73 @@ static void test_missing_segments(void **state)
     sim_disk_destroy(sim);
     sim_disk_destroy(copy);
     sim_disk_destroy(two);
+}
+
+/* The newest is gone, in a log that was not closed: the one made ahead names it. Without that one, and also
+ * where its note of that is damaged, it looks like a log that ended before. */
+static void test_missing_newest(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1), *copy = sim_disk_create(2);
+    struct log *log;
+    status_t s = open_log(sim, &log);
+    assert_true(status_is_ok(&s));
+    fill(sim, log, 0, 40, 100);
+    sim->dead = true;
+    log_close(log);
+    sim_disk_restart(sim);
+    assert_non_null(sim_disk_file(sim, "log-0000000004.kv")); /* made ahead */
+    sim_disk_file(sim, "log-0000000003.kv")->named = false;
+    sim_disk_copy(copy, sim);
+    expect_corrupt(copy, "missing", 3);
+    for (unsigned at = 56; at < 72; at++) {
+        sim_disk_copy(copy, sim);
+        sim_disk_file(copy, "log-0000000004.kv")->data[at] ^= 1;
+        s = open_log(copy, &log);
+        assert_true(status_is_ok(&s));
+        assert_true(replayed > 0 && replayed < 40);
+        log_close(log);
+    }
+    sim_disk_destroy(sim);
+    sim_disk_destroy(copy);
+}
+
+/* A start dies at each step of removing what was never used: the next one still takes the log for whole. */
+static void test_dying_while_unused_files_go(void **state)
+{
+    (void)state;
+    struct log *log;
+    for (uint64_t step = 1, died = 1; died; step++) {
+        struct sim_disk *sim = sim_disk_create(step);
+        status_t s = open_log(sim, &log);
+        assert_true(status_is_ok(&s));
+        fill(sim, log, 0, 3, 100);
+        sim->dead = true;
+        log_close(log);
+        sim_disk_restart(sim);
+        s = open_log(sim, &log); /* nothing is logged this time: two unused files */
+        assert_true(status_is_ok(&s));
+        assert_true(log_prepare(log));
+        sim->dead = true;
+        log_close(log);
+        sim_disk_restart(sim);
+        sim->fail_op = SIM_ANY;
+        sim->fail_after = step;
+        sim->fail_errno = EIO;
+        sim->fail_dies = true;
+        s = open_log(sim, &log);
+        died = sim->dead;
+        assert_int_equal(status_is_ok(&s), !died);
+        if (!died)
+            log_close(log);
+        sim_disk_crash(sim);
+        s = open_log(sim, &log);
+        if (!status_is_ok(&s))
+            fail_msg("died at step %llu, then: %s", (unsigned long long)step, s.text);
+        assert_int_equal(replayed, 3);
+        log_close(log);
+        sim_disk_destroy(sim);
+    }
 }
 
 static void test_newer_version(void **state)
@@ -449,6 +516,8 @@ int main(void)
         cmocka_unit_test(test_flipped_bytes),
         cmocka_unit_test(test_truncations),
         cmocka_unit_test(test_missing_segments),
+        cmocka_unit_test(test_missing_newest),
+        cmocka_unit_test(test_dying_while_unused_files_go),
         cmocka_unit_test(test_newer_version),
         cmocka_unit_test(test_second_open_is_refused),
         cmocka_unit_test(test_torn_right_after_restart),

@@ -2,7 +2,8 @@
 
 50 connections write (SET, INCR, DEL, MSET, APPEND, DELTREE, on keys of their own and on shared ones) and read; each
 writes down what it was told. In most rounds there is memory for few of the values, so that most are only on disk, and
-checkpoints are under way nearly all the time. At a random moment the server is killed, now and then also while it
+checkpoints are under way nearly all the time. Every second folder has a --disk-limit so small that the cleaner runs all the
+time too; there writes may be refused, and then must have changed nothing. At a random moment the server is killed, now and then also while it
 stops or starts. After the restart is checked:
   - every acknowledged write is there, or a later one of the same key;
   - nothing a reader saw is gone: no value, no count, no nil after a delete;
@@ -11,7 +12,7 @@ stops or starts. After the restart is checked:
 Rounds continue on the same folder, so that a recovered log is crashed again. Two runs of the same seed do the same,
 but not at the same moments. The last line is "N passed, N failed".
 
-usage: crash.py [--binary build/kvasir] [--rounds 50] [--seed N] [--keep]"""
+usage: crash.py [--binary build/kvasir] [--rounds 50] [--seed N] [--keep] [--tight]"""
 
 import argparse
 import os
@@ -35,10 +36,29 @@ OWN = 150  # keys of a connection's own
 SIZES = [0, 0, 10, 100, 500, 1000, 2000, 4000, 9000, 30000]
 APPENDED_MAX = 20000
 MEMORY = "32M"  # too little for the values
+TIGHT_SIZES = [10, 1000, 9000, 30000, 30000]
+DISK_LIMIT = "48M"  # where it is tight: a second's writes
+FULL = "ERR disk full"
 
 
 class Violation(Exception):
     """A promise was broken."""
+
+
+def is_refusal(reply):
+    return isinstance(reply, Error) and str(reply).startswith(FULL)
+
+
+def surely(c, worker, *command):
+    """Until it is not refused."""
+    while True:
+        (reply,) = c.pipeline([command])
+        if not is_refusal(reply):
+            if isinstance(reply, Error):
+                raise Violation(f"{command[:2]!r} answered {reply!r}")
+            return reply
+        worker.refused += 1
+        time.sleep(0.005)  # so that the cleaner has some of the processor
 
 
 class Own:
@@ -46,9 +66,11 @@ class Own:
 
     For each key: the list of values since the last acknowledged one, oldest first; after a crash one of them must be there."""
 
-    def __init__(self, me, rng):
+    def __init__(self, me, rng, tight):
         self.me = me
         self.rng = rng
+        self.tight = tight
+        self.refused = 0
         self.possible = {}  # key -> [value or None]: [0] is acknowledged, the rest in flight
         self.serial = 0
         self.acknowledged = 0
@@ -75,7 +97,7 @@ class Own:
             keys = [k for k in self.possible if k.startswith(tree + b"/") and self.last(k) is not None]
             return ["DELTREE", tree], dict.fromkeys(keys), len(keys)
         if kind < 0.4:
-            pad = b"x" * self.rng.choice(SIZES)
+            pad = b"x" * self.rng.choice(TIGHT_SIZES if self.tight else SIZES)
             return ["SET", key := self.key(), value + pad], {key: value + pad}, "OK"
         if kind < 0.5:
             key = self.key()
@@ -98,7 +120,8 @@ class Own:
         with Client(address) as c:
             while True:
                 batch = []
-                for _ in range(self.rng.choice([1, 1, 2, 5, 20])):
+                # What follows a refused command in a pipeline would expect its effect.
+                for _ in range(1 if self.tight else self.rng.choice([1, 1, 2, 5, 20])):
                     command, changes, expected = self.command()
                     for key, value in changes.items():
                         self.possible.setdefault(key, [None]).append(value)
@@ -106,6 +129,12 @@ class Own:
                 c.send(b"".join(encode(*command) for command, _, _ in batch))
                 for command, changes, expected in batch:
                     reply = c.reply()
+                    if self.tight and is_refusal(reply):
+                        self.refused += 1
+                        for key in changes:
+                            self.possible[key].pop()
+                        time.sleep(0.005)
+                        continue
                     if isinstance(reply, Error) or reply != expected:
                         raise Violation(f"{command[:2]!r} answered {reply!r}, not {expected!r}")
                     self.acknowledged += 1
@@ -138,6 +167,7 @@ class Shared:
         self.rng = rng
         self.floor = floor
         self.acknowledged = 0
+        self.refused = 0
         self.serial = 0
 
     def work(self, address):
@@ -148,11 +178,13 @@ class Shared:
                 value = b"%d:%d" % (self.me, self.serial)
                 if self.rng.random() < 0.5:
                     replies = c.pipeline([["INCR", f"shared/count/{n}"]] * self.rng.choice([1, 4]))
-                    self.floor.count(n, max(replies))
+                    counts = [reply for reply in replies if not is_refusal(reply)]
+                    self.refused += len(replies) - len(counts)
+                    self.floor.count(n, max(counts, default=0))
                 else:
                     names = [f"shared/group/{n}/{i}" for i in range(5)]
                     self.rng.shuffle(names)
-                    c("MSET", *[x for name in names for x in (name, value)])
+                    surely(c, self, "MSET", *[x for name in names for x in (name, value)])
                     self.floor.group_written(n)
                 self.acknowledged += 1
 
@@ -188,6 +220,7 @@ class Once:
         self.rng = rng
         self.floor = floor
         self.acknowledged = 0
+        self.refused = 0
 
     def work(self, address):
         with Client(address) as c:
@@ -195,6 +228,11 @@ class Once:
                 for n in range(SHARED):
                     serial = self.floor.once[n]
                     reply = c.pipeline([["SET", f"once/{n}/{serial + 1}", "v"], ["DEL", f"once/{n}/{serial}"]])
+                    if is_refusal(reply[0]):
+                        self.refused += 1
+                        reply[0] = surely(c, self, "SET", f"once/{n}/{serial + 1}", "v")
+                    if is_refusal(reply[1]):
+                        reply[1] = surely(c, self, "DEL", f"once/{n}/{serial}")
                     if reply != ["OK", int(serial > 0)]:
                         raise Violation(f"SET and DEL answered {reply!r}")
                     self.floor.once_done(n, serial)
@@ -270,13 +308,14 @@ class Watcher:
         self.sent = 0
         self.seen = 0
         self.acknowledged = 0
+        self.refused = 0
 
     def work(self, address):
         with Client(address) as c:
             while True:
                 self.sent = self.state + 1
                 command = ["DEL", f"watch/{self.n}"] if self.sent % 2 else ["MSET", f"watch/{self.n}", self.sent, f"watched/{self.n}", self.sent]
-                c(*command)
+                surely(c, self, *command)
                 self.state = self.sent
                 self.acknowledged += 1
 
@@ -362,13 +401,20 @@ class Tally:
         self.in_checkpoint = 0  # kills while one was being written
         self.from_toc = 0  # starts
         self.cold = 0  # values read from disk
+        self.in_cleaning = 0  # kills while the cleaner was at work
+        self.cleaned = 0  # segments, between starts and kills
+        self.refused = 0  # writes, the disk being full
 
     def __str__(self):
         return (f"{self.in_checkpoint} kills in a checkpoint, {self.from_toc} starts from one, "
-                f"{self.cold} values read from disk")  # fmt: skip
+                f"{self.cold} values read from disk, {self.in_cleaning} kills while cleaning, {self.cleaned} segments "
+                f"cleaned, {self.refused} writes refused")  # fmt: skip
+
+    def is_enough(self):
+        return self.in_checkpoint and self.from_toc and self.cold and self.in_cleaning and self.cleaned
 
 
-def choose(rng, number):
+def choose(rng, number, tight):
     """Options and environment of a round's server."""
     options = ["--io", ["uring", "epoll"][number % 2], "--threads", rng.choice([1, 2, 2])]
     env = {}
@@ -376,6 +422,8 @@ def choose(rng, number):
         return options, env
     if rng.random() < 0.8:
         options += ["--memory", MEMORY]
+    if tight:
+        options += ["--disk-limit", DISK_LIMIT]
     if rng.random() < 0.8:
         env["KVASIR_FAULT"] = f"checkpoint:{rng.choice([1, 1, 1, 100000, 1000000])}"
     return options, env
@@ -387,6 +435,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--keep", action="store_true", help="keep the folder")
+    parser.add_argument("--tight", action="store_true", help="a disk limit in every round")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.randrange(1 << 32)
     rng = random.Random(seed)
@@ -394,20 +443,21 @@ def main():
     passed = failed = 0
     print(f"seed {seed}", flush=True)
     base = tempfile.mkdtemp(prefix="kvasir-crash-")
-    state = None
+    state, tight = None, False
     tally = Tally()
     for number in range(options.rounds):
         # A new folder now and then; in between the same log is crashed again and again.
         if state is None or number % 10 == 0:
-            state = fresh(rng)
+            tight = not IS_REDIS and (options.tight or not tight)
+            state = fresh(rng, tight)
             folder = os.path.join(base, f"folder-{number}")
             os.makedirs(folder)
-        what, env = choose(rng, number)
+        what, env = choose(rng, number, tight)
         server = Server(*what, directory=folder, env=env, binary=os.path.abspath(options.binary))
         title = f"round {number + 1}: {' '.join(map(str, what))} {env.get('KVASIR_FAULT', '')}"
         before = sum(w.acknowledged for w in state if hasattr(w, "acknowledged"))
         try:
-            one_round(server, state, rng, tally)
+            one_round(server, state, rng, tally, tight)
             passed += 1
             done = sum(w.acknowledged for w in state if hasattr(w, "acknowledged")) - before
             print(f"{title}: {done} acknowledged, all there", flush=True)
@@ -422,7 +472,7 @@ def main():
         if failed >= 5:
             break
     print(tally)
-    if not IS_REDIS and options.rounds >= 30 and not failed and not (tally.in_checkpoint and tally.from_toc and tally.cold):
+    if not IS_REDIS and options.rounds >= 30 and not failed and not tally.is_enough():
         print("FAILED: the rounds did not meet what they are for")
         failed += 1
     if not options.keep:
@@ -431,14 +481,14 @@ def main():
     return 1 if failed else 0
 
 
-def fresh(rng):
+def fresh(rng, tight):
     floor = Floor()
     watchers = [Watcher(n) for n in range(4)]
     owners = CONNECTIONS - READERS - 2 * len(watchers) - 9
     return [
         floor,
         *watchers,
-        *[Own(me, random.Random(rng.random())) for me in range(owners)],
+        *[Own(me, random.Random(rng.random()), tight) for me in range(owners)],
         *[Shared(me, random.Random(rng.random()), floor) for me in range(8)],
         Once(random.Random(rng.random()), floor),
         *[Reader(random.Random(rng.random()), floor) for _ in range(READERS)],
@@ -473,7 +523,25 @@ def start_again(server, rng, tally):
     server.start()
 
 
-def one_round(server, state, rng, tally):
+def info(c):
+    return dict(line.split(":", 1) for line in c("INFO", "kvasir").decode().split("\r\n") if ":" in line)
+
+
+def sleep_until_cleaning(server, seconds, tally):
+    """Where the cleaner is at work nearly always: the next moment that it is."""
+    time.sleep(seconds)
+    end = time.monotonic() + 0.3
+    with server.client() as c:
+        while True:
+            fields = info(c)
+            if fields["cleaner_running"] == "1" or time.monotonic() > end:
+                break
+    tally.in_cleaning += fields["cleaner_running"] == "1"
+    tally.cleaned += int(fields["cleaner_segments"])
+
+
+def one_round(server, state, rng, tally, tight):
+    refused = sum(getattr(w, "refused", 0) for w in state)
     server.start()
     round_ = Round(server.address)
     for worker in state:
@@ -481,8 +549,13 @@ def one_round(server, state, rng, tally):
             round_.go(worker.look)
         if hasattr(worker, "work"):
             round_.go(worker.work)
-    time.sleep(rng.uniform(0.05, 0.8))  # the random moment
+    seconds = rng.uniform(0.05, 0.8)  # the random moment
+    if tight:
+        sleep_until_cleaning(server, seconds, tally)
+    else:
+        time.sleep(seconds)
     kill_somehow(server, round_, rng)
+    tally.refused += sum(getattr(w, "refused", 0) for w in state) - refused
     tally.in_checkpoint += has_toc(server, ".tmp")
     start_again(server, rng, tally)
     with server.client() as c:
@@ -490,8 +563,7 @@ def one_round(server, state, rng, tally):
             if hasattr(worker, "check"):
                 worker.check(c)
         if not IS_REDIS:
-            info = c("INFO", "kvasir").decode()
-            tally.cold += int(info.split("cold_preads:")[1].split()[0])
+            tally.cold += int(info(c)["cold_preads"])
     # The second kill comes right after the restart: what recovery wrote must hold too.
     server.kill()
 

@@ -113,6 +113,7 @@ struct replay_end {
     uint64_t previous_lsn; /* start of the last valid batch */
     uint64_t last_number;  /* highest segment number seen, also of removed ones */
     uint64_t records;
+    uint64_t bytes; /* of the batches from the start on */
     uint64_t cut_bytes;
 };
 /* Replays, cuts, lists what stays. */

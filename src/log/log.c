@@ -427,6 +427,7 @@ static status_t open_parts(struct log *log)
     log->previous_lsn = end.previous_lsn;
     log->next_number = end.last_number + 1;
     log->stats.replayed_records = end.records;
+    log->stats.replayed_bytes = end.bytes;
     log->stats.cut_bytes = end.cut_bytes;
     TRY(first_segment(log, end.previous_lsn >> LOG_SEGMENT_SHIFT));
     log->durable_lsn = end.lsn;

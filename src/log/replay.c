@@ -50,6 +50,7 @@ struct reader {
     size_t end_index;      /* which segment it is in */
     bool has_witness;      /* the last file is but a header: its number was never part of an LSN */
     uint64_t records;
+    uint64_t bytes; /* of batches from the start on */
     uint64_t done_bytes, total_bytes;
     /* Sinks. */
     const struct log_config *config;
@@ -312,6 +313,8 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
         offset += round_up(h.length, LOG_BLOCK_BYTES);
         r->end_lsn = segment_lsn(r->segment.number, offset);
         r->end_index = index;
+        if (r->end_lsn > r->start_lsn)
+            r->bytes += round_up(h.length, LOG_BLOCK_BYTES);
         if (r->config && r->config->replay_progress)
             r->config->replay_progress(r->config->context, r->done_bytes + offset, r->total_bytes);
     }
@@ -529,6 +532,7 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
     if (end->last_number + 1 < r.start_lsn >> LOG_SEGMENT_SHIFT)
         end->last_number = (r.start_lsn >> LOG_SEGMENT_SHIFT) - 1;
     end->records = r.records;
+    end->bytes = r.bytes;
     reader_deinit(&r);
     return s;
 }

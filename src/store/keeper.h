@@ -35,7 +35,7 @@ struct keeper {
     struct kept_toc tocs[KEEPER_TOCS_KEPT]; /* newest first */
     unsigned toc_count;
     uint64_t next_number;
-    uint64_t logged_bytes; /* by the log in all when the newest toc began */
+    uint64_t logged_bytes; /* replayed and written by the log in all when the newest toc began */
     uint64_t begin_ms;     /* when the last checkpoint began; monotonic; 0: none has */
     uint64_t retry_ms;     /* after a failure: not by itself before; monotonic */
     uint64_t retry_delay_ms;

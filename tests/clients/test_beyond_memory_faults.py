@@ -27,15 +27,16 @@ def value(i, run):
 
 
 class Folder:
-    """The data folder of a killed server, and what is in it. Two runs wrote one checkpoint each, at three quarters of
-    what they logged; the third only logged. What the first wrote is below the start of the second's checkpoint."""
+    """The data folder of a killed server, and what is in it. Two runs wrote one checkpoint each, when two thirds of their
+    writes were logged (what a start replays counts too); the third only logged. What the first wrote is below the start
+    of the second's checkpoint."""
 
     def __init__(self):
         self.server = Server("--threads", 1)
         self.expected = {}
         try:
-            for run in (1, 2):
-                self.write(run, "checkpoint:2000000")
+            self.write(1, "checkpoint:2000000")
+            self.write(2, "checkpoint:3000000")
             self.write(3, None)
         except BaseException:
             self.server.destroy()

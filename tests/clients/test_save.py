@@ -75,6 +75,22 @@ def test_save_then_a_start_without_replay(saver):
         assert int(fields(c, "kvasir")["log_replayed_records"]) <= 2
 
 
+def test_what_is_replayed_counts(saver):
+    """A tail that each run adds a little to, and each start replays again, gets its checkpoint."""
+    saver.env["KVASIR_FAULT"] = "checkpoint:2000000"
+    for run in range(3):
+        with saver.start().client() as c:
+            assert tocs(saver) == []
+            for i in range(100):
+                c.send(b"SET key:%d:%d %s\r\n" % (run, i, b"v" * 8000))
+            assert {c.reply() for _ in range(100)} == {"OK"}
+            if run == 2:
+                wait_until(lambda: "toc-0000000001.kv" in tocs(saver), what="a checkpoint")
+        saver.kill()
+    with saver.start().client() as c:
+        assert c("DBSIZE") == 300
+
+
 def test_save_holds_its_place_in_a_pipeline(saver):
     with saver.start().client() as c:
         replies = c.pipeline([["SET", "k", "1"], ["SAVE"], ["INCR", "k"], ["SAVE"], ["GET", "k"], ["SAVE", "now"]])

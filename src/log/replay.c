@@ -297,6 +297,13 @@ static bool is_next(const struct reader *r, const struct batch_header *h)
     return h->previous_lsn == r->previous_lsn;
 }
 
+/* So much of the open file is read too. */
+static void tell_progress(const struct reader *r, uint64_t bytes)
+{
+    if (r->config && r->config->replay_progress)
+        r->config->replay_progress(r->config->context, r->done_bytes + bytes, r->total_bytes);
+}
+
 /* Follows the chain through the open segment, from an offset on. */
 static status_t follow(struct reader *r, size_t index, uint64_t offset)
 {
@@ -315,10 +322,10 @@ static status_t follow(struct reader *r, size_t index, uint64_t offset)
         r->end_index = index;
         if (r->end_lsn > r->start_lsn)
             r->bytes += round_up(h.length, LOG_BLOCK_BYTES);
-        if (r->config && r->config->replay_progress)
-            r->config->replay_progress(r->config->context, r->done_bytes + offset, r->total_bytes);
+        tell_progress(r, offset);
     }
     r->done_bytes += r->file_bytes;
+    tell_progress(r, 0);
     if (r->stopped)
         return status_ok();
     /* A batch that follows another than the last: it may have overtaken one that was lost in a crash, but not

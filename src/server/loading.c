@@ -56,36 +56,28 @@ struct loading {
     char *inline_bytes;
     pthread_t thread;
     /* any thread; relaxed: only shown */
-    _Atomic uint64_t done_bytes, total_bytes, done_keys, total_keys;
+    _Atomic uint64_t done_bytes, total_bytes, keys;
 };
 
 /* ---- progress ---- */
 
 static void progress_text(struct loading *loading, char text[TEXT_BYTES])
 {
-    uint64_t done = atomic_load_explicit(&loading->done_keys, memory_order_relaxed);
-    uint64_t total = atomic_load_explicit(&loading->total_keys, memory_order_relaxed);
-    bool keys = total != 0;
-    if (!keys) {
-        done = atomic_load_explicit(&loading->done_bytes, memory_order_relaxed);
-        total = atomic_load_explicit(&loading->total_bytes, memory_order_relaxed);
-    }
+    uint64_t done = atomic_load_explicit(&loading->done_bytes, memory_order_relaxed);
+    uint64_t total = atomic_load_explicit(&loading->total_bytes, memory_order_relaxed);
+    uint64_t keys = atomic_load_explicit(&loading->keys, memory_order_relaxed);
     if (done > total)
         done = total; /* they are not read at one instant */
     unsigned percent = total ? (unsigned)((double)done * 100 / (double)total) : 0;
-    if (keys)
-        snprintf(text, TEXT_BYTES, "%u%%, %" PRIu64 " of %" PRIu64 " keys", percent, done, total);
-    else
-        snprintf(text, TEXT_BYTES, "%u%%, %" PRIu64 " of %" PRIu64 " MiB", percent, done >> 20, total >> 20);
+    snprintf(text, TEXT_BYTES, "%u%%, %" PRIu64 " of %" PRIu64 " MiB, %" PRIu64 " keys", percent, done >> 20,
+             total >> 20, keys);
 }
 
-void loading_progress(struct loading *loading, uint64_t done_bytes, uint64_t total_bytes, uint64_t done_keys,
-                      uint64_t total_keys)
+void loading_progress(struct loading *loading, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys)
 {
     atomic_store_explicit(&loading->done_bytes, done_bytes, memory_order_relaxed);
     atomic_store_explicit(&loading->total_bytes, total_bytes, memory_order_relaxed);
-    atomic_store_explicit(&loading->done_keys, done_keys, memory_order_relaxed);
-    atomic_store_explicit(&loading->total_keys, total_keys, memory_order_relaxed);
+    atomic_store_explicit(&loading->keys, keys, memory_order_relaxed);
 }
 
 /* ---- one client ---- */

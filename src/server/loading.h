@@ -1,7 +1,7 @@
 /* loading: who answers while the store is being opened, which can take long.
  *
- * A thread accepts early clients and answers every request with `-LOADING kvasir is loading: 43%, 12345678 of
- * 28000000 keys`, writes one line a second to the log, and ends the process when it is told to stop: loading
+ * A thread accepts early clients and answers every request with `-LOADING kvasir is loading: 43%, 1204 of
+ * 2800 MiB, 12345678 keys`, writes one line a second to the log, and ends the process when it is told to stop: loading
  * changes nothing that a crash could not change too, so it may be left at any point. Afterwards the sockets
  * go on to the workers, with the request that had come in part, if any. Closed are those that were to be
  * closed anyway and those that have not read their answers.
@@ -44,9 +44,8 @@ struct loading;
 
 /* SIGTERM and SIGINT must be blocked. */
 STATUS_MUST_USE status_t loading_start(const struct loading_config *config, struct loading **out);
-/* How far it is. total_keys 0: not known, bytes count. */
-void loading_progress(struct loading *loading, uint64_t done_bytes, uint64_t total_bytes, uint64_t done_keys,
-                      uint64_t total_keys);
+/* How far it is. */
+void loading_progress(struct loading *loading, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys);
 /* Ends the thread. Whatever has not been read from the sockets stays in them. */
 void loading_stop(struct loading *loading);
 /* After the stop: the next socket to hand on; false: that was all. */

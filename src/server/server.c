@@ -129,10 +129,10 @@ static void wait_at_half(const struct server *server, uint64_t done, uint64_t to
         poll(NULL, 0, LOOK_MS);
 }
 
-static void load_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
+static void load_progress(void *context, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys)
 {
     struct server *server = context;
-    loading_progress(server->loading, done_bytes, total_bytes, 0, 0);
+    loading_progress(server->loading, done_bytes, total_bytes, keys);
     wait_at_half(server, done_bytes, total_bytes);
 }
 

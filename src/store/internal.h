@@ -110,6 +110,9 @@ struct replay {
     uint64_t turn_bytes;
     uint64_t turns;
     bool full; /* further values stay on disk */
+    /* Progress: a start reads a checkpoint's bytes, then the log's. */
+    uint64_t toc_bytes;  /* of the checkpoint that was read; 0: none */
+    uint64_t tail_bytes; /* of the log's files from its start on, as far as known */
 };
 
 struct store {

@@ -30,7 +30,7 @@ struct loader {
     struct store *store;
     struct store_worker_private *p;
     const struct toc *toc;
-    _Atomic uint64_t *blocks_done;
+    _Atomic uint64_t *blocks_done, *keys_done; /* of all threads; relaxed: only shown */
     uint64_t first, count;
     struct ordered_builder *builder;
     uint64_t hashes[BATCH];
@@ -84,13 +84,15 @@ static void *loader_main(void *context)
     if (entered)
         epoch_enter(&l->p->epoch);
     for (uint64_t done = 0; done < l->count && status_is_ok(&l->status);) {
-        uint64_t n = l->count - done < PROGRESS_BLOCKS ? l->count - done : PROGRESS_BLOCKS;
+        uint64_t n = l->count - done < PROGRESS_BLOCKS ? l->count - done : PROGRESS_BLOCKS, had = l->keys;
         l->status = toc_read_blocks(l->toc, l->first + done, n, load_entry, l);
         done += n;
+        had = l->keys - had;
         uint64_t all = atomic_fetch_add_explicit(l->blocks_done, n, memory_order_relaxed) + n;
+        uint64_t keys = atomic_fetch_add_explicit(l->keys_done, had, memory_order_relaxed) + had;
         if (l->p->index == 0 && l->store->config.load_progress)
             l->store->config.load_progress(l->store->config.context, all * TOC_BLOCK_BYTES,
-                                           info->blocks * TOC_BLOCK_BYTES);
+                                           info->bytes + l->store->replay->tail_bytes, keys);
     }
     insert_pending(l);
     if (entered)
@@ -167,7 +169,7 @@ static status_t load_blocks(struct store *store, const struct toc *toc)
     unsigned n = loader_count(store, info);
     struct loader *loaders = calloc(n + 1, sizeof *loaders);
     struct ordered_builder *builders[LOADERS_MAX];
-    _Atomic uint64_t blocks_done = 0;
+    _Atomic uint64_t blocks_done = 0, keys_done = 0;
     uint64_t keys = 0, expiring = 0;
     CHECK(loaders != NULL);
     for (unsigned i = 0; i < n; i++) {
@@ -178,6 +180,7 @@ static status_t load_blocks(struct store *store, const struct toc *toc)
                                      .p = p,
                                      .toc = toc,
                                      .blocks_done = &blocks_done,
+                                     .keys_done = &keys_done,
                                      .first = first,
                                      .count = info->blocks * (i + 1) / n - first,
                                      .builder = builders[i],
@@ -213,9 +216,40 @@ static status_t check_segments(struct store *store, int folder, const struct toc
     return status_ok();
 }
 
+struct tail {
+    struct disk *disk;
+    int folder;
+    uint64_t first_number, bytes;
+};
+
+static int add_to_tail(void *context, const char *name)
+{
+    struct tail *t = context;
+    uint64_t number;
+    if (!segment_parse_name(name, &number) || number < t->first_number)
+        return 0;
+    int fd = t->disk->ops->open(t->disk, t->folder, name, false, false);
+    if (fd < 0)
+        return 0;
+    int64_t size = t->disk->ops->size(t->disk, fd);
+    t->bytes += size > 0 ? (uint64_t)size : 0;
+    t->disk->ops->close(t->disk, fd);
+    return 0;
+}
+
+/* What the replay will have to read: for the progress only. */
+static uint64_t tail_bytes(const struct store *store, int folder, uint64_t start_lsn)
+{
+    struct tail t = {
+        .disk = store->config.disk, .folder = folder, .first_number = start_lsn >> LOG_SEGMENT_SHIFT};
+    return store->config.load_progress && t.disk->ops->list(t.disk, folder, add_to_tail, &t) >= 0 ? t.bytes
+                                                                                                  : 0;
+}
+
 static status_t load_toc(struct store *store, int folder, const struct toc *toc)
 {
     const struct toc_info *info = toc_info(toc);
+    store->replay->tail_bytes = tail_bytes(store, folder, info->start_lsn);
     TRY(check_segments(store, folder, info));
     TRY(check_memory(store, info));
     TRY(hash_table_reserve(&store->hash, info->keys));
@@ -305,8 +339,10 @@ static status_t load_newest(struct store *store, struct found *f, struct log_con
             s = first ? load_toc(store, f->folder, toc) : check_segments(store, f->folder, toc_info(toc));
         if (status_is_ok(&s)) {
             keep(k, toc_info(toc));
-            if (first)
+            if (first) {
                 config->start_lsn = toc_info(toc)->start_lsn;
+                store->replay->toc_bytes = toc_info(toc)->bytes;
+            }
             if (config->known_lsn < toc_info(toc)->end_lsn)
                 config->known_lsn = toc_info(toc)->end_lsn;
         }

@@ -27,9 +27,12 @@ void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes)
 
 static void store_replay_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
-    struct store *store = ((struct replay *)context)->store;
+    const struct replay *replay = context;
+    struct store *store = replay->store;
     if (store->config.load_progress)
-        store->config.load_progress(store->config.context, done_bytes, total_bytes);
+        store->config.load_progress(store->config.context, replay->toc_bytes + done_bytes,
+                                    replay->toc_bytes + total_bytes,
+                                    atomic_load_explicit(&store->keys, memory_order_relaxed));
 }
 
 static status_t init_index(struct store *store)

@@ -41,7 +41,9 @@ struct store_config {
                                   are written in small steps; 0: as documented */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
     void (*on_progress)(void *context);
-    void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
+    /* During store_open: of the bytes of checkpoint and log together so many are read, and there are so many
+     * keys. By one thread at a time. May be NULL. */
+    void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys);
     void *context;
 };
 

@@ -1,0 +1,75 @@
+/* What a start tells of its progress: once from 0 to 100%, over checkpoint and log. */
+#include "store_fixture.h"
+
+enum { OLD = 40000, NEW = 3000 };
+
+struct told {
+    unsigned times;
+    uint64_t done_first, done, total, keys;
+};
+
+static void on_progress(void *context, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys)
+{
+    struct told *t = context;
+    assert_true(done_bytes >= t->done && done_bytes <= total_bytes && keys >= t->keys);
+    if (t->times++ == 0) {
+        t->done_first = done_bytes;
+        t->total = total_bytes;
+    }
+    assert_int_equal(total_bytes, t->total);
+    t->done = done_bytes;
+    t->keys = keys;
+}
+
+static void put_many(struct fixture *f, unsigned first, unsigned end)
+{
+    char name[64];
+    for (unsigned i = first; i < end; i++) {
+        size_t len = (size_t)snprintf(name, sizeof name, "%08x-a key that takes room in a checkpoint",
+                                      i * 2654435761u);
+        enum store_result r = put(f->sw, slice_make(name, len), text("value"), 0);
+        assert_int_equal(r, STORE_OK);
+        if (i % 100 == 0)
+            fixture_flush(f, 0);
+    }
+    fixture_flush(f, 0);
+}
+
+static void test_progress(void **state)
+{
+    (void)state;
+    struct fixture f;
+    struct told told = {0};
+    fixture_init(&f, 1);
+    put_many(&f, 0, OLD);
+    uint64_t ticket = store_checkpoint_request(f.store);
+    while (store_checkpoint_state(f.store, ticket) == STORE_CHECKPOINT_RUNNING) {
+        (void)store_keep(f.store);
+        fixture_flush(&f, 0);
+    }
+    assert_int_equal(store_checkpoint_state(f.store, ticket), STORE_CHECKPOINT_DONE);
+    put_many(&f, OLD, OLD + NEW);
+    struct store_checkpoint_stats stats;
+    store_checkpoint_stats_get(f.store, &stats);
+    f.config.load_progress = on_progress;
+    f.config.context = &told;
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), OLD + NEW);
+    assert_true(told.times > 2);
+    assert_true(told.done_first <= stats.bytes && stats.bytes < told.total);
+    assert_int_equal(told.done, told.total);
+    assert_true(told.keys > OLD && told.keys <= OLD + NEW);
+    /* Without the checkpoint it is the log alone. */
+    assert_int_equal(f.sim->disk.ops->remove(&f.sim->disk, 0, "toc-0000000001.kv"), 0);
+    told = (struct told){0};
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), OLD + NEW);
+    assert_true(told.times > 2 && told.done_first < told.total / 2 && told.done > told.total / 2);
+    fixture_deinit(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_progress)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -5,7 +5,12 @@
  *  2. The records of the log from the toc's start on, in order, over it. Those that do not check are left
  *     out; what a server would cut as a torn tail is, too.
  *
- * Without a toc all records of the log, in order. The new log's records have new versions in the same order
+ * Without a toc all records of the log, in order, if all of it is there. Else what data segments hold comes
+ * first, of each key the newest version, and the log's records over it, by version: those that are older than
+ * the value from a data segment are left out, and so are all that a deletion of a tree above them came behind
+ * (the deletion itself is then of no use). That takes memory for each value in data segments.
+ *
+ * The new log's records have new versions in the same order
  * as the old ones. Whoever starts a server there lets it replay them: memory is needed for nothing but what
  * check needs. */
 #include <inttypes.h>
@@ -16,6 +21,7 @@
 #include "log/log.h"
 #include "sys/clock.h"
 #include "tools/check_internal.h"
+#include "tools/check_versions.h"
 
 struct repair {
     struct check *c;
@@ -25,6 +31,10 @@ struct repair {
     struct check_chain chain;
     bool ended; /* behind here is the torn tail */
     uint64_t values, expiries, records, past;
+    /* Merging data segments and log, by version: */
+    bool merges, collects;       /* this time nothing is written */
+    struct check_versions moved; /* of the keys in data segments */
+    struct check_versions trees; /* LSN of the newest deletion of a path */
     status_t failure;
 };
 
@@ -128,6 +138,59 @@ static bool put_expiry(void *context, const struct toc_entry *entry)
     return status_is_ok(&r->failure);
 }
 
+/* ---- without a toc: by version ---- */
+
+/* Was the key, or a tree that it is in, deleted as such after that version? */
+static bool tree_is_gone(const struct repair *r, struct slice key, uint64_t version)
+{
+    if (r->trees.count == 0)
+        return false;
+    if (check_versions_get(&r->trees, slice_make("", 0)) > version ||
+        check_versions_get(&r->trees, key) > version)
+        return true;
+    for (size_t i = 0; i < key.len; i++)
+        if (key.data[i] == '/' && check_versions_get(&r->trees, slice_make(key.data, i)) > version)
+            return true;
+    return false;
+}
+
+static void collect_moved(void *context, const struct record *record, bool whole)
+{
+    (void)whole;
+    if (record->type == RECORD_MOVED)
+        check_versions_raise(&((struct repair *)context)->moved, record->key, record->version);
+}
+
+static void put_moved(void *context, const struct record *record, bool whole)
+{
+    (void)whole;
+    struct repair *r = context;
+    if (record->type != RECORD_MOVED || check_versions_get(&r->moved, record->key) != record->version ||
+        tree_is_gone(r, record->key, record->version))
+        return;
+    r->values += put(r, record->expire_ms ? RECORD_SET_EXPIRE : RECORD_SET, record->key, record->value,
+                     record->expire_ms);
+}
+
+static void scan_data(struct repair *r, void (*each)(void *context, const struct record *record, bool whole))
+{
+    struct check *c = r->c;
+    const struct scan_sink sink = {.context = r, .record = each, .progress = on_progress};
+    for (size_t i = c->log_count; i < c->segment_count && status_is_ok(&r->failure); i++)
+        if (c->segments[i].usable)
+            check_scan(c, &c->segments[i], &sink);
+}
+
+/* True if the record of the log is to be written. */
+static bool take_by_version(struct repair *r, const struct record *record)
+{
+    if (r->collects && record->type == RECORD_DELTREE)
+        check_versions_raise(&r->trees, record->key, record->lsn);
+    return !r->collects && record->type != RECORD_DELTREE &&
+           record->lsn > check_versions_get(&r->moved, record->key) &&
+           !tree_is_gone(r, record->key, record->lsn);
+}
+
 /* ---- 2: the log ---- */
 
 /* The server's rule: where the chain ends and nothing durable is said to be behind, there is the end. */
@@ -153,9 +216,11 @@ static void put_record(void *context, const struct record *record, bool whole)
     if (record->lsn < r->from_lsn)
         return;
     if (!durable && (r->ended || !whole)) {
-        r->past++;
+        r->past += !r->collects;
         return;
     }
+    if (r->merges && !take_by_version(r, record))
+        return;
     r->records += put(r, record->type, record->key, record->value, record->expire_ms);
 }
 
@@ -164,6 +229,8 @@ static void put_log(struct repair *r)
     struct check *c = r->c;
     const struct scan_sink sink = {
         .context = r, .batch = follow_chain, .record = put_record, .progress = on_progress};
+    r->chain = (struct check_chain){0};
+    r->ended = false;
     for (size_t i = 0; i < c->log_count && status_is_ok(&r->failure); i++)
         if (c->segments[i].usable && c->segments[i].number >= r->from_lsn >> LOG_SEGMENT_SHIFT)
             check_scan(c, &c->segments[i], &sink);
@@ -200,12 +267,17 @@ static double share_left(const struct check_toc *t)
     return keys ? (double)left / (double)keys : 1;
 }
 
+static bool log_is_whole(const struct check *c)
+{
+    const struct check_chain *chain = &c->chain;
+    return chain->any && chain->before_first == 0 &&
+           (chain->gap_lsn == 0 || chain->gap_lsn >= c->durable_lsn);
+}
+
 /* The newest that is good; else the log, if all of that is there, or if no toc has half of its keys. */
 static struct check_toc *best_toc(struct check *c)
 {
-    const struct check_chain *chain = &c->chain;
-    bool all =
-        chain->any && chain->before_first == 0 && (chain->gap_lsn == 0 || chain->gap_lsn >= c->durable_lsn);
+    bool all = log_is_whole(c);
     struct check_toc *best = NULL;
     for (size_t i = 0; i < c->toc_count; i++) {
         struct check_toc *t = &c->tocs[i];
@@ -225,6 +297,10 @@ static void say_how_it_was(const struct repair *r)
                 "%" PRIu64 " values and %" PRIu64 " expiries of toc %" PRIu64 ", then %" PRIu64
                 " records of the log\n",
                 r->values, r->expiries, r->toc->number, r->records);
+    else if (r->merges)
+        fprintf(c->out,
+                "%" PRIu64 " values of data segments and %" PRIu64 " records of the log, by version\n",
+                r->values, r->records);
     else
         fprintf(c->out, "%" PRIu64 " records of the log\n", r->records);
     if (r->past)
@@ -247,6 +323,13 @@ static status_t write_all(struct repair *r)
         check_groups(c, NULL, put_group, r);
         if (status_is_ok(&r->failure))
             check_toc_each(c, r->toc, false, put_expiry, r);
+    } else if (r->merges) {
+        r->collects = true;
+        c->total_bytes *= 2;
+        scan_data(r, collect_moved);
+        put_log(r);
+        r->collects = false;
+        scan_data(r, put_moved);
     }
     put_log(r);
     TRY(r->failure);
@@ -256,6 +339,7 @@ static status_t write_all(struct repair *r)
 enum check_code check_repair(struct check *c, const char *new_path)
 {
     struct repair r = {.c = c, .toc = best_toc(c), .failure = status_ok()};
+    r.merges = r.toc == NULL && c->segment_count > c->log_count && !log_is_whole(c);
     c->done_bytes = 0;
     c->began_us = clock_monotonic_us();
     const struct log_config config = {.disk = c->disk, .path = new_path};
@@ -264,6 +348,8 @@ enum check_code check_repair(struct check *c, const char *new_path)
         s = write_all(&r);
         log_close(r.log);
     }
+    check_versions_deinit(&r.moved);
+    check_versions_deinit(&r.trees);
     check_progress_end(c);
     if (!status_is_ok(&s)) {
         fprintf(stderr, "kvasir check: cannot write the repaired log, remove %s: %s\n", new_path, s.text);

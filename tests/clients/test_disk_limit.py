@@ -1,10 +1,13 @@
 """--disk-limit: the folder stays below it, cleaning makes room, a start finds everything."""
 
+import glob
 import os
+import subprocess
 import threading
 
 import pytest
 from kvasir_client import Error, wait_until
+from kvasir_server import BINARY
 
 pytestmark = [pytest.mark.kvasir]
 
@@ -84,3 +87,34 @@ def test_overwrites_within_a_limit(make_server, threads):
             c.send(b"GET key:%04d\r\n" % key)
         for key in range(KEYS):
             assert c.reply() == value(key, rounds[key])
+
+
+def test_repair_of_a_cleaned_folder_without_checkpoints(make_server):
+    """The log's beginning is gone, both tocs too: data segments and the rest of the log make the whole."""
+    server = make_server("--threads", 1, "--disk-limit", LIMIT).start()
+    rounds = {}
+    with server.client(timeout=60) as c:
+        for n in range(ROUNDS):
+            for first in range(0, KEYS, 500):
+                keys = [key for key in range(first, first + 500) if n == 0 or key % 4]
+                set_surely(c, keys, n)
+                rounds.update((key, n) for key in keys)
+        for key in range(0, KEYS, 10):
+            assert c("DEL", "key:%04d" % key) == 1
+            del rounds[key]
+    assert server.stop() == 0
+    logs = sorted(os.path.basename(path) for path in glob.glob(os.path.join(server.data, "log-*.kv")))
+    assert logs[0] != "log-0000000001.kv" and glob.glob(os.path.join(server.data, "data-*.kv"))
+    for path in glob.glob(os.path.join(server.data, "toc-*.kv")):
+        os.unlink(path)
+    saved = os.path.join(server.directory, "saved")
+    done = subprocess.run([BINARY, "check", server.data, "--repair", saved], capture_output=True, text=True)
+    assert done.returncode == 1 and "by version" in done.stdout, (done.returncode, done.stdout, done.stderr)
+    os.rename(server.data, server.data + ".damaged")
+    os.rename(saved, server.data)
+    server.options = ["--threads", "1"]
+    with server.start().client() as c:
+        for key in range(KEYS):
+            c.send(b"GET key:%04d\r\n" % key)
+        for key in range(KEYS):
+            assert c.reply() == (value(key, rounds[key]) if key in rounds else None), key

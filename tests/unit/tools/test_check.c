@@ -347,6 +347,51 @@ static void test_no_toc_left(void **state)
     free(last);
 }
 
+/* No toc at all, and a log whose beginning is gone because all in it was moved: what data segments and the
+ * rest of the log have makes the whole, by version; nothing that was deleted comes back. */
+static void test_no_toc_but_data_segments(void **state)
+{
+    (void)state;
+    struct store *store;
+    char path[PATH_BYTES];
+    free(make_history("base", 2, true, true));
+    status_t s = open_store("base", &store);
+    assert_true(status_is_ok(&s));
+    write_key(store, "k/30", slice_make("back", 4), 0); /* else its deletion is needed */
+    remember(store);
+    move_values(store, 3, 256); /* the log before this start is not needed any more */
+    delete_tree(store, "m");
+    write_key(store, "m/2", slice_make("again", 5), 0);
+    write_key(store, "k/05", slice_make(NULL, 0), 0);
+    write_key(store, "k/08", slice_make("newer", 5), LATER);
+    remember(store);
+    move_values(store, 4, 128); /* some once more */
+    remember(store);
+    expire_key(store, "k/06", LATER);
+    remember(store);
+    write_key(store, "k/09", slice_make("newest", 6), 0);
+    remember(store);
+    char *last = dump(store);
+    store_close(store);
+    for (unsigned round = 0; round < 3;
+         round++) { /* 2: the file after the first is gone, older values are there */
+        folder_copy("base", "x");
+        assert_int_equal(unlink(under("x", "toc-0000000001.kv", path)), 0);
+        assert_int_equal(unlink(under("x", "toc-0000000002.kv", path)), 0);
+        if (round)
+            assert_int_equal(unlink(under("x", round == 1 ? "log-0000000001.kv" : "log-0000000002.kv", path)),
+                             0);
+        enum check_code code = judge(last, 0, false);
+        assert_int_equal(code, round ? CHECK_DAMAGED : CHECK_WELL);
+        if (round)
+            assert_says("values of data segments and");
+        char *saved = dump_folder("new");
+        assert_string_equal(saved, last);
+        free(saved);
+    }
+    free(last);
+}
+
 /* A block of each toc is damaged: the other's is good there. One toc with a damaged block: the rest of it. */
 static void test_toc_blocks(void **state)
 {
@@ -542,12 +587,19 @@ static int remove_root(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_well),         cmocka_unit_test(test_bit_flips),
-        cmocka_unit_test(test_more_flips),   cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_missing),      cmocka_unit_test(test_no_toc_left),
-        cmocka_unit_test(test_toc_blocks),   cmocka_unit_test(test_versions),
-        cmocka_unit_test(test_foreign_file), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_no_folder),    cmocka_unit_test(test_read_errors),
+        cmocka_unit_test(test_well),
+        cmocka_unit_test(test_bit_flips),
+        cmocka_unit_test(test_more_flips),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_no_toc_left),
+        cmocka_unit_test(test_no_toc_but_data_segments),
+        cmocka_unit_test(test_toc_blocks),
+        cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_foreign_file),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_no_folder),
+        cmocka_unit_test(test_read_errors),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -15,12 +15,15 @@
 #include "tools/options.h"
 #include "tools/tools.h"
 
+enum { TRIES = 3 };
+
 static const char about[] =
     "Verifies every checksum of a data folder: the log's segments, the checkpoints (tocs), and that each "
     "key's\n"
     "value is where they say. It changes nothing there. The server may be running; then only what it had "
     "made\n"
-    "durable when the check began is looked at.\n"
+    "durable when the check began is looked at, and the check begins anew if files that it removed\n"
+    "look like damage.\n"
     "Exit code: 0 well, 1 damaged but the server would start, 2 damaged, 3 not everything could be read.\n"
     "--repair writes what is valid to a new folder, from which a server starts. Exit code then: 0 nothing "
     "was\n"
@@ -254,16 +257,37 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
     return code;
 }
 
-enum check_code check_run(const struct check_options *o)
+/* ---- beside a running server ---- */
+
+/* Has the server removed a file that was there when this check began? */
+static bool files_gone(struct check *c)
+{
+    bool gone = false;
+    char name[SEGMENT_NAME_BYTES];
+    for (size_t i = 0; i < c->segment_count && !gone; i++) {
+        segment_file_name(name, c->segments[i].data, c->segments[i].number);
+        int fd = c->disk->ops->open(c->disk, c->folder, name, false, false);
+        gone = fd == -ENOENT;
+        if (fd >= 0)
+            c->disk->ops->close(c->disk, fd);
+    }
+    return gone;
+}
+
+/* *again: what was found may only look like damage, because files went meanwhile. */
+static enum check_code check_once(const struct check_options *o, FILE *out, bool *again)
 {
     struct check c = {.disk = o->disk,
                       .path = o->path,
                       .folder = -1,
                       .limit_lsn = CHECK_NO_LIMIT,
-                      .out = o->out,
+                      .out = out,
                       .progress = o->progress,
                       .began_us = clock_monotonic_us()};
     enum check_code code = check_all(&c, o);
+    bool doubtful =
+        c.damages || c.unreadables || c.chosen == NULL; /* or all has gone that could be looked at */
+    *again = c.live && doubtful && files_gone(&c);
     for (size_t i = 0; i < c.toc_count; i++)
         toc_close(c.tocs[i].toc);
     if (c.folder >= 0)
@@ -271,6 +295,29 @@ enum check_code check_run(const struct check_options *o)
     free(c.tocs);
     free(c.segments);
     return code;
+}
+
+enum check_code check_run(const struct check_options *o)
+{
+    for (unsigned tries = 1;; tries++) {
+        char *text = NULL;
+        size_t bytes = 0;
+        bool again;
+        FILE *out = open_memstream(&text, &bytes);
+        CHECK(out != NULL);
+        enum check_code code = check_once(o, out, &again);
+        CHECK(fclose(out) == 0);
+        bool tell = !again || tries == TRIES;
+        if (tell)
+            (void)fwrite(text, 1, bytes, o->out); /* the caller looks for errors of the stream */
+        free(text);
+        if (tell && again)
+            fprintf(o->out, "not exact: the server has removed files meanwhile, which looks like damage. "
+                            "Make a copy with "
+                            "`kvasir backup PATH` and check that, or stop the server\n");
+        if (tell)
+            return again ? CHECK_UNREADABLE : code;
+    }
 }
 
 int tool_check(int argc, char **argv)

@@ -566,6 +566,91 @@ static void test_read_errors(void **state)
     free(last);
 }
 
+/* ---- beside a server that cleans ---- */
+
+static struct {
+    struct store *store;
+    unsigned cleanings, done; /* after so many listings still to come; so far */
+} cleaner;
+
+/* All log files but the newest go, and the tocs that named them. */
+static void clean_all(struct store *store)
+{
+    static const char filler[BIG_BYTES];
+    char path[PATH_BYTES];
+    struct folder_file files[FILES_MAX];
+    unsigned before = folder_files("base", files);
+    uint64_t number = 10 + cleaner.done++;
+    for (unsigned i = 0; i < 8; i++)
+        write_key(store, "filler", slice_make(filler, sizeof filler), 0);
+    move_values(store, number, 256);
+    write_key(store, "k/01", slice_make("x", 1), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        checkpoint(store);
+        while (store_keep(store))
+            flush_store(store);
+    }
+    unsigned gone = 0;
+    for (unsigned i = 0; i < before; i++)
+        gone +=
+            access(under("base", files[i].name, path), F_OK) < 0 && strncmp(files[i].name, "log-", 4) == 0;
+    assert_true(gone > 0);
+}
+
+static int list_then_clean(struct disk *disk, int folder, int (*each)(void *context, const char *name),
+                           void *context)
+{
+    (void)disk;
+    int r = disk_real()->ops->list(disk_real(), folder, each, context);
+    if (cleaner.cleanings) {
+        cleaner.cleanings--;
+        clean_all(cleaner.store);
+    }
+    return r;
+}
+
+static enum check_code check_beside_cleaning(unsigned cleanings)
+{
+    struct disk_ops ops = *disk_real()->ops;
+    ops.list = list_then_clean;
+    struct disk disk = {&ops};
+    char path[PATH_BYTES];
+    FILE *out = fmemopen(out_text, OUT_BYTES, "w");
+    assert_non_null(out);
+    struct check_options options = {.disk = &disk, .path = under("base", "", path), .out = out};
+    cleaner.cleanings = cleanings;
+    enum check_code code = check_run(&options);
+    fclose(out);
+    assert_int_equal(cleaner.cleanings, 0);
+    return code;
+}
+
+static void test_beside_cleaning(void **state)
+{
+    (void)state;
+    free(make_history("base", 2, true, true));
+    status_t s = open_store("base", &cleaner.store);
+    assert_true(status_is_ok(&s));
+    cleaner.done = 0;
+    assert_int_equal(check_beside_cleaning(0), CHECK_WELL);
+    for (unsigned n = 1; n < 3; n++) {
+        assert_int_equal(check_beside_cleaning(n), CHECK_WELL);
+        assert_null(strstr(out_text, "damaged"));
+    }
+    assert_int_equal(check_beside_cleaning(3), CHECK_UNREADABLE);
+    assert_says("kvasir backup");
+    /* Damage is damage, also then. */
+    struct folder_file files[FILES_MAX];
+    unsigned n = folder_files("base", files);
+    for (unsigned i = 0; i < n; i++)
+        if (strncmp(files[i].name, "toc-", 4) == 0)
+            flip("base", files[i].name, 4096 + 500, 1);
+    assert_true(check_beside_cleaning(0) != CHECK_WELL);
+    assert_says("damaged");
+    assert_null(strstr(out_text, "kvasir backup"));
+    store_close(cleaner.store);
+}
+
 static int make_root(void **state)
 {
     (void)state;
@@ -600,6 +685,7 @@ int main(void)
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_no_folder),
         cmocka_unit_test(test_read_errors),
+        cmocka_unit_test(test_beside_cleaning),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

@@ -433,6 +433,32 @@ def test_disk_full_while_a_checkpoint_is_written(make_server, io):
         assert c("DBSIZE") == 500 + len(stored)
 
 
+def test_disk_full_while_a_backup_is_made(make_server):
+    """There is room for its checkpoint, not for the copy of the last segment: an error, nothing is left, all goes on."""
+    server = make_server("--threads", 2)
+    folder = on_tmpfs(server)
+    with server.client() as c:
+        assert set(c.pipeline(("SET", b"k:%04d" % i, b"x" * 10000) for i in range(300))) == {"OK"}
+        ballast = fill_disk(folder)
+        os.truncate(ballast, os.path.getsize(ballast) - (1 << 20))
+        error = c.error("BACKUP", server.data + "/backup")
+        assert "No space left" in error, error
+        assert not [name for name in os.listdir(folder) if "backup" in name]
+        assert "the backup" in server.log() and "was given up" in server.log()
+        assert c("SET", "after", "x") == "OK" and c("DEL", "k:0001") == 1
+        assert c("GET", "k:0000") == b"x" * 10000 and c("GET", "k:0001") is None
+        # Without room for its checkpoint either.
+        fill_disk(folder)
+        error = c.error("BACKUP", server.data + "/backup")
+        assert "No space left" in error, error
+        assert not [name for name in os.listdir(folder) if "backup" in name or name.endswith(".tmp")]
+        assert c("SET", "after", "y") == "OK" and c("DEL", "k:0002") == 1
+        os.unlink(ballast)
+        c("BACKUP", server.data + "/backup")
+        assert any(name.startswith("log-") for name in os.listdir(folder + "/backup"))
+        assert c("DBSIZE") == 299
+
+
 @pytest.mark.parametrize("io", ["uring", "epoll"])
 def test_disk_full_while_values_are_on_disk(make_server, io):
     server = make_server("--io", io, "--threads", 2, "--memory", "32M", env={"KVASIR_FAULT": "checkpoint:1000000"})

@@ -156,7 +156,7 @@ static void test_failures_lose_nothing(void **state)
     uint64_t failures = 0;
     (void)state;
     for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++) {
-        for (uint64_t after = 1; after <= 3; after++) {
+        for (uint64_t after = 1; after <= 6; after++) {
             struct fixture f;
             fixture_init(&f, 1);
             fill(&f);
@@ -168,14 +168,16 @@ static void test_failures_lose_nothing(void **state)
                 }
             }
             f.sim->fail_op = ops[op];
-            f.sim->fail_after = after;
-            f.sim->fail_errno = ENOSPC;
+            f.sim->fail_after = (after + 1) / 2;
+            f.sim->fail_errno = after % 2 ? ENOSPC : EIO;
             for (int i = 0; i < 20000 && store_keep(f.store) && f.sim->fail_after; i++)
                 ;
             f.sim->fail_after = 0;
             store_cleaner_stats_get(f.store, &cleaner);
             failures += cleaner.failures;
             check_all(&f);
+            put_surely(&f, text("further"), text("write")); /* writes and deletes go on */
+            assert_int_equal(put(f.sw, text("further"), (struct slice){0}, 0), STORE_OK);
             for (int i = 0; i < 3; i++)
                 checkpoint(&f);
             check_all(&f);
@@ -184,7 +186,57 @@ static void test_failures_lose_nothing(void **state)
             fixture_deinit(&f);
         }
     }
-    assert_true(failures > 6);
+    assert_true(failures > 12);
+}
+
+/* Each operation of a checkpoint fails in turn, for good while it is under way: it is given up and says so,
+ * the one before stays and is good for a start, reads, writes and deletes go on, and the next one succeeds.
+ */
+static void test_failing_checkpoints(void **state)
+{
+    static const enum sim_op ops[] = {SIM_CREATE, SIM_ALLOCATE, SIM_WRITE, SIM_SYNC, SIM_RENAME};
+    struct store_checkpoint_stats stats;
+    unsigned failures = 0;
+    (void)state;
+    for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++) {
+        for (int full = 0; full < 2; full++) {
+            struct fixture f;
+            fixture_init(&f, 1);
+            put_surely(&f, text("old"), text("value"));
+            checkpoint(&f);
+            put_surely(&f, text("new"), text("value"));
+            fixture_flush(&f, 0);
+            uint64_t ticket = store_checkpoint_request(f.store);
+            f.sim->fail_op = ops[op];
+            f.sim->fail_after = 1;
+            f.sim->fail_errno = full ? ENOSPC : EIO;
+            for (int i = 0; i < 1000 && store_checkpoint_state(f.store, ticket) == STORE_CHECKPOINT_RUNNING;
+                 i++)
+                (void)store_keep(f.store);
+            bool reached = f.sim->fail_after == 0;
+            f.sim->fail_after = 0;
+            assert_int_equal(store_checkpoint_state(f.store, ticket),
+                             reached ? STORE_CHECKPOINT_FAILED : STORE_CHECKPOINT_DONE);
+            store_checkpoint_stats_get(f.store, &stats);
+            assert_int_equal(stats.failures, reached);
+            assert_int_equal(stats.number, reached ? 1 : 2);
+            assert_int_equal(stats.error[0] != '\0', reached);
+            assert_non_null(sim_disk_file(f.sim, "toc-0000000001.kv"));
+            assert_null(sim_disk_file(f.sim, "toc-0000000002.tmp"));
+            failures += reached;
+            assert_value(f.sw, "old", "value");
+            put_surely(&f, text("further"), text("write"));
+            assert_int_equal(put(f.sw, text("old"), (struct slice){0}, 0), STORE_OK);
+            fixture_reopen(&f); /* from the one before */
+            assert_value(f.sw, "new", "value");
+            checkpoint(&f);
+            fixture_reopen(&f);
+            assert_value(f.sw, "further", "write");
+            assert_absent(f.sw, "old");
+            fixture_deinit(&f);
+        }
+    }
+    assert_true(failures >= 8);
 }
 
 /* Within a limit writes are refused before it is passed, deletes are not, and room that comes free is used.
@@ -240,11 +292,9 @@ static void test_disk_limit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_space_comes_back),
-        cmocka_unit_test(test_orphans_go),
-        cmocka_unit_test(test_damage_keeps_a_victim),
-        cmocka_unit_test(test_failures_lose_nothing),
-        cmocka_unit_test(test_disk_limit),
+        cmocka_unit_test(test_space_comes_back),      cmocka_unit_test(test_orphans_go),
+        cmocka_unit_test(test_damage_keeps_a_victim), cmocka_unit_test(test_failures_lose_nothing),
+        cmocka_unit_test(test_failing_checkpoints),   cmocka_unit_test(test_disk_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

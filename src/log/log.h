@@ -214,7 +214,7 @@ struct log_stats {
     uint64_t segments;
     uint64_t files_bytes; /* on disk, all segments */
     uint64_t replayed_records;
-    uint64_t replayed_bytes; /* that these took in the log */
+    uint64_t replayed_bytes;   /* that these took in the log */
     uint64_t cut_bytes;        /* torn tail removed at start */
     struct histogram flush_us; /* latency of a flush */
 };

@@ -1,10 +1,10 @@
 /* loading: who answers while the store is being opened, which can take long.
  *
  * A thread accepts early clients and answers every request with `-LOADING kvasir is loading: 43%, 1204 of
- * 2800 MiB, 12345678 keys`, writes one line a second to the log, and ends the process when it is told to stop: loading
- * changes nothing that a crash could not change too, so it may be left at any point. Afterwards the sockets
- * go on to the workers, with the request that had come in part, if any. Closed are those that were to be
- * closed anyway and those that have not read their answers.
+ * 2800 MiB, 12345678 keys`, writes one line a second to the log, and ends the process when it is told to
+ * stop: loading changes nothing that a crash could not change too, so it may be left at any point. Afterwards
+ * the sockets go on to the workers, with the request that had come in part, if any. Closed are those that
+ * were to be closed anyway and those that have not read their answers.
  *
  * Memory is bounded: LOADING_SOCKETS_MAX sockets (others wait in the listeners' queues until the workers take
  * them), each with LOADING_INPUT_BYTES of input and about as much output. A request that is longer waits for

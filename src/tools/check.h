@@ -1,8 +1,8 @@
 /* check: what is right and what is not in a data folder, and how much of it can be saved.
  *
  * It only reads the folder. The server may be running: then what lies behind the last point that the log
- * itself calls durable is not looked at, and when files that it has removed meanwhile could be what looks like
- * damage, the check begins anew, some times; then it says that it is not exact (CHECK_UNREADABLE).
+ * itself calls durable is not looked at, and when files that it has removed meanwhile could be what looks
+ * like damage, the check begins anew, some times; then it says that it is not exact (CHECK_UNREADABLE).
  *
  * Memory: 256 MiB at most for one bit a place at which a record may begin, in 16 GiB of segments at a time
  * (for more the tocs are read again), 32 bytes a segment file, and the largest batch of the log.

@@ -61,6 +61,9 @@ struct resident_queue {
     struct resident_chunk *head, *tail, *spare;
     unsigned head_at, tail_at;
     enum resident_kind kind;
+    /* A pass that drops what is stale (memory.c). */
+    _Atomic uint64_t pass_left; /* of the oldest, so many it has still to look at; written with the lock */
+    struct seen_refs *seen;     /* the owner's: what the pass has kept; malloc; NULL: no pass */
 };
 
 struct store_worker_private {

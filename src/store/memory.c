@@ -41,6 +41,12 @@ struct resident_chunk {
     struct resident items[CHUNK_RESIDENTS];
 };
 
+/* A bit for each place in the arena. */
+struct seen_refs {
+    uint64_t refs;
+    uint64_t words[];
+};
+
 /* ---- the queues ---- */
 
 static uint64_t load(const _Atomic uint64_t *value)
@@ -93,16 +99,18 @@ static void queue_put(struct resident_queue *q, const struct resident *items, un
     spin_unlock(&q->lock);
 }
 
-/* Up to n of the oldest; how many. */
-static unsigned queue_take(struct resident_queue *q, struct resident *items, unsigned n)
+/* Up to n of the oldest, of those that the pass has still to look at when there is one of the caller; how
+ * many. */
+static unsigned queue_take(struct resident_queue *q, struct resident *items, unsigned n, bool pass)
 {
     spin_lock(&q->lock);
-    uint64_t count = load(&q->count);
-    if (n > count)
-        n = (unsigned)count;
+    uint64_t count = load(&q->count), pass_left = load(&q->pass_left), most = pass ? pass_left : count;
+    if (n > most)
+        n = (unsigned)most;
     for (unsigned i = 0; i < n; i++)
         items[i] = take_one(q, count - 1 - i);
     atomic_store_explicit(&q->count, count - n, memory_order_relaxed);
+    atomic_store_explicit(&q->pass_left, pass_left > n ? pass_left - n : 0, memory_order_relaxed);
     spin_unlock(&q->lock);
     return n;
 }
@@ -115,6 +123,7 @@ void memory_queue_deinit(struct resident_queue *q)
         q->head = next;
     }
     free(q->spare);
+    free(q->seen);
     *q = (struct resident_queue){0};
 }
 
@@ -200,10 +209,21 @@ static enum resident_kind kind_of(uint32_t meta)
     return meta & NODE_EXTERNAL ? RESIDENT_EXTERNAL : RESIDENT_INTERNAL;
 }
 
+/* Notes it. */
+static bool was_seen(struct seen_refs *seen, uint32_t ref)
+{
+    uint64_t bit = 1ull << ref % 64;
+    if (ref >= seen->refs)
+        return false;
+    bool was = seen->words[ref / 64] & bit;
+    seen->words[ref / 64] |= bit;
+    return was;
+}
+
 /* The candidate leaves memory, stays in a queue (true), or is dropped. *kind: which queue it is from, and
- * belongs to. */
+ * belongs to. seen: see drop_stale, or NULL. */
 static bool keeps(struct store *store, struct store_worker_private *p, struct resident item,
-                  struct excess excess, uint32_t hint, enum resident_kind *kind)
+                  struct excess excess, uint32_t hint, struct seen_refs *seen, enum resident_kind *kind)
 {
     uint64_t hash = (uint64_t)item.hash_high << 32; /* all that is needed of it here */
     uint32_t stripe = keylock_stripe(hash);
@@ -212,6 +232,8 @@ static bool keeps(struct store *store, struct store_worker_private *p, struct re
         return true;
     struct node *node = hash_table_holds_near(&store->hash, item.hash_high, item.ref);
     if (node == NULL || !payload_is_evictable(node_meta(node))) {
+        keep = false;
+    } else if (seen && was_seen(seen, item.ref)) {
         keep = false;
     } else if (node_meta(node) & NODE_TOUCHED) {
         /* Relaxed: only a hint, and writers may overwrite it. */
@@ -247,13 +269,13 @@ static void prefetch_leaves(struct store *store, const struct resident *items, u
         hints[indexes[i]] = leaves[i];
 }
 
-/* The oldest of a queue, which may be another worker's. False: there is none. */
+/* The oldest of a queue, which may be another worker's. seen: as for keeps. False: there is none. */
 static bool consider_some(struct store *store, struct store_worker_private *p, struct resident_queue *q,
-                          struct excess excess)
+                          struct excess excess, struct seen_refs *seen)
 {
     struct resident items[STEPS_BETWEEN_LOOKS], kept[RESIDENT_KINDS][STEPS_BETWEEN_LOOKS];
     uint32_t hints[STEPS_BETWEEN_LOOKS] = {0};
-    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS), counts[RESIDENT_KINDS] = {0};
+    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS, seen != NULL), counts[RESIDENT_KINDS] = {0};
     uint64_t evicted = load(&p->evicted);
     for (unsigned i = 0; i < n; i++) {
         hash_table_prefetch(&store->hash, (uint64_t)items[i].hash_high << 32);
@@ -263,14 +285,61 @@ static bool consider_some(struct store *store, struct store_worker_private *p, s
         prefetch_leaves(store, items, n, hints);
     for (unsigned i = 0; i < n; i++) {
         enum resident_kind kind = q->kind;
-        if (keeps(store, p, items[i], excess, hints[i], &kind))
+        if (keeps(store, p, items[i], excess, hints[i], seen, &kind))
             kept[kind][counts[kind]++] = items[i];
     }
     for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
         if (counts[kind])
             queue_put(kind == (unsigned)q->kind ? q : &p->residents[kind], kept[kind], counts[kind]);
-    p->fruitless = load(&p->evicted) == evicted ? p->fruitless + n : 0;
+    if (seen == NULL)
+        p->fruitless = load(&p->evicted) == evicted ? p->fruitless + n : 0;
     return n > 0;
+}
+
+/* ---- what is stale in a queue ---- */
+
+/* Deletes leave entries behind, and a key that is deleted and set again has one more each time, perhaps of
+ * the same node or of another one in the same place. They go when they come to the front, which may be never
+ * while there is enough memory. So a queue that is too long is gone through once, some entries with each
+ * write: what has left goes, and of several entries of one node all but the first.
+ *
+ * An entry goes only when its pass has kept another one of the node since the pass began, behind all that the
+ * pass looks at; so one always stays, whoever else takes from the queue. */
+static void drop_stale(struct store *store, struct store_worker_private *p, struct resident_queue *q)
+{
+    if (q->seen == NULL) {
+        uint64_t refs = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
+        q->seen = calloc(1, sizeof *q->seen + (refs / 64 + 1) * sizeof *q->seen->words);
+        if (q->seen == NULL)
+            return; /* with the next value */
+        q->seen->refs = refs;
+        spin_lock(&q->lock);
+        atomic_store_explicit(&q->pass_left, load(&q->count), memory_order_relaxed);
+        spin_unlock(&q->lock);
+    }
+    if (!consider_some(store, p, q, (struct excess){0}, q->seen)) {
+        free(q->seen);
+        q->seen = NULL;
+    }
+}
+
+static bool has_stale(const struct store *store, const struct resident_queue *q)
+{
+    return q->seen || load(&q->count) > 2 * load(&store->keys) + CHUNK_RESIDENTS;
+}
+
+/* So many steps of passes over the worker's own queues. The caller holds no key's lock. True: a pass is under
+ * way. */
+static bool drop_some_stale(struct store_worker *sw, unsigned steps)
+{
+    bool more = false;
+    for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++) {
+        struct resident_queue *q = &sw->private->residents[kind];
+        for (unsigned i = 0; i < steps && has_stale(sw->store, q); i += STEPS_BETWEEN_LOOKS)
+            drop_stale(sw->store, sw->private, q);
+        more |= q->seen != NULL;
+    }
+    return more;
 }
 
 /* That of the worker who has brought most: he may be idle. */
@@ -302,11 +371,13 @@ bool memory_relieve(struct store_worker *sw, unsigned steps)
     struct store_worker_private *p = sw->private;
     if (!store_evicts(store))
         return false;
+    (void)drop_some_stale(sw, steps);
     for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
         struct excess excess = excess_of(store);
         bool any =
-            excess.external && consider_some(store, p, longest_queue(store, RESIDENT_EXTERNAL), excess);
-        any |= excess.internal && consider_some(store, p, longest_queue(store, RESIDENT_INTERNAL), excess);
+            excess.external && consider_some(store, p, longest_queue(store, RESIDENT_EXTERNAL), excess, NULL);
+        any |=
+            excess.internal && consider_some(store, p, longest_queue(store, RESIDENT_INTERNAL), excess, NULL);
         if (!any)
             return false;
     }
@@ -317,13 +388,6 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
                      uint32_t meta)
 {
     struct resident item = {.hash_high = (uint32_t)(hash >> 32), .ref = ref};
-    struct resident_queue *internal = &p->residents[RESIDENT_INTERNAL];
-    struct resident_queue *external = &p->residents[RESIDENT_EXTERNAL];
-    /* Deletes leave stale entries behind. They go when they come to the front, which may be never while there
-     * is enough memory. */
-    if (load(&internal->count) + load(&external->count) > 2 * load(&store->keys) + CHUNK_RESIDENTS)
-        (void)consider_some(store, p, load(&internal->count) > load(&external->count) ? internal : external,
-                            (struct excess){0});
     queue_put(&p->residents[kind_of(meta)], &item, 1);
 }
 
@@ -376,6 +440,7 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
 {
     struct store_worker_private *p = sw->private;
     p->unlooked_bytes += bytes;
+    (void)drop_some_stale(sw, STEPS_BETWEEN_LOOKS);
     if (p->unlooked_bytes < LOOK_BYTES && !is_pressed(sw->store))
         return;
     p->unlooked_bytes = 0;
@@ -438,7 +503,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
     struct store *store = sw->store;
     if (!store_evicts(store))
         return false;
-    bool more = false;
+    bool more = drop_some_stale(sw, steps);
     if (sw->private->index == 0) {
         if (sw->now_ms >= store->measure_next_ms && !store->config.no_threads) {
             memory_measure(store);
@@ -452,7 +517,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
         if (due_ms && store->measure_next_ms < *due_ms)
             *due_ms = store->measure_next_ms;
         if (atomic_load_explicit(&store->fill_wanted, memory_order_relaxed))
-            more = fill_queue(sw, steps);
+            more |= fill_queue(sw, steps);
     }
     /* Twice round the queues: who was read since the last time leaves in the second. When that has helped
      * nothing, at the next measurement. */

@@ -159,4 +159,27 @@ static inline uint64_t count(struct store_worker *sw)
     return n;
 }
 
+/* Is the value out of memory? */
+static inline bool is_cold(struct fixture *f, const char *name, struct store_view *view)
+{
+    struct store_key key;
+    store_turn_begin(f->sw);
+    store_key_prepare(f->sw, &key, text(name));
+    enum store_result r = store_find(f->sw, &key, view);
+    store_turn_end(f->sw);
+    return r == STORE_COLD;
+}
+
+/* Deferred work until there is no more. */
+static inline void background(struct fixture *f)
+{
+    bool more = true;
+    for (int turns = 0; turns < 10000 && more; turns++) {
+        store_turn_begin(f->sw);
+        more = store_background(f->sw, 64, NULL);
+        store_turn_end(f->sw);
+    }
+    assert_false(more);
+}
+
 #endif

@@ -14,17 +14,6 @@ static void evict_all(struct fixture *f)
     store_turn_end(f->sw);
 }
 
-/* Is the value out of memory? */
-static bool is_cold(struct fixture *f, const char *name, struct store_view *view)
-{
-    struct store_key key;
-    store_turn_begin(f->sw);
-    store_key_prepare(f->sw, &key, text(name));
-    enum store_result r = store_find(f->sw, &key, view);
-    store_turn_end(f->sw);
-    return r == STORE_COLD;
-}
-
 static uint64_t preads(struct fixture *f)
 {
     struct store_fetch_stats stats;
@@ -228,194 +217,6 @@ static void test_every_form(void **state)
     fixture_deinit(&f);
 }
 
-/* With a cap: values leave by themselves, those that are read stay longer, all are there. */
-static void test_the_cap_evicts(void **state)
-{
-    enum { KEYS = 400, BYTES = 50000, CAP = 8 << 20 };
-    struct fixture f = {.sim = sim_disk_create(1)};
-    struct store_stats stats;
-    struct store_view view;
-    char name[32], *value = calloc(1, BYTES + 1);
-    (void)state;
-    f.config = (struct store_config){.disk = &f.sim->disk,
-                                     .path = "sim",
-                                     .workers = 1,
-                                     .memory_bytes_max = CAP,
-                                     .log_segment_bytes_max = 8 << 20,
-                                     .no_threads = true};
-    fixture_open(&f);
-    for (int i = 0; i < KEYS; i++) {
-        memset(value, 'a' + i % 26, BYTES);
-        snprintf(name, sizeof name, "k:%d", i);
-        put_surely(&f, text(name), text(value));
-        assert_false(is_cold(&f, "k:0", &view)); /* touched again and again */
-        store_stats_get(f.store, &stats);
-        assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
-    }
-    unsigned cold = 0;
-    for (int i = 0; i < KEYS; i++) {
-        snprintf(name, sizeof name, "k:%d", i);
-        cold += is_cold(&f, name, &view);
-    }
-    assert_in_range(cold, KEYS - CAP / BYTES, KEYS - 1);
-    fixture_reopen(&f); /* replay too keeps within the cap */
-    store_stats_get(f.store, &stats);
-    assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
-    for (int i = 0; i < KEYS; i++) {
-        memset(value, 'a' + i % 26, BYTES);
-        snprintf(name, sizeof name, "k:%d", i);
-        assert_value(f.sw, name, value);
-    }
-    store_stats_get(f.store, &stats);
-    assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
-    free(value);
-    fixture_deinit(&f);
-}
-
-/* Many small values that need not leave stand in nobody's way when a few large ones must. */
-static void test_large_values_leave_beside_small_ones(void **state)
-{
-    enum { SMALL = 20000, LARGE_ONES = 200, BYTES = 50000, CAP = 8 << 20 };
-    struct fixture f = {.sim = sim_disk_create(1)};
-    struct store_stats stats;
-    struct store_view view;
-    char name[32], *value = calloc(1, BYTES);
-    (void)state;
-    f.config = (struct store_config){.disk = &f.sim->disk,
-                                     .path = "sim",
-                                     .workers = 1,
-                                     .memory_bytes_max = CAP,
-                                     .log_segment_bytes_max = 8 << 20,
-                                     .no_threads = true};
-    fixture_open(&f);
-    for (int i = 0; i < SMALL; i++) {
-        snprintf(name, sizeof name, "s:%d", i);
-        put_surely(&f, text(name), slice_make(value, 150));
-    }
-    for (int i = 0; i < LARGE_ONES; i++) { /* they become large in place */
-        snprintf(name, sizeof name, "l:%d", i);
-        put_surely(&f, text(name), slice_make(value, 100));
-    }
-    for (int i = 0; i < SMALL / 2; i++) { /* so there is room in the arena: the others can stay */
-        snprintf(name, sizeof name, "s:%d", i);
-        put_surely(&f, text(name), slice_make(NULL, 0));
-    }
-    store_turn_begin(f.sw);
-    while (store_background(f.sw, 1000, NULL))
-        ;
-    store_turn_end(f.sw);
-    for (int i = 0; i < LARGE_ONES; i++) {
-        snprintf(name, sizeof name, "l:%d", i);
-        put_surely(&f, text(name), slice_make(value, BYTES));
-        store_stats_get(f.store, &stats);
-        assert_true(stats.memory_index_bytes + stats.memory_value_bytes <= CAP);
-    }
-    unsigned cold = 0;
-    for (int i = SMALL / 2; i < SMALL; i++) {
-        snprintf(name, sizeof name, "s:%d", i);
-        cold += is_cold(&f, name, &view);
-    }
-    assert_true(cold < SMALL / 4);
-    free(value);
-    fixture_deinit(&f);
-}
-
-/* The index alone is too large: new keys are refused; overwrites, deletes and reads go on. */
-static void test_the_index_does_not_fit(void **state)
-{
-    struct fixture f;
-    char name[64];
-    int stored = 0;
-    (void)state;
-    fixture_init(&f, 1);
-    store_memory_max_set(f.store, 6 << 20);
-    enum store_result r = STORE_OK;
-    for (; r == STORE_OK && stored < 200000; stored += r == STORE_OK) {
-        snprintf(name, sizeof name, "a key of some length, number %d", stored);
-        r = put(f.sw, text(name), text("v"), 0);
-        if (stored % 1000 == 0)
-            fixture_flush(&f, 0);
-        if (r == STORE_BUSY) {
-            fixture_flush(&f, 0);
-            r = put(f.sw, text(name), text("v"), 0);
-        }
-    }
-    assert_int_equal(r, STORE_NO_MEMORY);
-    assert_true(stored > 10000);
-    put_surely(&f, text("a key of some length, number 0"), text("other"));
-    assert_value(f.sw, "a key of some length, number 0", "other");
-    for (int i = 1; i < stored / 2; i++) {
-        snprintf(name, sizeof name, "a key of some length, number %d", i);
-        put_surely(&f, text(name), (struct slice){0});
-    }
-    for (int turns = 0; turns < 1000; turns++) {
-        store_turn_begin(f.sw);
-        (void)store_background(f.sw, 1000, NULL);
-        store_turn_end(f.sw);
-    }
-    put_surely(&f, text("new"), text("v"));
-    fixture_deinit(&f);
-}
-
-/* A start with less than the index needs says what it needs. */
-static void test_a_start_with_too_little(void **state)
-{
-    struct fixture f;
-    char name[64];
-    (void)state;
-    fixture_init(&f, 1);
-    for (int i = 0; i < 100000; i++) {
-        snprintf(name, sizeof name, "a key of some length, number %d", i);
-        if (put(f.sw, text(name), text("v"), 0) == STORE_BUSY)
-            i--;
-        if (i % 100 == 0)
-            fixture_flush(&f, 0);
-    }
-    fixture_flush(&f, 0);
-    store_close(f.store);
-    sim_disk_restart(f.sim);
-    f.config.memory_bytes_max = 4 << 20;
-    f.store = NULL;
-    status_t s = store_open(&f.config, &f.store);
-    assert_int_equal(s.code, STATUS_INVALID);
-    assert_non_null(strstr(s.text, "--memory 4 MiB is too little"));
-    f.config.memory_bytes_max = 64 << 20;
-    fixture_open(&f);
-    assert_int_equal(count(f.sw), 100000);
-    fixture_deinit(&f);
-}
-
-/* A cap that is set later finds the values that were there before. */
-static void test_a_cap_set_later(void **state)
-{
-    enum { KEYS = 100, BYTES = 50000 };
-    struct fixture f;
-    struct store_view view;
-    char name[32], *value = calloc(1, BYTES);
-    unsigned cold = 0;
-    (void)state;
-    fixture_init(&f, 1);
-    for (int i = 0; i < KEYS; i++) {
-        snprintf(name, sizeof name, "k:%d", i);
-        put_surely(&f, text(name), slice_make(value, BYTES));
-    }
-    store_memory_max_set(f.store, 4 << 20);
-    bool more = true;
-    for (int turns = 0; turns < 100 && more; turns++) {
-        store_turn_begin(f.sw);
-        more = store_background(f.sw, 16, NULL);
-        store_turn_end(f.sw);
-    }
-    assert_false(more);
-    for (int i = 0; i < KEYS; i++) {
-        snprintf(name, sizeof name, "k:%d", i);
-        cold += is_cold(&f, name, &view);
-    }
-    assert_in_range(cold, KEYS / 3, KEYS);
-    free(value);
-    fixture_deinit(&f);
-}
-
 static bool is_touched(struct fixture *f, const char *name)
 {
     struct store_key key;
@@ -506,10 +307,7 @@ static void test_relocation(void **state)
     store_turn_end(f.sw);
     assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_NOT_NOW);
     fixture_flush(&f, 0);
-    store_turn_begin(f.sw);
-    while (store_background(f.sw, 16, NULL))
-        ;
-    store_turn_end(f.sw);
+    background(&f);
     assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_MOVED);
     assert_int_equal(put(f.sw, text("k"), (struct slice){0}, 0), STORE_OK);
     assert_int_equal(relocate(&f, "k", version, to), PAYLOAD_ELSEWHERE);
@@ -535,11 +333,6 @@ int main(void)
         cmocka_unit_test(test_nothing_leaves_beside_a_deleted_tree),
         cmocka_unit_test(test_every_form),
         cmocka_unit_test(test_relocation),
-        cmocka_unit_test(test_the_cap_evicts),
-        cmocka_unit_test(test_large_values_leave_beside_small_ones),
-        cmocka_unit_test(test_the_index_does_not_fit),
-        cmocka_unit_test(test_a_start_with_too_little),
-        cmocka_unit_test(test_a_cap_set_later),
         cmocka_unit_test(test_walks_touch_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

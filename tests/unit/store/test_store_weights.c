@@ -22,13 +22,10 @@ static void expire(struct fixture *f, const char *name, uint64_t expire_ms)
     fixture_flush(f, 0);
 }
 
-static void background(struct fixture *f)
+static void settle(struct fixture *f)
 {
     fixture_flush(f, 0);
-    store_turn_begin(f->sw);
-    while (store_background(f->sw, 100, NULL))
-        ;
-    store_turn_end(f->sw);
+    background(f);
 }
 
 static void evict_all(struct fixture *f)
@@ -68,14 +65,14 @@ static void test_every_operation(void **state)
     assert_int_equal(live_bytes(&f), large + 2 * small);
     assert_int_equal(put(f.sw, text("b/1"), (struct slice){0}, 0), STORE_OK);
     assert_int_equal(live_bytes(&f), large + small);
-    background(&f);
+    settle(&f);
     assert_int_equal(live_bytes(&f), large + small);
     put_surely(&f, text("b/1"), text("value"));
     store_turn_begin(f.sw);
     assert_int_equal(store_delete_tree(f.sw, text("a"), &removed), STORE_OK);
     store_turn_end(f.sw);
     assert_int_equal(live_bytes(&f), large + 2 * small); /* until it is cleared away */
-    background(&f);
+    settle(&f);
     assert_int_equal(live_bytes(&f), small);
     fixture_reopen(&f);
     assert_int_equal(live_bytes(&f), small);

@@ -264,11 +264,8 @@ static void print_keyspace(struct info *i)
                 i->store.keys_expiring);
 }
 
-static void print_log(struct info *i, struct log *log)
+static void print_log(struct info *i, struct log *log, const struct log_stats *s)
 {
-    struct log_stats *s = malloc(sizeof *s); /* its histogram is too large for the stack */
-    CHECK(s);
-    log_stats_get(log, s);
     LINE_U64(i, "flushes", s->flushes);
     LINE_U64(i, "records_flushed", s->records);
     fprintf(i->out, "records_per_flush:%.2f\r\n", s->flushes ? (double)s->records / (double)s->flushes : 0.0);
@@ -283,25 +280,20 @@ static void print_log(struct info *i, struct log *log)
     LINE_U64(i, "log_segments", s->segments);
     LINE_U64(i, "log_replayed_records", s->replayed_records);
     LINE_U64(i, "disk_full", log_disk_full(log));
-    free(s);
 }
 
-/* Segments, the weights of what is live in them, and what gets their space back. */
 /* Bytes that went to the disk, for each byte of clients' records. */
-static void print_write_amplification(struct info *i, struct log *log)
+static void print_write_amplification(struct info *i, const struct log_stats *s)
 {
     struct store_checkpoint_stats tocs;
     struct store_cleaner_stats cleaner;
-    struct log_stats *s = malloc(sizeof *s);
-    CHECK(s);
-    log_stats_get(log, s);
     store_checkpoint_stats_get(i->server->store, &tocs);
     store_cleaner_stats_get(i->server->store, &cleaner);
     uint64_t written = s->bytes_written + cleaner.copied_bytes + tocs.bytes_written;
     fprintf(i->out, "write_amplification:%.2f\r\n", s->bytes ? (double)written / (double)s->bytes : 0.0);
-    free(s);
 }
 
+/* Segments, the weights of what is live in them, and what gets their space back. */
 static void print_disk(struct info *i)
 {
     const struct segments_totals *d = &i->store.disk;
@@ -368,10 +360,15 @@ static void print_kvasir(struct info *i)
     fprintf(i->out, "durability:%s\r\nio_backend:%s\r\n", durability[i->server->config.durability],
             backend_name(i->server));
     LINE_U64(i, "threads", i->server->worker_count);
-    if (store_log(i->server->store)) {
-        print_log(i, store_log(i->server->store));
+    struct log *log = store_log(i->server->store);
+    if (log) {
+        struct log_stats *stats = malloc(sizeof *stats); /* its histogram is too large for the stack */
+        CHECK(stats);
+        log_stats_get(log, stats);
+        print_log(i, log, stats);
         print_checkpoints(i);
-        print_write_amplification(i, store_log(i->server->store));
+        print_write_amplification(i, stats);
+        free(stats);
     }
     print_disk(i);
     print_cold(i);

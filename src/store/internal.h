@@ -256,8 +256,9 @@ void memory_queue_deinit(struct resident_queue *q);
 
 /* The newest deleted tree that covers a node of that version, or NULL. */
 const struct store_range *store_covering_range(const struct store *store, struct slice key, uint64_t lsn);
-/* Is the node in the number of keys? Also when its time has come and nobody has noticed. */
-bool store_node_counts(struct store_worker *sw, const struct node *node);
+/* Is the node in the number of keys? Also when its time has come and nobody has noticed: then it is not live.
+ */
+bool store_node_counts(struct store_worker *sw, const struct node *node, bool *live);
 /* As a cursor's node is seen by a walk over everything: STORE_OK or STORE_COLD with len, expiry, version and
  * address (expired or not), STORE_ABSENT, STORE_BUSY. Takes no locks, touches nothing. */
 enum store_result store_node_entry(struct store_worker *sw, const struct node *node, struct store_view *view);

@@ -246,11 +246,13 @@ enum store_result store_node_view(struct store_worker *sw, const struct node *no
     return r;
 }
 
-bool store_node_counts(struct store_worker *sw, const struct node *node)
+bool store_node_counts(struct store_worker *sw, const struct node *node, bool *live)
 {
     struct store_view view;
     enum store_result r = current_state(sw, node, &view);
-    return r == STORE_OK || r == STORE_COLD;
+    bool counts = r == STORE_OK || r == STORE_COLD;
+    *live = counts && !is_expired(sw, &view);
+    return counts;
 }
 
 enum store_result store_node_entry(struct store_worker *sw, const struct node *node, struct store_view *view)

@@ -568,18 +568,37 @@ struct covered {
 
 static void count_node(struct store_worker *sw, const struct node *node, struct covered *covered)
 {
-    struct store_view view;
-    covered->live += store_result_exists(store_node_view(sw, node, &view));
-    covered->counted += store_node_counts(sw, node);
+    bool live;
+    covered->counted += store_node_counts(sw, node, &live);
+    covered->live += live;
+}
+
+/* The keys that start with the prefix. Each node is a miss: they are asked for some at a time. */
+static void count_below(struct store_worker *sw, struct slice prefix, struct covered *covered)
+{
+    enum { AHEAD = 64 };
+    struct ordered_cursor cursor;
+    const struct node *nodes[AHEAD];
+    unsigned n;
+    ordered_seek(&cursor, &sw->store->ordered, prefix, false);
+    do {
+        for (n = 0; n < AHEAD && (nodes[n] = ordered_next(&cursor)); n++)
+            __builtin_prefetch(nodes[n]);
+        for (unsigned i = 0; i < n; i++) {
+            if (!slice_starts_with(node_key(nodes[i]), prefix))
+                return;
+            count_node(sw, nodes[i], covered);
+        }
+    } while (n == AHEAD);
 }
 
 /* All locks are held. */
 static struct covered count_covered(struct store_worker *sw, const struct store_range *range)
 {
-    struct ordered_cursor cursor;
-    const struct node *node;
     struct covered covered = {0};
     struct store_key self;
+    bool walks = sw->private->walks;
+    sw->private->walks = true;
     store_key_prepare(sw, &self, slice_make(range->path, range->path_len));
     const struct node *own = hash_table_find(&sw->store->hash, self.hash, self.name);
     if (own)
@@ -588,11 +607,9 @@ static struct covered count_covered(struct store_worker *sw, const struct store_
     CHECK(below != NULL);
     memcpy(below, range->path, range->path_len);
     below[range->path_len] = '/';
-    struct slice prefix = slice_make(below, range->path_len + 1);
-    ordered_seek(&cursor, &sw->store->ordered, prefix, false);
-    while ((node = ordered_next(&cursor)) && slice_starts_with(node_key(node), prefix))
-        count_node(sw, node, &covered);
+    count_below(sw, slice_make(below, range->path_len + 1), &covered);
     free(below);
+    sw->private->walks = walks;
     return covered;
 }
 

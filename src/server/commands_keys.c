@@ -107,6 +107,8 @@ enum command_result command_randomkey(struct command_call *call)
 {
     const struct node *node = store_random(call->sw, clock_monotonic_us() * 0x9e3779b97f4a7c15ull);
     depend_on_all(call);
+    if (store_walk_stopped(call->sw))
+        return COMMAND_AGAIN;
     if (node)
         reply_bulk(call->reply, store_node_key(node));
     else
@@ -138,7 +140,12 @@ enum command_result command_keys(struct command_call *call)
             return COMMAND_AGAIN;
         }
         collect_matching(call, call->argv[1], &list);
-        if (store_snapshot_end(call->sw))
+        bool same = store_snapshot_end(call->sw);
+        if (store_walk_stopped(call->sw)) {
+            node_list_deinit(&list);
+            return COMMAND_AGAIN;
+        }
+        if (same)
             break;
     }
     reply_array(call->reply, list.count);
@@ -240,6 +247,8 @@ enum command_result command_scan(struct command_call *call)
         if (!o.nothing && (!o.pattern.data || glob_matches(o.pattern, key)))
             found[count++] = node;
     }
+    if (store_walk_stopped(call->sw))
+        return COMMAND_AGAIN;
     depend_on_all(call);
     uint64_t next = node ? scan_cursors_put(server_scan_cursors(call->server), store_node_key(node)) : 0;
     reply_array(call->reply, 2);

@@ -123,9 +123,13 @@ enum command_result command_range(struct command_call *call)
         collect_range(call, &o, &list);
         struct command_missing missing = write_range(call, &o, &list);
         bool same = store_snapshot_end(call->sw);
-        if (same && missing.result == STORE_OK)
+        if (same && missing.result == STORE_OK && !store_walk_stopped(call->sw))
             break;
         reply_rollback(call->reply, start);
+        if (store_walk_stopped(call->sw)) {
+            result = COMMAND_AGAIN;
+            break;
+        }
         /* A node that was busy although nothing else changed: its writer is in the middle. */
         if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
             result = command_value_failed(call, missing.result, missing.address);
@@ -335,9 +339,13 @@ enum command_result command_kids(struct command_call *call)
         collect_kids(&k);
         struct command_missing missing = write_kids(&k);
         bool same = store_snapshot_end(call->sw);
-        if (same && missing.result == STORE_OK)
+        if (same && missing.result == STORE_OK && !store_walk_stopped(call->sw))
             break;
         reply_rollback(call->reply, start);
+        if (store_walk_stopped(call->sw)) {
+            result = COMMAND_AGAIN;
+            break;
+        }
         if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
             result = command_value_failed(call, missing.result, missing.address);
             break;

@@ -68,8 +68,9 @@ struct resident_queue {
 
 struct store_worker_private {
     unsigned index;
-    bool alone; /* nobody else changes nodes in place */
-    bool walks; /* what it reads is no sign that anybody wants it */
+    bool alone;        /* nobody else changes nodes in place */
+    bool walks;        /* what it reads is no sign that anybody wants it */
+    bool walk_stopped; /* in this turn: see store_walk_stopped */
     uint64_t turn;
     struct arena_cache arena;
     struct epoch_participant epoch;

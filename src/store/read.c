@@ -377,6 +377,15 @@ void store_cursor_seek(struct store_cursor *cursor, struct store_worker *sw, str
     ordered_seek((struct ordered_cursor *)(void *)cursor->internal, &sw->store->ordered, from, reverse);
 }
 
+/* A walk passes over a key whose time has come: as in store_find, its delete is logged first. False: not now.
+ */
+static __attribute__((noinline)) bool pass_expired(struct store_worker *sw, const struct node *node)
+{
+    struct store_key key;
+    store_key_prepare(sw, &key, node_key(node));
+    return !sw->private->snapshot_locked && store_expire_key(sw, &key) != STORE_BUSY;
+}
+
 const struct node *store_cursor_next(struct store_cursor *cursor)
 {
     struct store_view view;
@@ -384,12 +393,25 @@ const struct node *store_cursor_next(struct store_cursor *cursor)
     struct store_worker_private *p = cursor->sw->private;
     bool walks = p->walks;
     p->walks = true; /* whoever wants the value too reads it afterwards */
-    /* Busy, its writer was preempted: whoever asks for one instant will be told so at the end. */
-    while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal)) &&
-           unexpired_state(cursor->sw, node, &view) == STORE_ABSENT)
-        ;
+    while ((node = ordered_next((struct ordered_cursor *)(void *)cursor->internal))) {
+        /* Busy, its writer was preempted: whoever asks for one instant will be told so at the end. */
+        enum store_result r = current_state(cursor->sw, node, &view);
+        bool expired = (r == STORE_OK || r == STORE_COLD) && is_expired(cursor->sw, &view);
+        if (expired && !pass_expired(cursor->sw, node)) {
+            p->walk_stopped = true;
+            node = NULL;
+            break;
+        }
+        if (!expired && r != STORE_ABSENT)
+            break;
+    }
     p->walks = walks;
     return node;
+}
+
+bool store_walk_stopped(const struct store_worker *sw)
+{
+    return sw->private->walk_stopped;
 }
 
 static const struct node *random_of_few(struct store_worker *sw, uint64_t steps)

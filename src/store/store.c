@@ -252,6 +252,7 @@ void store_turn_begin(struct store_worker *sw)
 {
     epoch_enter(&sw->private->epoch);
     sw->private->turn++;
+    sw->private->walk_stopped = false;
     sw->now_ms = clock_forward(sw->store);
 }
 

@@ -168,10 +168,14 @@ struct store_cursor {
 
 /* Positions before the first live key >= from (forward), or before the last live key < from (reverse;
  * from.data == NULL: the very end). store_cursor_next then yields keys in order, one a call; NULL at the end.
- * Tombstones and expired keys are skipped. Keys put or removed by others while the cursor walks may or may
+ * Tombstones and expired keys are skipped; those that nobody has noticed are deleted (so nothing may be
+ * between store_write_begin and its commit). Keys put or removed by others while the cursor walks may or may
  * not be seen, unless inside a snapshot. */
 void store_cursor_seek(struct store_cursor *cursor, struct store_worker *sw, struct slice from, bool reverse);
 const struct node *store_cursor_next(struct store_cursor *cursor);
+/* Did a walk of this turn end early, because an expired key could not be deleted now? Whoever walked has seen
+ * too little and tries again in a later turn. */
+bool store_walk_stopped(const struct store_worker *sw);
 /* Prefetches a node that was collected from a cursor. */
 void store_node_prefetch(const struct node *node);
 struct slice store_node_key(const struct node *node); /* valid until store_turn_end */

@@ -115,6 +115,53 @@ static void test_expiry(void **state)
     fixture_deinit(&f);
 }
 
+/* The keys that a walk yields, up to three. */
+static unsigned walk(struct store_worker *sw, struct slice *keys)
+{
+    struct store_cursor cursor;
+    const struct node *node;
+    unsigned n = 0;
+    store_cursor_seek(&cursor, sw, text(""), false);
+    while ((node = store_cursor_next(&cursor)) && n < 3)
+        keys[n++] = store_node_key(node);
+    return n;
+}
+
+/* Who walks over an expired key and does not show it says that it is gone: that is in the log first too. */
+static void test_a_walk_over_an_expired_key(void **state)
+{
+    struct fixture f;
+    struct slice keys[3];
+    (void)state;
+    fixture_init(&f, 1);
+    uint64_t expire_ms = clock_unix_ms() + 5;
+    assert_int_equal(put(f.sw, text("a"), text("v"), 0), STORE_OK);
+    assert_int_equal(put(f.sw, text("soon"), text("v"), expire_ms), STORE_OK);
+    assert_int_equal(put(f.sw, text("z"), text("v"), 0), STORE_OK);
+    while (clock_unix_ms() <= expire_ms)
+        ;
+    fixture_flush(&f, 0);
+    store_turn_begin(f.sw);
+    uint32_t stripe = keylock_stripe(hash_table_hash(&f.store->hash, text("soon")));
+    assert_true(keylock_try(&f.store->locks, stripe)); /* a writer is at it */
+    assert_int_equal(walk(f.sw, keys), 1);
+    assert_true(store_walk_stopped(f.sw));
+    keylock_release(&f.store->locks, stripe);
+    store_turn_end(f.sw);
+    assert_int_equal(count(f.sw), 3);
+    store_turn_begin(f.sw);
+    f.sw->depends_lsn = 0;
+    assert_int_equal(walk(f.sw, keys), 2);
+    assert_true(slice_equal(keys[0], text("a")) && slice_equal(keys[1], text("z")));
+    assert_false(store_walk_stopped(f.sw));
+    store_turn_end(f.sw);
+    assert_false(is_durable(&f));
+    assert_int_equal(count(f.sw), 2);
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), 2); /* by the log, not by the clock */
+    fixture_deinit(&f);
+}
+
 /* What writes keep of a key (APPEND, INCR, KEEPTTL) they must not take from one whose time has come. */
 static void test_an_expired_key_leaves_no_expiry_to_the_next(void **state)
 {
@@ -439,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_absence_waits_for_its_delete),
         cmocka_unit_test(test_sizes_survive_a_restart),
         cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_a_walk_over_an_expired_key),
         cmocka_unit_test(test_an_expired_key_leaves_no_expiry_to_the_next),
         cmocka_unit_test(test_the_sweeper_finds_what_nobody_asks_for),
         cmocka_unit_test(test_a_full_disk_refuses_and_recovers),

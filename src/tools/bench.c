@@ -203,8 +203,7 @@ int tool_bench(int argc, char **argv)
     uint64_t pin = UINT64_MAX;
     double seconds = 0;
     const struct option_spec specs[] = {
-        {"connect", OPTION_TEXT, &config.connect, "HOST:PORT",
-         "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")", 0, 0},
+        TOOL_CONNECT_OPTIONS(&config.connect),
         {"workload", OPTION_TEXT, &config.workload, "W", "see above (get)", 0, 0},
         {"clients", OPTION_U64, &config.clients, "N", "connections (50)", 1, 100000},
         {"pipeline", OPTION_U64, &config.pipeline, "N", "requests in flight per connection (1)", 1, 100000},

@@ -26,9 +26,10 @@ struct client {
 static status_t connect_error(int error, const char *address)
 {
     if (error == ECONNREFUSED || error == ENOENT)
-        return status_error(STATUS_IO,
-                            "no server at %s: start one with `kvasir server`, or name another with --connect",
-                            address);
+        return status_error(
+            STATUS_IO,
+            "no server at %s: start one with `kvasir server`, or name another with --connect or --port",
+            address);
     return status_errno(error, "cannot connect to %s", address);
 }
 
@@ -76,11 +77,18 @@ status_t client_connect(const char *address, int *out)
     char host[256];
     const char *port;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
+    char local[32];
     if (strchr(address, '/'))
         return connect_unix(address, out);
+    size_t digits = strspn(address, "0123456789");
+    if (digits > 0 && digits <= 5 && address[digits] == '\0') { /* --port */
+        snprintf(local, sizeof local, "127.0.0.1:%s", address);
+        address = local;
+    }
     if (!split_address(address, host, &port))
         return status_error(STATUS_INVALID,
-                            "--connect: '%.100s' is not HOST:PORT or the path of a Unix socket", address);
+                            "--connect: '%.100s' is not HOST:PORT, a port or the path of a Unix socket",
+                            address);
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc != 0)
         return status_error(STATUS_INVALID, "--connect: cannot find %.100s: %s", address, gai_strerror(rc));

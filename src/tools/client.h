@@ -8,8 +8,8 @@
 #include "base/status.h"
 #include "tools/reply_scan.h"
 
-/* Connects to HOST:PORT, [IPV6]:PORT, :PORT, or the path of a Unix socket (anything with a '/'). Blocks.
- * TCP_NODELAY is set. The caller owns *fd. Errors say what to do. */
+/* Connects to HOST:PORT, [IPV6]:PORT, :PORT, PORT (here), or the path of a Unix socket (anything with a '/').
+ * Blocks. TCP_NODELAY is set. The caller owns *fd. Errors say what to do. */
 STATUS_MUST_USE status_t client_connect(const char *address, int *fd);
 
 struct client;

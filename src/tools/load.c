@@ -340,8 +340,7 @@ int tool_load(int argc, char **argv)
     int format = -1, count;
     struct loader l = {.name = "stdin", .input = STDIN_FILENO, .fd = -1};
     const struct option_spec specs[] = {
-        {"connect", OPTION_TEXT, &connect, "HOST:PORT",
-         "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")", 0, 0},
+        TOOL_CONNECT_OPTIONS(&connect),
         {"format", OPTION_CHOICE, &format, "deb822|tsv|ndjson", "of the input (seen from its content)", 0, 0},
         {"prefix", OPTION_TEXT, &prefix, "P", "path that all keys begin with (none)", 0, 0},
         {"sep", OPTION_TEXT, &sep, "S", "what joins the parts of a key (/)", 0, 0},

@@ -13,12 +13,6 @@
 
 enum { LS_PAGE = 1000 };
 
-#define CONNECT_OPTION(into)                                                                                 \
-    {                                                                                                        \
-        "connect", OPTION_TEXT, (into), "HOST:PORT",                                                         \
-            "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")", 0, 0                               \
-    }
-
 static struct slice text_slice(const char *text)
 {
     return slice_make(text, strlen(text));
@@ -61,7 +55,7 @@ static status_t ask(struct client *client, int argc, const struct slice *argv, s
 int tool_get(int argc, char **argv)
 {
     const char *connect = TOOL_CONNECT_DEFAULT;
-    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    const struct option_spec specs[] = {TOOL_CONNECT_OPTIONS(&connect), {0}};
     struct client *client = NULL;
     struct reply_item item;
     struct slice rest;
@@ -121,7 +115,7 @@ static status_t read_stdin(char **text, size_t *len)
 int tool_put(int argc, char **argv)
 {
     const char *connect = TOOL_CONNECT_DEFAULT;
-    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    const struct option_spec specs[] = {TOOL_CONNECT_OPTIONS(&connect), {0}};
     struct client *client = NULL;
     struct reply_item item;
     struct slice rest;
@@ -155,7 +149,7 @@ int tool_put(int argc, char **argv)
 int tool_del(int argc, char **argv)
 {
     const char *connect = TOOL_CONNECT_DEFAULT;
-    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    const struct option_spec specs[] = {TOOL_CONNECT_OPTIONS(&connect), {0}};
     struct client *client = NULL;
     struct reply_item item = {0};
     struct slice rest;
@@ -253,7 +247,7 @@ static status_t list(struct client *client, struct slice path, bool *absent)
 int tool_ls(int argc, char **argv)
 {
     const char *connect = TOOL_CONNECT_DEFAULT;
-    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    const struct option_spec specs[] = {TOOL_CONNECT_OPTIONS(&connect), {0}};
     struct client *client = NULL;
     bool absent = false;
     int count, rc = options_begin("ls", "ls [OPTIONS] [PATH]",
@@ -294,7 +288,7 @@ static status_t absolute_path(const char *path, char out[PATH_MAX])
 int tool_backup(int argc, char **argv)
 {
     const char *connect = TOOL_CONNECT_DEFAULT;
-    const struct option_spec specs[] = {CONNECT_OPTION(&connect), {0}};
+    const struct option_spec specs[] = {TOOL_CONNECT_OPTIONS(&connect), {0}};
     struct client *client = NULL;
     struct reply_item item = {0};
     struct slice rest;

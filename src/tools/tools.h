@@ -13,6 +13,20 @@ enum {
 
 #define TOOL_CONNECT_DEFAULT "127.0.0.1:6379"
 
+/* Rows of a tool's table of options (options.h): the server it talks to. into: const char ** for
+ * client_connect. */
+#define TOOL_CONNECT_OPTIONS(into)                                                                           \
+    {"connect",                                                                                              \
+     OPTION_TEXT,                                                                                            \
+     (into),                                                                                                 \
+     "HOST:PORT",                                                                                            \
+     "server, or a Unix socket's path (" TOOL_CONNECT_DEFAULT ")",                                           \
+     0,                                                                                                      \
+     0},                                                                                                     \
+    {                                                                                                        \
+        "port", OPTION_TEXT, (into), "N", "short for --connect 127.0.0.1:N", 0, 0                            \
+    }
+
 int tool_get(int argc, char **argv);
 int tool_put(int argc, char **argv);
 int tool_del(int argc, char **argv);

@@ -91,6 +91,17 @@ def test_no_server():
         result = run(tool[0], "--connect", "127.0.0.1:1", *tool[1:])
         assert result.returncode == 2
         assert b"127.0.0.1:1" in result.stderr
+        result = run(tool[0], "--port", "1", *tool[1:])
+        assert result.returncode == 2
+        assert b"127.0.0.1:1:" in result.stderr
+
+
+def test_port(server, c):
+    c("SET", "k", "v")
+    assert run("get", "--port", server.port, "k").stdout == b"v"
+    for wrong in ("", "x", "123456", "65536"):
+        result = run("get", "--port", wrong, "k")
+        assert result.returncode == 2 and result.stderr
 
 
 DEB822 = b"""Package: bash

@@ -17,6 +17,7 @@
 #include "base/logger.h"
 #include "log/log.h"
 #include "sim/sim_disk.h"
+#include "sim/sim_seeds.h"
 
 enum { RECORDS_MAX = 4000, STEPS_MAX = 250, ROUNDS = 4, FLIGHTS_MAX = LOG_FLUSHES_MAX };
 
@@ -321,19 +322,17 @@ static void run_seed(struct world *w, uint64_t seed)
 static void test_crashes(void **state)
 {
     (void)state;
-    const char *one = getenv("KVASIR_SEED"), *many = getenv("KVASIR_SEEDS");
-    uint64_t first = one ? strtoull(one, NULL, 10) : 1, count = one    ? 1
-                                                                : many ? strtoull(many, NULL, 10)
-                                                                       : 300;
+    struct sim_seeds seeds = sim_seeds_get(300);
     struct world *w = calloc(1, sizeof *w);
     w->scratch = malloc(1 << 20);
-    for (uint64_t seed = first; seed < first + count; seed++)
+    for (uint64_t seed = seeds.first; seed < seeds.end; seed++)
         run_seed(w, seed);
     printf("%llu seeds from %llu: %llu opens, %llu crashes, %llu records, %llu batches, %llu checkpoints, "
            "%llu KiB removed\n",
-           (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->opens,
-           (unsigned long long)w->crashes, (unsigned long long)w->next_id, (unsigned long long)w->batches,
-           (unsigned long long)w->checkpoints, (unsigned long long)w->removed_bytes >> 10);
+           (unsigned long long)(seeds.end - seeds.first), (unsigned long long)seeds.first,
+           (unsigned long long)w->opens, (unsigned long long)w->crashes, (unsigned long long)w->next_id,
+           (unsigned long long)w->batches, (unsigned long long)w->checkpoints,
+           (unsigned long long)w->removed_bytes >> 10);
     free(w->scratch);
     free(w);
 }

@@ -194,17 +194,24 @@ static void test_start_of_an_idle_log(void **state)
     sim_disk_destroy(sim);
 }
 
+/* As open_from, with the table of the segments. */
+static struct log *open_with(struct sim_disk *sim, struct segments *table, uint64_t first)
+{
+    struct log *log;
+    struct log_config config = config_of(sim, tails[first], first);
+    config.segments = table;
+    status_t s = log_open(&config, &log);
+    assert_true(status_is_ok(&s));
+    return log;
+}
+
 /* Segments below the start are listed as they are, and not changed. */
 static void test_below_is_listed(void **state)
 {
     (void)state;
     struct sim_disk *sim = make_log();
     struct segments *table = segments_create(&sim->disk);
-    struct log_config config = config_of(sim, tails[RECORDS - 1], RECORDS - 1);
-    config.segments = table;
-    struct log *log;
-    status_t s = log_open(&config, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = open_with(sim, table, RECORDS - 1);
     for (uint64_t number = 1; number <= number_of(RECORDS); number++) {
         struct segment_file *f = segments_find(table, segment_lsn(number, 4096));
         assert_non_null(f);
@@ -328,16 +335,12 @@ static void test_damaged_header_below(void **state)
     (void)state;
     struct sim_disk *sim = make_log();
     struct segments *table = segments_create(&sim->disk);
-    struct log_config config = config_of(sim, tails[RECORDS - 1], RECORDS - 1);
-    config.segments = table;
-    struct log *log;
     file_of(sim, 2)->data[20] ^= 1;
-    status_t s = log_open(&config, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = open_with(sim, table, RECORDS - 1);
     assert_int_equal(replayed, 1);
     assert_non_null(segments_find(table, segment_lsn(1, 4096)));
     assert_null(segments_find(table, segment_lsn(2, 4096)));
-    s = log_list_segment(&sim->disk, 0, "sim", table, 2, NULL);
+    status_t s = log_list_segment(&sim->disk, 0, "sim", table, 2, NULL);
     assert_int_equal(s.code, STATUS_CORRUPT);
     assert_non_null(strstr(s.text, "sim/log-0000000002.kv"));
     s = log_list_segment(&sim->disk, 0, "sim", table, 77, NULL);
@@ -516,18 +519,14 @@ static void test_remove_keeps_what_is_needed(void **state)
     (void)state;
     struct sim_disk *sim = make_log();
     struct segments *table = segments_create(&sim->disk);
-    struct log_config config = config_of(sim, tails[RECORDS], RECORDS);
-    config.segments = table;
-    struct log *log;
-    status_t s = log_open(&config, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = open_with(sim, table, RECORDS);
     assert_true(number_of(RECORDS) > 4);
     struct segment_file *read = segments_acquire(table, segment_lsn(1, 4096));
     count(table, 0, segment_lsn(2, 4096), 40);
     sim->fail_op = SIM_REMOVE;
     sim->fail_errno = EIO;
     sim->fail_after = 1;
-    s = log_remove_segments_below(log, tails[RECORDS], NULL);
+    status_t s = log_remove_segments_below(log, tails[RECORDS], NULL);
     assert_int_equal(s.code, STATUS_IO);
     assert_non_null(strstr(s.text, "sim/log-0000000001.kv"));
     assert_non_null(segments_find(table, segment_lsn(1, 4096)));

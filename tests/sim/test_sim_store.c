@@ -23,6 +23,7 @@
 #include "base/logger.h"
 #include "log/log.h"
 #include "sim/sim_disk.h"
+#include "sim/sim_seeds.h"
 #include "store/store.h"
 #include "unit/store/cold_values.h"
 #include "unit/store/live_weights.h"
@@ -706,27 +707,25 @@ static void run_seed(struct world *w, uint64_t seed)
 static void test_crashes(void **state)
 {
     (void)state;
-    const char *one = getenv("KVASIR_SEED"), *many = getenv("KVASIR_SEEDS");
-    uint64_t first = one ? strtoull(one, NULL, 10) : 1;
-    uint64_t count = one ? 1 : many ? strtoull(many, NULL, 10) : 150;
+    struct sim_seeds seeds = sim_seeds_get(150);
     struct world *w = calloc(1, sizeof *w);
     w->scratch = malloc((size_t)TOGETHER_MAX * VALUE_BYTES_MAX);
     w->read_buffer = malloc(VALUE_BYTES_MAX);
     w->base_ms = 33177117420123ull;
     logger_set_level(LOGGER_ERROR);
-    for (uint64_t seed = first; seed < first + count; seed++)
+    for (uint64_t seed = seeds.first; seed < seeds.end; seed++)
         run_seed(w, seed);
     printf(
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
         "values evicted, %llu segments cleaned, %llu values moved, %llu segments removed, %llu refused, %llu "
         "checkpoints, "
         "%llu damaged\n",
-        (unsigned long long)count, (unsigned long long)first, (unsigned long long)w->crashes,
-        (unsigned long long)w->operations, (unsigned long long)w->busy, (unsigned long long)w->lost,
-        (unsigned long long)w->evicted, (unsigned long long)w->cleaned, (unsigned long long)w->moved,
-        (unsigned long long)w->removed, (unsigned long long)w->refused, (unsigned long long)w->checkpoints,
-        (unsigned long long)w->damaged);
-    assert_true(w->crashes > 0 || one);
+        (unsigned long long)(seeds.end - seeds.first), (unsigned long long)seeds.first,
+        (unsigned long long)w->crashes, (unsigned long long)w->operations, (unsigned long long)w->busy,
+        (unsigned long long)w->lost, (unsigned long long)w->evicted, (unsigned long long)w->cleaned,
+        (unsigned long long)w->moved, (unsigned long long)w->removed, (unsigned long long)w->refused,
+        (unsigned long long)w->checkpoints, (unsigned long long)w->damaged);
+    assert_true(w->crashes > 0 || seeds.end - seeds.first == 1);
     free(w->scratch);
     free(w->read_buffer);
     free(w);

@@ -21,6 +21,30 @@ static void make_small(struct toc_set *set)
     set_sort(set);
 }
 
+/* Checkpoint 1 of the small set on a disk of its own. */
+struct small {
+    struct sim_disk *sim;
+    struct toc_set set;
+    struct sim_file *f;
+    uint64_t generation;
+};
+
+static struct small small_create(void)
+{
+    struct small t = {.sim = sim_disk_create(1)};
+    make_small(&t.set); /* blocks: entries, long, rest, entries */
+    assert_ok(fixture_publish(t.sim, &t.set, 1, 3));
+    t.f = sim_disk_file(t.sim, "toc-0000000001.kv");
+    t.generation = load_u64(t.f->data + offsetof(struct toc_header, generation));
+    return t;
+}
+
+static void small_destroy(struct small *t)
+{
+    set_free(&t->set);
+    sim_disk_destroy(t->sim);
+}
+
 /* Reading gives STATUS_CORRUPT, naming file and an offset. */
 static void assert_corrupt(status_t s)
 {
@@ -74,20 +98,17 @@ static void test_every_byte_flipped(void **state)
 static void test_cut_and_stretched(void **state)
 {
     (void)state;
-    struct sim_disk *sim = sim_disk_create(1);
-    struct toc_set set = {0};
-    make_small(&set);
-    assert_ok(fixture_publish(sim, &set, 1, 3));
-    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
+    struct small t = small_create();
+    struct sim_disk *sim = t.sim;
+    struct sim_file *f = t.f;
     uint64_t size = f->size;
     sim_disk_resize(f, size + 4096);
-    assert_corrupt(fixture_read(sim, &set, 1));
+    assert_corrupt(fixture_read(sim, &t.set, 1));
     for (uint64_t cut = 1; cut <= size; cut += cut < 5000 ? 1 : 1021) {
         sim_disk_resize(f, size - cut);
-        assert_corrupt(fixture_read(sim, &set, 1));
+        assert_corrupt(fixture_read(sim, &t.set, 1));
     }
-    set_free(&set);
-    sim_disk_destroy(sim);
+    small_destroy(&t);
 }
 
 /* Blocks of another toc at the same place, or of this one at another place, are found by their checksums. */
@@ -125,14 +146,12 @@ static void seal_block(struct sim_file *f, uint64_t block, uint64_t generation)
 static void test_forged_blocks(void **state)
 {
     (void)state;
-    struct sim_disk *sim = sim_disk_create(1);
-    struct toc_set set = {0};
+    struct small t = small_create();
     struct prng p;
     prng_seed(&p, 9);
-    make_small(&set);
-    assert_ok(fixture_publish(sim, &set, 1, 3));
-    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
-    uint64_t generation = load_u64(f->data + offsetof(struct toc_header, generation));
+    struct sim_disk *sim = t.sim;
+    struct sim_file *f = t.f;
+    uint64_t generation = t.generation;
     unsigned good = 0, bad = 0;
     static char saved[TOC_BLOCK_BYTES];
     for (unsigned i = 0; i < 20000 / PART; i++) {
@@ -157,9 +176,8 @@ static void test_forged_blocks(void **state)
         memcpy(data, saved, sizeof saved);
     }
     assert_true(good > 100 && bad > 100);
-    assert_ok(fixture_read(sim, &set, 1));
-    set_free(&set);
-    sim_disk_destroy(sim);
+    assert_ok(fixture_read(sim, &t.set, 1));
+    small_destroy(&t);
 }
 
 /* Puts a block with right checksums, of entries at the end of which lies what is given, into the toc; what
@@ -233,11 +251,9 @@ static void test_forged_entries(void **state)
         {SLICE_LITERAL("\x00"), false},                      /* fewer */
         {SLICE_LITERAL(""), false},
     };
-    struct sim_disk *sim = sim_disk_create(1);
-    struct toc_set set = {0};
-    make_small(&set);
-    assert_ok(fixture_publish(sim, &set, 1, 3));
-    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
+    struct small t = small_create();
+    struct sim_disk *sim = t.sim;
+    struct sim_file *f = t.f;
     for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         forge(f, 3, TOC_BLOCK_ENTRIES, cases[i].bytes);
         if (cases[i].good)
@@ -245,20 +261,17 @@ static void test_forged_entries(void **state)
         else
             assert_corrupt(read_block_alone(sim, 3));
     }
-    set_free(&set);
-    sim_disk_destroy(sim);
+    small_destroy(&t);
 }
 
 /* Two blocks for a long entry that do not belong together, or hold more than a key may have. */
 static void test_forged_long_entries(void **state)
 {
     (void)state;
-    struct sim_disk *sim = sim_disk_create(1);
-    struct toc_set set = {0};
-    make_small(&set); /* blocks: entries, long, rest, entries */
-    assert_ok(fixture_publish(sim, &set, 1, 3));
-    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
-    uint64_t generation = load_u64(f->data + offsetof(struct toc_header, generation));
+    struct small t = small_create();
+    struct sim_disk *sim = t.sim;
+    struct sim_file *f = t.f;
+    uint64_t generation = t.generation;
     static const struct {
         uint64_t block;
         enum toc_block_kind kind;
@@ -296,21 +309,17 @@ static void test_forged_long_entries(void **state)
         else
             assert_ok(read_block_alone(sim, 1));
     }
-    set_free(&set);
-    sim_disk_destroy(sim);
+    small_destroy(&t);
 }
 
 /* Forged header and footer: each number in turn is extreme, checksums right. */
 static void test_forged_numbers(void **state)
 {
     (void)state;
-    struct sim_disk *sim = sim_disk_create(1);
-    struct toc_set set = {0};
-    make_small(&set);
-    assert_ok(fixture_publish(sim, &set, 1, 3));
-    struct sim_file *f = sim_disk_file(sim, "toc-0000000001.kv");
-    uint64_t generation = load_u64(f->data + offsetof(struct toc_header, generation)),
-             footer = f->size - 4096;
+    struct small t = small_create();
+    struct sim_disk *sim = t.sim;
+    struct sim_file *f = t.f;
+    uint64_t generation = t.generation, footer = f->size - 4096;
     static const uint64_t extremes[] = {0,          1,          2,          5,          1ull << 20,
                                         1ull << 31, 1ull << 32, 1ull << 48, 1ull << 63, UINT64_MAX / 40 + 1,
                                         UINT64_MAX};
@@ -321,7 +330,7 @@ static void test_forged_numbers(void **state)
             memcpy(saved + 8, f->data + footer + field, 8);
             store_u64(f->data + footer + field, extremes[i]);
             store_u64(f->data + footer + 8, toc_page_checksum(f->data + footer, footer, generation));
-            status_t s = fixture_read(sim, &set, 1);
+            status_t s = fixture_read(sim, &t.set, 1);
             bool told =
                 field == offsetof(struct toc_footer, keys) ||
                 field == offsetof(struct toc_footer, key_bytes) ||
@@ -343,7 +352,7 @@ static void test_forged_numbers(void **state)
         uint64_t saved = load_u64(f->data + headers[i].offset);
         store_u64(f->data + headers[i].offset, headers[i].value);
         store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
-        assert_corrupt(fixture_read(sim, &set, 1));
+        assert_corrupt(fixture_read(sim, &t.set, 1));
         store_u64(f->data + headers[i].offset, saved);
     }
     char *list = f->data + toc_block_offset(4);
@@ -352,14 +361,13 @@ static void test_forged_numbers(void **state)
               toc_list_checksum(list, 4096, toc_block_offset(4), generation));
     store_u64(f->data + footer + 8, toc_page_checksum(f->data + footer, footer, generation));
     store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
-    assert_corrupt(fixture_read(sim, &set, 1));
+    assert_corrupt(fixture_read(sim, &t.set, 1));
     store_u32(f->data + 16, TOC_VERSION + 1);
     store_u64(f->data + 8, toc_page_checksum(f->data, 0, 0));
-    status_t s = fixture_read(sim, &set, 1);
+    status_t s = fixture_read(sim, &t.set, 1);
     assert_int_equal(s.code, STATUS_UNSUPPORTED);
     assert_non_null(strstr(s.text, "newer kvasir"));
-    set_free(&set);
-    sim_disk_destroy(sim);
+    small_destroy(&t);
 }
 
 /* A set of several writes of 1 MiB. */

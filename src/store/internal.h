@@ -217,7 +217,7 @@ bool payload_evict(struct store *store, struct store_worker_private *p, struct n
 bool payload_promote(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
                      struct slice value);
 /* The value lies at `to` from now on, if it was at `from`: another node takes the place of this one, with the
- * same version. Not now: while deleted trees are cleared away. */
+ * same version. Elsewhere: also what a deleted tree covers, it only has to be cleared away. */
 enum payload_moved { PAYLOAD_MOVED, PAYLOAD_ELSEWHERE, PAYLOAD_NOT_NOW };
 enum payload_moved payload_relocate(struct store *store, struct store_worker_private *p, struct node *node,
                                     uint64_t hash, uint64_t from, uint64_t to);

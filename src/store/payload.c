@@ -366,12 +366,13 @@ void payload_clear(struct store *store, struct store_worker_private *p, struct n
 
 /* ---- in memory or not: the same version in another node ---- */
 
-/* While deleted trees are cleared away nothing is exchanged without a write: who clears away finds nodes in
- * the ordered index first and looks whether they are current later. Exact, because a tree is deleted under
- * all locks. */
-static bool may_exchange(const struct store *store)
+/* What a deleted tree covers is not exchanged any more: who clears it away finds nodes in the ordered index
+ * first and looks whether they are current later, and makes just the current one a tombstone for readers that
+ * have found it. Exact, because a tree is deleted under all locks. */
+static bool is_deleted(const struct store *store, const struct node *node, uint64_t lsn)
 {
-    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_acquire) == 0;
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_acquire) &&
+           store_covering_range(store, node_key(node), lsn);
 }
 
 static struct node *same_version(struct store *store, struct store_worker_private *p, struct node *node,
@@ -390,7 +391,7 @@ bool payload_evict(struct store *store, struct store_worker_private *p, struct n
     uint32_t meta = node_meta(node);
     /* Only a value that is surely on disk can be read from there. */
     if (sequence & 1 || !payload_is_evictable(meta) || sequence >> 1 >= store_durable_lsn(store) ||
-        !may_exchange(store))
+        is_deleted(store, node, sequence >> 1))
         return false;
     struct payload old = payload_get(node);
     struct content c = {.value = slice_make(NULL, old.len), .expire_ms = old.expire_ms, .cold = true};
@@ -405,7 +406,7 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
     uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
     uint32_t meta = node_meta(node);
     struct payload old = payload_get(node);
-    if (sequence & 1 || !old.cold || old.len != value.len || !may_exchange(store))
+    if (sequence & 1 || !old.cold || old.len != value.len || is_deleted(store, node, sequence >> 1))
         return false;
     struct content c = {.value = value, .expire_ms = old.expire_ms};
     c.address = meta & NODE_MOVED ? old.address : 0;
@@ -419,9 +420,9 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
     uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
     uint32_t meta = node_meta(node);
     struct payload old = payload_get(node);
-    if (meta & NODE_TOMBSTONE || old.address != from)
+    if (meta & NODE_TOMBSTONE || old.address != from || is_deleted(store, node, sequence >> 1))
         return PAYLOAD_ELSEWHERE;
-    if (sequence & 1 || !may_exchange(store))
+    if (sequence & 1)
         return PAYLOAD_NOT_NOW;
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};

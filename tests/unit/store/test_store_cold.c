@@ -159,25 +159,32 @@ static void test_writes_to_cold_keys(void **state)
     fixture_deinit(&f);
 }
 
-/* While a deleted tree is cleared away no value leaves or comes. */
-static void test_nothing_leaves_beside_a_deleted_tree(void **state)
+/* While a deleted tree is cleared away, values leave as ever: but not its own, which only clearing away may
+ * touch. */
+static void test_values_leave_beside_a_deleted_tree(void **state)
 {
     struct fixture f;
     struct store_view view;
+    uint64_t removed;
     (void)state;
     fixture_init(&f, 1);
     put_surely(&f, text("k"), text(LARGE));
     put_surely(&f, text("t/1"), text(LARGE));
+    put_surely(&f, text("t/2"), text(LARGE));
     store_turn_begin(f.sw);
-    assert_int_equal(store_delete_tree(f.sw, text("t"), NULL), STORE_OK);
+    assert_int_equal(store_delete_tree(f.sw, text("t"), &removed), STORE_OK);
     store_turn_end(f.sw);
+    put_surely(&f, text("t/2"), text(LARGE)); /* newer than the tree */
     evict_all(&f);
-    assert_false(is_cold(&f, "k", &view));
+    assert_true(is_cold(&f, "k", &view));
+    assert_true(is_cold(&f, "t/2", &view));
+    assert_absent(f.sw, "t/1");
     store_turn_begin(f.sw);
     (void)store_background(f.sw, 1000, NULL);
     store_turn_end(f.sw);
-    evict_all(&f);
-    assert_true(is_cold(&f, "k", &view));
+    assert_absent(f.sw, "t/1");
+    assert_int_equal(count(f.sw), 2);
+    assert_value(f.sw, "t/2", LARGE);
     fixture_deinit(&f);
 }
 
@@ -281,6 +288,8 @@ static void test_relocation(void **state)
     put_surely(&f, text("t/1"), text(LARGE));
     set_expiry(&f, "k", later);
     evict_all(&f);
+    assert_true(is_cold(&f, "t/1", &view));
+    uint64_t tree = view.address;
     assert_true(is_cold(&f, "k", &view));
     uint64_t from = view.address, version = view.sequence >> 1;
     status_t s = data_segment_begin(&f.sim->disk, f.store->keeper.folder, "sim", 1, 4096, &d);
@@ -305,10 +314,10 @@ static void test_relocation(void **state)
     store_turn_begin(f.sw);
     assert_int_equal(store_delete_tree(f.sw, text("t"), &removed), STORE_OK);
     store_turn_end(f.sw);
-    assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_NOT_NOW);
+    assert_int_equal(relocate(&f, "t/1", tree, to), PAYLOAD_ELSEWHERE); /* it has been deleted */
+    assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_MOVED);       /* not covered */
     fixture_flush(&f, 0);
     background(&f);
-    assert_int_equal(relocate(&f, "k", to, from), PAYLOAD_MOVED);
     assert_int_equal(put(f.sw, text("k"), (struct slice){0}, 0), STORE_OK);
     assert_int_equal(relocate(&f, "k", version, to), PAYLOAD_ELSEWHERE);
     put_surely(&f, text("k"), text(LARGE));
@@ -330,7 +339,7 @@ int main(void)
         cmocka_unit_test(test_only_durable_values_leave),
         cmocka_unit_test(test_expiry_of_a_cold_key),
         cmocka_unit_test(test_writes_to_cold_keys),
-        cmocka_unit_test(test_nothing_leaves_beside_a_deleted_tree),
+        cmocka_unit_test(test_values_leave_beside_a_deleted_tree),
         cmocka_unit_test(test_every_form),
         cmocka_unit_test(test_relocation),
         cmocka_unit_test(test_walks_touch_nothing),

@@ -118,7 +118,10 @@ static void end(struct store *store, const status_t *failure)
     if (failure) {
         k->stats.failures++;
         snprintf(k->stats.error, sizeof k->stats.error, "%s", failure->text);
-        k->failed_first = k->ended + 1;
+        /* Perhaps nobody has looked yet how the one before went. (One that succeeds in between has what was
+         * there when they were asked for.) */
+        if (k->failed_last == 0 || k->failed_last != k->ended)
+            k->failed_first = k->ended + 1;
         k->failed_last = k->begun;
     } else {
         k->stats.number = k->tocs[0].number;

@@ -149,6 +149,26 @@ static void test_damage_keeps_a_victim(void **state)
     fixture_deinit(&f);
 }
 
+/* Each checkpoint that failed is told of, also when the next has failed before anybody asked. */
+static void test_every_failure_is_told(void **state)
+{
+    struct fixture f;
+    uint64_t tickets[3];
+    (void)state;
+    fixture_init(&f, 1);
+    put_surely(&f, text("k"), text("v"));
+    for (unsigned i = 0; i < 3; i++) {
+        f.sim->fail_op = SIM_CREATE;
+        f.sim->fail_after = i < 2;
+        f.sim->fail_errno = ENOSPC;
+        tickets[i] = store_checkpoint_request(f.store);
+        keep(&f);
+        assert_int_equal(store_checkpoint_state(f.store, tickets[0]), STORE_CHECKPOINT_FAILED);
+    }
+    assert_int_equal(store_checkpoint_state(f.store, tickets[2]), STORE_CHECKPOINT_DONE);
+    fixture_deinit(&f);
+}
+
 static void test_failures_lose_nothing(void **state)
 {
     static const enum sim_op ops[] = {SIM_CREATE, SIM_ALLOCATE, SIM_WRITE, SIM_TRUNCATE, SIM_SYNC, SIM_READ};
@@ -295,6 +315,7 @@ int main(void)
         cmocka_unit_test(test_space_comes_back),      cmocka_unit_test(test_orphans_go),
         cmocka_unit_test(test_damage_keeps_a_victim), cmocka_unit_test(test_failures_lose_nothing),
         cmocka_unit_test(test_failing_checkpoints),   cmocka_unit_test(test_disk_limit),
+        cmocka_unit_test(test_every_failure_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -131,12 +131,21 @@ static void blame(struct store *store, struct segment_file *file)
     add(&store->keeper.cleaner.damaged, 1);
 }
 
+static bool has_deleted_trees(const struct store *store)
+{
+    /* Relaxed: one that has just come or gone may count wrongly, once. */
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->range_count, memory_order_relaxed) != 0;
+}
+
 static void judge_victims(struct store *store)
 {
     struct cleaner_round *r = store->keeper.cleaner.round;
     for (unsigned i = 0; i < r->victim_at; i++) {
         struct segment_file *file = r->victims[i].file;
-        if (r->victims[i].damaged && segments_live_bytes(store->segments, file) > 0)
+        /* What is live was not found, as a batch's header may be damaged, or was not good. But what a deleted
+         * tree covers is still counted, and is not moved. */
+        bool counts = r->victims[i].damaged || !has_deleted_trees(store);
+        if (counts && segments_live_bytes(store->segments, file) > 0)
             blame(store, file);
     }
     add(&store->keeper.cleaner.segments, r->victim_at);

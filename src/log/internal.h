@@ -53,8 +53,9 @@ struct log {
     char padding0[56];
     _Atomic uint64_t commit_lsn;
     _Atomic bool disk_full;
-    _Atomic bool waits;  /* there is no room for a segment, and will be soon. Relaxed, as disk_full */
-    _Atomic bool scarce; /* the segment nears its end and none is prepared; relaxed: the lock decides */
+    _Atomic bool waits;        /* there is no room for a segment, and will be soon. Relaxed, as disk_full */
+    _Atomic bool deletes_wait; /* the same of one for deletes, or one is about to be made. Relaxed */
+    _Atomic bool scarce;       /* the segment nears its end and none is prepared; relaxed: the lock decides */
     _Atomic(const char *) failed;
     char padding1[40];
 

@@ -49,12 +49,20 @@ static void roll(struct log *log)
     log->prepared = NULL;
     log->current->next = next;
     log->current = next;
+    if (next->for_deletes) /* the next one will be made at once */
+        atomic_store_explicit(&log->deletes_wait, true, memory_order_relaxed);
     log->position = LOG_BLOCK_BYTES;
 }
 
 static uint64_t segment_room(const struct log *log)
 {
     return log->current->bytes - log->position;
+}
+
+/* Is there a next segment for everything? */
+static bool has_next(const struct log *log)
+{
+    return log->prepared && !log->prepared->for_deletes;
 }
 
 /* Makes sure that the current segment has room for a batch with `need` bytes of records. */
@@ -83,7 +91,8 @@ static void batch_open(struct log *log, struct log_batch *b)
     atomic_store_explicit(&b->generation, log->current->generation, memory_order_relaxed);
     atomic_store_explicit(&b->limit, limit, memory_order_relaxed);
     atomic_store_explicit(&b->published, BATCH_HEADER_BYTES, memory_order_relaxed);
-    bool scarce = !log->prepared && segment_room(log) < LOG_BATCH_BYTES + LOG_HEADROOM_BYTES;
+    bool scarce = !has_next(log) &&
+                  (log->current->for_deletes || segment_room(log) < LOG_BATCH_BYTES + LOG_HEADROOM_BYTES);
     atomic_store_explicit(&log->scarce, scarce, memory_order_relaxed);
 }
 
@@ -135,20 +144,24 @@ bool log_switch(struct log *log, uint64_t need)
 
 /* ---- reserving ---- */
 
-static enum log_reserve_result refused(struct log *log)
+static enum log_reserve_result refused(struct log *log, enum log_reserve_kind kind)
 {
-    return atomic_load_explicit(&log->disk_full, memory_order_relaxed) && !log->prepared ? LOG_NO_SPACE
-                                                                                         : LOG_WAIT;
+    bool comes = kind == LOG_NORMAL
+                     ? has_next(log)
+                     : log->prepared || atomic_load_explicit(&log->deletes_wait, memory_order_relaxed);
+    return atomic_load_explicit(&log->disk_full, memory_order_relaxed) && !comes ? LOG_NO_SPACE : LOG_WAIT;
 }
 
-/* Only deletes may use what is left: no segment is prepared. The disk may be full, or it is not known yet. */
+/* Only deletes may use what is left: no segment for others is prepared. The disk may be full, or it is not
+ * known yet. */
 static bool in_headroom(struct log *log, uint64_t bytes)
 {
     spin_lock(&log->lock);
     uint64_t room = segment_room(log), keep = log->current->bytes / 8;
     uint64_t word = atomic_load_explicit(&log->word, memory_order_relaxed);
     uint64_t used = (uint32_t)word == WORD_CLOSED ? 0 : (uint32_t)word;
-    bool in = !log->prepared && room < used + bytes + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
+    bool low = room < used + bytes + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
+    bool in = !has_next(log) && (low || log->current->for_deletes);
     spin_unlock(&log->lock);
     return in;
 }
@@ -158,6 +171,12 @@ bool log_large_must_wait(const struct log *log)
     /* Relaxed: a hint, or read under the lock. */
     return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_bytes, memory_order_relaxed) >=
            LOG_LARGE_WAITING_MAX;
+}
+
+/* May a long record go where there is room for it? A segment for deletes is for short ones. */
+static bool large_fits(const struct log *log, size_t bytes)
+{
+    return !(log->prepared && log->prepared->for_deletes) || segment_room(log) >= BATCH_HEADER_BYTES + bytes;
 }
 
 static enum log_reserve_result reserve_large(struct log *log, size_t bytes, struct log_batch *large,
@@ -170,7 +189,7 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
         return LOG_WAIT;
     }
     retire_open(log, close_word(log));
-    if (make_room(log, bytes)) {
+    if (large_fits(log, bytes) && make_room(log, bytes)) {
         atomic_fetch_add_explicit(&log->large_bytes, large->capacity, memory_order_relaxed);
         batch_open(log, large);
         append_closed(log, large, BATCH_HEADER_BYTES + bytes);
@@ -179,7 +198,7 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
         slot->dst = large->buffer + BATCH_HEADER_BYTES;
         slot->batch = large;
     } else {
-        result = refused(log);
+        result = refused(log, LOG_NORMAL);
     }
     (void)open_next(log, 0); /* if not now, then when a batch has come free */
     spin_unlock(&log->lock);
@@ -187,7 +206,8 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
 }
 
 /* True when it is worth trying again. */
-static bool make_way(struct log *log, uint64_t seen, size_t bytes, enum log_reserve_result *why)
+static bool make_way(struct log *log, uint64_t seen, size_t bytes, enum log_reserve_kind kind,
+                     enum log_reserve_result *why)
 {
     bool again = true;
     spin_lock(&log->lock);
@@ -200,7 +220,7 @@ static bool make_way(struct log *log, uint64_t seen, size_t bytes, enum log_rese
         else
             again = false;
         if (!again)
-            *why = refused(log);
+            *why = refused(log, kind);
     }
     spin_unlock(&log->lock);
     return again;
@@ -228,7 +248,7 @@ enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t reco
         uint64_t offset = (uint32_t)word;
         if (UNLIKELY(offset + bytes > atomic_load_explicit(&b->limit, memory_order_relaxed))) {
             enum log_reserve_result why = LOG_WAIT;
-            if (!make_way(log, word, bytes, &why))
+            if (!make_way(log, word, bytes, kind, &why))
                 return why;
             word = atomic_load_explicit(&log->word, memory_order_acquire);
             continue;

@@ -13,8 +13,8 @@
  *
  * Failures. A failed or short write is final: the log is dead, log_failed says why, the commit point never
  * moves again. Disk full is foreseen: segments are allocated and zero-filled ahead, and when the next one
- * cannot be made and the current one runs low, log_reserve answers LOG_NO_SPACE (deletes have headroom left);
- * it resumes by itself.
+ * cannot be made and the current one runs low, log_reserve answers LOG_NO_SPACE (deletes have headroom left,
+ * and small segments of their own); it resumes by itself.
  *
  * Thread safety: log_open, log_close: one thread. log_reserve, log_publish, log_flush_*, log_commit_lsn,
  * log_tail_lsn, stats: any. A store has one log; several logs can live in one process. */
@@ -76,12 +76,14 @@ struct log_config {
     status_t (*replay)(void *context, const struct record *records, unsigned n);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
-    /* May the folder grow by a segment of so many bytes? No is answered as a full disk is. Called by the
-     * background thread with no lock held. May be NULL. */
-    bool (*may_allocate)(void *context, uint64_t bytes);
-    /* There is no room for a segment: will there be soon, by itself? Then writes wait (LOG_WAIT) instead of
-     * being refused, and it is asked again some times a second. Called as may_allocate. May be NULL. */
-    bool (*may_wait)(void *context);
+    /* May the folder grow by a segment of so many bytes? No is answered as a full disk is. for_deletes: one
+     * that only LOG_HEADROOM reservations may use, out of what is kept back for them; asked for when there is
+     * no room for others. Called by the background thread with no lock held. May be NULL. */
+    bool (*may_allocate)(void *context, uint64_t bytes, bool for_deletes);
+    /* There is no room for a segment: will there be soon, by itself? Then writes (or deletes) wait (LOG_WAIT)
+     * instead of being refused, and it is asked again some times a second. Called as may_allocate. May be
+     * NULL. */
+    bool (*may_wait)(void *context, bool for_deletes);
     /* The commit point moved, or space came free, or the log died: whoever holds replies or parked operations
      * should look again. Called by log_flush_done's thread or the background thread, with no lock held. May
      * be NULL. */

@@ -15,11 +15,11 @@ static bool next_plan(struct log *log, uint64_t *number, uint64_t *after, uint64
 {
     *outgrown = NULL;
     spin_lock(&log->lock);
-    if (log->prepared && log->prepared->bytes < log->wanted_bytes) {
+    if (log->prepared && !log->prepared->for_deletes && log->prepared->bytes < log->wanted_bytes) {
         *outgrown = log->prepared;
         log->prepared = NULL;
     }
-    bool wanted = log->prepared == NULL;
+    bool wanted = log->prepared == NULL || log->prepared->for_deletes;
     *number = log->next_number;
     *after = log->current->number; /* and stays it, for there is no other to go on to */
     *bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes;
@@ -52,6 +52,7 @@ static void take_prepared(struct log *log, struct segment *s)
 {
     segment_hand_over(s, log->config.segments); /* before anybody gets an LSN in it */
     spin_lock(&log->lock);
+    struct segment *before = log->prepared; /* one for deletes, which is needed no longer */
     log->prepared = s;
     log->next_number = s->number + 1;
     uint64_t twice = log->next_bytes * 2, max = log->config.segment_bytes_max;
@@ -60,10 +61,46 @@ static void take_prepared(struct log *log, struct segment *s)
         log->wanted_bytes = 0;
     atomic_store_explicit(&log->scarce, false, memory_order_relaxed);
     spin_unlock(&log->lock);
+    if (before)
+        log_discard(log, before);
     atomic_store_explicit(&log->waits, false, memory_order_relaxed);
+    atomic_store_explicit(&log->deletes_wait, false, memory_order_relaxed);
     bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
     if (was_full)
         LOG_INFO("there is room for log segments again: writes resume");
+    if (log->config.on_progress)
+        log->config.on_progress(log->config.context);
+}
+
+/* There is no room for a segment: one that only deletes may use. Only this thread makes segments, so what is
+ * prepared can only go meanwhile. */
+static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after)
+{
+    spin_lock(&log->lock);
+    bool has = log->prepared != NULL;
+    spin_unlock(&log->lock);
+    if (has || !log->config.may_allocate)
+        return;
+    struct segment *s = calloc(1, sizeof *s);
+    CHECK(s != NULL);
+    bool may = log->config.may_allocate(log->config.context, SEGMENT_BYTES_MIN, true);
+    status_t status =
+        may ? segment_create(log->config.disk, log->folder, log->path, number, after, SEGMENT_BYTES_MIN, s)
+            : status_error(STATUS_NO_SPACE, "the room kept back is used up");
+    if (!status_is_ok(&status)) {
+        free(s);
+        bool waits = log->config.may_wait && log->config.may_wait(log->config.context, true);
+        atomic_store_explicit(&log->deletes_wait, waits, memory_order_relaxed);
+    } else {
+        s->for_deletes = true;
+        segment_hand_over(s, log->config.segments);
+        spin_lock(&log->lock);
+        log->prepared = s;
+        log->next_number = number + 1;
+        atomic_store_explicit(&log->scarce, true, memory_order_relaxed);
+        spin_unlock(&log->lock);
+        atomic_store_explicit(&log->deletes_wait, false, memory_order_relaxed);
+    }
     if (log->config.on_progress)
         log->config.on_progress(log->config.context);
 }
@@ -83,7 +120,7 @@ bool log_prepare(struct log *log)
     spin_unlock(&log->lock);
     status_t status;
     for (;; bytes /= 2) {
-        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes))
+        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes, false))
             status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
                                   log->path, bytes >> 10);
         else
@@ -96,9 +133,11 @@ bool log_prepare(struct log *log)
         return true;
     }
     free(s);
+    if (status.code == STATUS_NO_SPACE)
+        prepare_for_deletes(log, number, after);
     bool waits = status.code == STATUS_NO_SPACE && log->config.may_wait &&
                  !atomic_load_explicit(&log->disk_full, memory_order_relaxed) &&
-                 log->config.may_wait(log->config.context);
+                 log->config.may_wait(log->config.context, false);
     atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
     if (waits)
         return false;
@@ -124,7 +163,8 @@ static void *prepare_thread(void *context)
         } else if (log_lacks_room(log)) {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            if (atomic_load_explicit(&log->waits, memory_order_relaxed))
+            if (atomic_load_explicit(&log->waits, memory_order_relaxed) ||
+                atomic_load_explicit(&log->deletes_wait, memory_order_relaxed))
                 until.tv_nsec += LOG_WAIT_NS;
             else
                 until.tv_sec += LOG_RETRY_SECONDS;
@@ -165,7 +205,8 @@ status_t log_prepare_start(struct log *log)
 
 void log_prepare_wake(struct log *log)
 {
-    if (!log->has_thread || log_lacks_room(log))
+    if (!log->has_thread ||
+        (log_lacks_room(log) && !atomic_load_explicit(&log->deletes_wait, memory_order_relaxed)))
         return; /* it is asked from time to time anyway */
     pthread_mutex_lock(
         &log->mutex); /* held for some instructions only; a missed wake would never be repeated */

@@ -28,6 +28,7 @@ struct segment {
     uint64_t bytes;      /* file size */
     uint64_t after; /* number of the log segment that was written to when this one was made; 0: not known */
     int fd;
+    bool for_deletes;          /* the disk is full: only deletes go there */
     struct segment_file *file; /* the table's entry, which owns fd; NULL: fd is the caller's */
     struct segment *next;      /* log.c's list of segments with writes to come or under way */
 };

@@ -40,6 +40,7 @@ struct cleaner {
     uint64_t awaited, awaited_ms; /* space_will_come: progress when it last changed, and when that was */
     _Atomic uint64_t other_bytes; /* of tocs and of what is being written: space_may_allocate. Relaxed */
     _Atomic uint64_t kept_bytes;  /* of room that the log may not take */
+    _Atomic uint64_t toc_bytes;   /* of that, what even deletes may not */
     /* Relaxed numbers: the keeper writes, any reads. */
     _Atomic uint64_t state, rounds, segments, copied_bytes, moved, failures, damaged, removed_segments,
         removed_bytes, pending_segments, pending_bytes;
@@ -67,9 +68,9 @@ bool space_reap_step(struct store *store, uint64_t *wait_us);
 /* How short room is now. */
 enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */
-bool space_may_allocate(void *context, uint64_t bytes);
+bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes);
 /* log_config.may_wait: is there enough that is dead, and is it being cleared away? The log's thread only. */
-bool space_will_come(void *context);
+bool space_will_come(void *context, bool for_deletes);
 /* May a round write so many bytes? */
 bool space_has_room(struct store *store, uint64_t bytes);
 

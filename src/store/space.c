@@ -5,7 +5,9 @@
  * checkpoint that begins later. It goes when all kept checkpoints began later, and, for the log, when it lies
  * below the start of the oldest.
  *
- * Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may use. */
+ * Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may use.
+ * Deletes may use what is kept for cleaning too: their segments hold nothing live, so checkpoints alone free
+ * them. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -22,11 +24,12 @@ enum {
     REQUEST_MS = 5000, /* between two checkpoints for the sake of space */
     REQUEST_MS_CRITICAL = 100,
     SAY_MS = 60000,
-    DELETES_BYTES = 1 << 20,
-    DEAD_SHARE = 16,      /* less than this part of all bytes is not worth waiting for */
-    AWAIT_MS = 10000,     /* how long writes wait for room while nothing happens that could bring some */
-    REAP_PAUSE_US = 8000, /* between two pieces of a removed file */
-    WORTH_PERCENT = 15,   /* of a log segment that is dead: then it helps to get it below the replay */
+    TOC_KEY_BYTES = 24,      /* where there is no toc yet; short keys take 8, random ones of 16 bytes 32 */
+    DELETES_BYTES = 3 << 20, /* some segments for deletes: one in use, one that waits for checkpoints */
+    DEAD_SHARE = 16,         /* less than this part of all bytes is not worth waiting for */
+    AWAIT_MS = 10000,        /* how long writes wait for room while nothing happens that could bring some */
+    REAP_PAUSE_US = 8000,    /* between two pieces of a removed file */
+    WORTH_PERCENT = 15,      /* of a log segment that is dead: then it helps to get it below the replay */
 };
 
 static uint64_t get(const _Atomic uint64_t *number)
@@ -41,6 +44,19 @@ static void set(_Atomic uint64_t *number, uint64_t n)
 
 /* ---- how much ---- */
 
+/* Of a checkpoint that would begin now, about. */
+static uint64_t next_toc_bytes(const struct store *store)
+{
+    const struct keeper *k = &store->keeper;
+    uint64_t keys = get(&store->keys), bytes = keys * TOC_KEY_BYTES;
+    if (k->toc_count && k->tocs[0].keys) {
+        bytes = k->tocs[0].bytes;
+        if (keys > k->tocs[0].keys)
+            bytes = (uint64_t)((double)bytes * (double)keys / (double)k->tocs[0].keys);
+    }
+    return bytes + bytes / 4;
+}
+
 /* What else the folder holds, or will soon, and what must stay free. */
 static void update(struct store *store)
 {
@@ -48,11 +64,13 @@ static void update(struct store *store)
     uint64_t other = 0;
     for (unsigned i = 0; i < k->toc_count; i++)
         other += k->tocs[i].bytes;
-    uint64_t next_toc = k->toc_count ? k->tocs[0].bytes + k->tocs[0].bytes / 4 : 0;
+    /* There will be as many as are kept, and one that is being written. */
+    uint64_t next_toc = next_toc_bytes(store), tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
     set(&k->cleaner.other_bytes, other);
     /* Without a limit the disk is shared with others anyway: only the next checkpoint is sure of its room. */
     uint64_t rounds = store->config.disk_limit_bytes ? 2 * cleaner_round_bytes(store) : 0;
-    set(&k->cleaner.kept_bytes, next_toc + rounds + DELETES_BYTES);
+    set(&k->cleaner.toc_bytes, next_toc);
+    set(&k->cleaner.kept_bytes, tocs + rounds + DELETES_BYTES);
 }
 
 static uint64_t room(struct store *store, uint64_t *total)
@@ -69,10 +87,12 @@ static uint64_t room(struct store *store, uint64_t *total)
     return left;
 }
 
-bool space_may_allocate(void *context, uint64_t bytes)
+bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
     uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes); /* 0: the keeper has not begun */
+    if (for_deletes)
+        kept = get(&store->keeper.cleaner.toc_bytes);
     return kept == 0 || room(store, &total) >= bytes + kept;
 }
 
@@ -85,9 +105,36 @@ static uint64_t progress(struct store *store)
     return get(&c->removed_bytes) + get(&c->copied_bytes) + get(&c->rounds) + s.number + s.keys_done;
 }
 
-bool space_will_come(void *context)
+/* One segment with nothing live is enough. */
+static bool note_dead_log(void *context, struct segment_file *file)
+{
+    struct store *store = ((void **)context)[0];
+    bool dead = !file->data && atomic_load_explicit(&file->sealed, memory_order_acquire) &&
+                segments_live_bytes(store->segments, file) == 0;
+    *(bool *)((void **)context)[1] |= dead;
+    return !dead;
+}
+
+/* Will checkpoints free a segment of the log? */
+static bool deletes_will_go(struct store *store)
+{
+    struct store_checkpoint_stats s;
+    struct segments_totals totals;
+    bool found = false;
+    void *context[] = {store, &found};
+    store_checkpoint_stats_get(store, &s);
+    if (s.last_failed)
+        return false;
+    segments_totals_get(store->segments, &totals);
+    segments_each(store->segments, note_dead_log, context);
+    return found || totals.leaving_segments > 0;
+}
+
+bool space_will_come(void *context, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
+    if (for_deletes)
+        return deletes_will_go(store);
     struct cleaner *c = &store->keeper.cleaner;
     struct segments_totals totals;
     uint64_t now_ms = clock_monotonic_us() / 1000, now = progress(store);
@@ -152,8 +199,9 @@ static bool survey_file(void *context, struct segment_file *file)
     if (file->dead_since == 0 && indexed && live == 0)
         file->dead_since = s->dead_number;
     if (file->dead_since == 0) {
-        s->waits |= !file->data && file->number >= s->oldest_number &&
-                    (bytes - (uint64_t)live) * 100 > bytes * WORTH_PERCENT;
+        /* Small records weigh more than they have bytes. */
+        s->waits |= !file->data && file->number >= s->oldest_number && live < (int64_t)bytes &&
+                    ((int64_t)bytes - live) * 100 > (int64_t)bytes * WORTH_PERCENT;
         return true;
     }
     s->pending++;

@@ -343,6 +343,49 @@ static void test_disk_limit(void **state)
     fixture_deinit(&f);
 }
 
+/* A full folder of small values: each delete is a block of the log and frees hardly anything, but all of them
+ * must go through, in room that checkpoints give back. */
+static void test_deletes_go_on_when_it_is_full(void **state)
+{
+    enum { LIMIT = 16 << 20, DELETES = 6000 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    char name[16];
+    (void)state;
+    f.config = (struct store_config){.disk = &f.sim->disk,
+                                     .path = "sim",
+                                     .workers = 1,
+                                     .log_segment_bytes_first = 1 << 20,
+                                     .log_segment_bytes_max = 2 << 20,
+                                     .disk_limit_bytes = LIMIT,
+                                     .no_threads = true};
+    fixture_open(&f);
+    keep(&f);
+    int stored = 0;
+    enum store_result r = STORE_OK;
+    for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {
+        r = put(f.sw, key_of(name, stored), text("a value of some thirty bytes or so"), 0);
+        stored += r == STORE_OK;
+        if (r != STORE_OK || tries % 1000 == 0)
+            keep(&f);
+    }
+    assert_int_equal(r, STORE_NO_SPACE);
+    assert_in_range(stored, DELETES, 1000000);
+    for (int key = 0; key < DELETES; key++) {
+        r = STORE_BUSY;
+        for (int turns = 0; r == STORE_BUSY && turns < 4; turns++) {
+            r = put(f.sw, key_of(name, key), (struct slice){0}, 0);
+            keep(&f);
+        }
+        assert_int_equal(r, STORE_OK);
+        struct segments_totals disk = stats_of(&f).disk;
+        assert_true(disk.log_bytes + disk.data_bytes <= LIMIT);
+    }
+    assert_int_equal(count(f.sw), stored - DELETES);
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), stored - DELETES);
+    fixture_deinit(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -354,6 +397,7 @@ int main(void)
         cmocka_unit_test(test_disk_limit),
         cmocka_unit_test(test_a_damaged_batch_keeps_a_victim),
         cmocka_unit_test(test_every_failure_is_told),
+        cmocka_unit_test(test_deletes_go_on_when_it_is_full),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

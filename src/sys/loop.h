@@ -4,7 +4,8 @@
  * The loop reports what happened as an array of events; it never calls back. A turn is
  *
  *     n = loop_wait(loop, events, capacity, timeout_us);      one kernel entry, submits all that was queued
- *     for each event: handle; queue sends, writes, ...         no kernel entry (io_uring) in here
+ *     for each event: handle; queue sends, writes, ...         no kernel entry (io_uring) in here, but
+ *                                                              one before the sends when there are reads
  *
  * Implementations: io_uring (loop_uring.c), epoll (loop_epoll.c; file operations run on helper threads),
  * and a simulated one in the tests. They behave alike; struct loop_ops is the narrow waist.

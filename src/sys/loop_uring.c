@@ -1,5 +1,6 @@
 /* The io_uring backend: multishot accept, multishot receive into a ring of provided buffers, sends and file
- * transfers as single operations, all submitted by the one system call of a turn.
+ * transfers as single operations, all submitted by the one system call of a turn, or by two when there are
+ * both reads and sends.
  *
  * An operation's user data is the address of what it belongs to, with its kind in the low bits. A stream
  * counts the operations that the kernel still holds (kernel_refs); after loop_stream_close the socket is shut
@@ -53,6 +54,7 @@ struct uring_loop {
     struct io_uring_buf_ring *buffer_ring;
     char *buffers;
     size_t buffer_ring_bytes;
+    bool read_queued;      /* since the last submission: see uring_stream_send */
     uint32_t buffers_free; /* with the kernel, as far as completions have told: at most so many */
     struct listener listeners[LISTENERS_MAX];
     uint64_t accept_retry_us;    /* 0: none waits */
@@ -74,14 +76,23 @@ static void count_call(struct uring_loop *u)
 
 static void enable(struct uring_loop *u);
 
+/* Hands over what is queued, without waiting. */
+static void submit(struct uring_loop *u)
+{
+    u->read_queued = false;
+    if (io_uring_sq_ready(&u->ring) == 0)
+        return;
+    if (!u->enabled) /* a disabled ring takes nothing */
+        enable(u);
+    count_call(u);
+    io_uring_submit(&u->ring);
+}
+
 static struct io_uring_sqe *take_sqe(struct uring_loop *u, void *object, enum kind kind)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&u->ring);
     while (sqe == NULL) {
-        if (!u->enabled) /* full before the first wait: a disabled ring takes nothing */
-            enable(u);
-        count_call(u);
-        io_uring_submit(&u->ring);
+        submit(u);
         sqe = io_uring_get_sqe(&u->ring);
     }
     io_uring_prep_nop(sqe); /* a clean slate: the prep calls below keep user_data */
@@ -152,6 +163,10 @@ static void uring_stream_read(struct loop *loop, struct loop_stream *s, bool on)
 static void uring_stream_send(struct loop *loop, struct loop_stream *s, const struct iovec *pieces, int count)
 {
     struct uring_loop *u = uring_of(loop);
+    /* The kernel keeps the reads of one submission back until all of it is issued, while sends are made at
+     * once, a few microseconds each: behind them, the disk would be idle that long. */
+    if (u->read_queued)
+        submit(u);
     struct io_uring_sqe *sqe = take_sqe(u, s, KIND_SEND);
     if (count == 1) {
         io_uring_prep_send(sqe, s->fd, pieces[0].iov_base, pieces[0].iov_len, MSG_NOSIGNAL);
@@ -188,7 +203,9 @@ static void uring_stream_close(struct loop *loop, struct loop_stream *s)
 
 static void uring_file(struct loop *loop, struct loop_file_op *op)
 {
-    struct io_uring_sqe *sqe = take_sqe(uring_of(loop), op, KIND_FILE);
+    struct uring_loop *u = uring_of(loop);
+    struct io_uring_sqe *sqe = take_sqe(u, op, KIND_FILE);
+    u->read_queued |= !op->write;
     if (op->write)
         io_uring_prep_write(sqe, op->fd, op->buffer, (unsigned)op->len, op->offset);
     else
@@ -402,17 +419,10 @@ static bool spin(struct uring_loop *u)
     return false;
 }
 
-static void submit(struct uring_loop *u)
-{
-    if (io_uring_sq_ready(&u->ring) == 0)
-        return;
-    count_call(u);
-    io_uring_submit(&u->ring);
-}
-
 static void enter(struct uring_loop *u, int64_t timeout_us)
 {
     struct io_uring_cqe *cqe;
+    u->read_queued = false;
     if (u->accept_retry_us && (timeout_us < 0 || timeout_us > ACCEPT_RETRY_US))
         timeout_us = ACCEPT_RETRY_US;
     if (u->tells_task_work && (timeout_us < 0 || timeout_us > SPIN_US)) {

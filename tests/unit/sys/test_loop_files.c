@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -198,6 +199,55 @@ static void test_epoll_has_several_helpers(void **state)
     assert_in_range(helpers(), 2, 16);
 }
 
+/* Reads are handed over before the first reply of their turn is sent, with one call; a write waits for the
+ * turn's end, and so does what is sent. */
+static void test_uring_reads_go_before_sends(void **state)
+{
+    struct fixture *f = *state;
+    struct loop_stream stream = {.owner = &stream};
+    const struct iovec piece = {"pong", 4};
+    struct loop_event events[8];
+    int pair[2];
+    char got[4];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    queue(f, 0, true);
+    wait_for(f, 1);
+    loop_stream_start(f->loop, &stream, pair[0]);
+    queue(f, 1, true);
+    uint64_t before = f->loop->stats.system_calls;
+    loop_stream_send(f->loop, &stream, &piece, 1);
+    assert_int_equal(f->loop->stats.system_calls, before);
+    queue(f, 2, false);
+    queue(f, 3, false);
+    unsigned files = 0;
+    for (unsigned sends = 0; files < 3 || sends < 2;) {
+        int n = loop_wait(f->loop, events, 8, PATIENCE_US);
+        assert_true(n > 0);
+        for (int i = 0; i < n; i++) {
+            files += events[i].type == LOOP_FILE_DONE;
+            if (events[i].type != LOOP_SENT || ++sends == 2)
+                continue;
+            queue(f, 4, false);
+            queue(f, 5, false);
+            before = f->loop->stats.system_calls;
+            loop_stream_send(f->loop, &stream, &piece, 1);
+            assert_int_equal(f->loop->stats.system_calls, before + 1);
+        }
+    }
+    assert_int_equal(read(pair[1], got, 4), 4);
+    assert_memory_equal(got, "pong", 4);
+    loop_stream_close(f->loop, &stream);
+    for (bool closed = false; !closed || files < 5;) {
+        int n = loop_wait(f->loop, events, 8, PATIENCE_US);
+        assert_true(n > 0);
+        for (int i = 0; i < n; i++) {
+            closed |= events[i].type == LOOP_CLOSED;
+            files += events[i].type == LOOP_FILE_DONE;
+        }
+    }
+    close(pair[1]);
+}
+
 #define BOTH(test)                                                                                           \
     {#test " (io_uring)", test, setup_uring, teardown, NULL},                                                \
     {                                                                                                        \
@@ -210,6 +260,7 @@ int main(void)
         BOTH(test_each_is_done_once),
         cmocka_unit_test_setup_teardown(test_destroying_waits_for_what_is_under_way, setup_epoll, teardown),
         cmocka_unit_test_setup_teardown(test_epoll_has_several_helpers, setup_epoll, teardown),
+        cmocka_unit_test_setup_teardown(test_uring_reads_go_before_sends, setup_uring, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,6 +104,8 @@ struct store_worker_private {
     struct resident_queue residents[RESIDENT_KINDS];
     uint64_t fruitless;                 /* looked at since the last eviction here */
     uint64_t unlooked_bytes;            /* written since the last look at how much is used */
+    uint64_t returns_ms;                /* when returns_credit was reckoned; the owner's */
+    uint32_t returns_credit;            /* values that may come back into a full memory now; the owner's */
     _Atomic uint64_t evicted, promoted; /* ever; the owner writes, relaxed; read by any */
 };
 

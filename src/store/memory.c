@@ -28,6 +28,8 @@ enum {
     STEPS_BETWEEN_LOOKS = 16,
     LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
     CHUNK_RESIDENTS = 8191,
+    RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
+    RETURNS_AT_ONCE = 4096,
 };
 
 /* A value in memory, perhaps: the node may be gone or be another one by now. */
@@ -393,6 +395,30 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
 
 /* ---- what comes back ---- */
 
+/* Is so much used that each write must look whether it is too much? Relaxed: it was so a moment ago. */
+static bool is_pressed(const struct store *store)
+{
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->pressed, memory_order_relaxed);
+}
+
+/* In a full memory a return costs another value its place: two exchanges in the index. When more is read
+ * again and again than memory holds, that is work for nothing at every other read: so many a millisecond. */
+static bool may_return(const struct store_worker *sw)
+{
+    struct store_worker_private *p = sw->private;
+    if (!is_pressed(sw->store))
+        return true;
+    uint64_t passed_ms = sw->now_ms - p->returns_ms;
+    uint64_t credit =
+        p->returns_credit + (passed_ms < RETURNS_AT_ONCE ? passed_ms : RETURNS_AT_ONCE) * RETURNS_PER_MS;
+    p->returns_ms = sw->now_ms;
+    p->returns_credit = credit < RETURNS_AT_ONCE ? (uint32_t)credit : RETURNS_AT_ONCE;
+    if (p->returns_credit == 0)
+        return false;
+    p->returns_credit--;
+    return true;
+}
+
 bool store_value_arrived(struct store_worker *sw, const struct store_key *key, uint64_t address,
                          struct slice value, bool scan)
 {
@@ -405,7 +431,8 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
     if (node && node_meta(node) & NODE_COLD && payload_get(node).address == address) {
         /* Without a cap there is room for all: a start has left them on disk. Relaxed: see keeps. */
         if (!evicts ||
-            atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED)
+            (atomic_fetch_or_explicit(&node->meta, NODE_TOUCHED, memory_order_relaxed) & NODE_TOUCHED &&
+             may_return(sw)))
             promoted = payload_promote(store, sw->private, node, key->hash, value);
     }
     keylock_release(&store->locks, stripe);
@@ -417,12 +444,6 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
 }
 
 /* ---- writes ---- */
-
-/* Is so much used that each write must look whether it is too much? Relaxed: it was so a moment ago. */
-static bool is_pressed(const struct store *store)
-{
-    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->pressed, memory_order_relaxed);
-}
 
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
 {

@@ -166,11 +166,15 @@ static bool in_headroom(struct log *log, uint64_t bytes)
     return in;
 }
 
-bool log_large_must_wait(const struct log *log)
+uint64_t log_large_bytes(const struct log *log)
 {
     /* Relaxed: a hint, or read under the lock. */
-    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_bytes, memory_order_relaxed) >=
-           LOG_LARGE_WAITING_MAX;
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_bytes, memory_order_relaxed);
+}
+
+bool log_large_must_wait(const struct log *log)
+{
+    return log_large_bytes(log) >= LOG_LARGE_WAITING_MAX;
 }
 
 /* May a long record go where there is room for it? A segment for deletes is for short ones. */

@@ -130,6 +130,8 @@ void resp_request_reset(struct resp_request *request)
 
 uint64_t resp_request_announced(const struct resp_request *request)
 {
+    if (request->skipping)
+        return 0; /* what is to come need not be kept */
     return request->position + (request->in_bulk ? request->bulk_bytes + 2 : 0);
 }
 
@@ -184,30 +186,41 @@ static enum resp_result read_header(struct resp_request *request, const char *da
     return RESP_NOTHING;
 }
 
+/* The line before an argument. RESP_NOTHING: read, the argument is awaited. */
+static enum resp_result read_argument_header(struct resp_request *request, const char *data, size_t len,
+                                             const struct resp_limits *limits,
+                                             char error[RESP_ERROR_TEXT_BYTES])
+{
+    int64_t n;
+    if (request->position >= len)
+        return RESP_MORE;
+    if (data[request->position] != '$') {
+        char text[32];
+        snprintf(text, sizeof text, "expected '$', got '%c'", data[request->position]);
+        return fail(error, text);
+    }
+    enum resp_result result = read_header(request, data, len, &n);
+    if (result == RESP_ERROR)
+        return fail(error, "too big bulk count string");
+    if (result != RESP_NOTHING)
+        return result;
+    if (n < 0 || (uint64_t)n > limits->bulk_bytes_max)
+        return fail(error, "invalid bulk length");
+    if (request->position + (uint64_t)n + 2 > limits->request_bytes_max)
+        return fail(error, "request is too large");
+    request->bulk_bytes = (uint64_t)n;
+    request->in_bulk = 1;
+    return RESP_NOTHING;
+}
+
 /* One argument: RESP_NOTHING when it is complete. */
 static enum resp_result read_argument(struct resp_request *request, const char *data, size_t len,
                                       const struct resp_limits *limits, char error[RESP_ERROR_TEXT_BYTES])
 {
     if (!request->in_bulk) {
-        int64_t n;
-        if (request->position >= len)
-            return RESP_MORE;
-        if (data[request->position] != '$') {
-            char text[32];
-            snprintf(text, sizeof text, "expected '$', got '%c'", data[request->position]);
-            return fail(error, text);
-        }
-        enum resp_result result = read_header(request, data, len, &n);
-        if (result == RESP_ERROR)
-            return fail(error, "too big bulk count string");
+        enum resp_result result = read_argument_header(request, data, len, limits, error);
         if (result != RESP_NOTHING)
             return result;
-        if (n < 0 || (uint64_t)n > limits->bulk_bytes_max)
-            return fail(error, "invalid bulk length");
-        if (request->position + (uint64_t)n + 2 > limits->request_bytes_max)
-            return fail(error, "request is too large");
-        request->bulk_bytes = (uint64_t)n;
-        request->in_bulk = 1;
     }
     if (len - request->position < request->bulk_bytes + 2)
         return RESP_MORE;
@@ -255,6 +268,52 @@ enum resp_result resp_request_parse(struct resp_request *request, const char *da
     }
     *used = request->position;
     return RESP_COMMAND;
+}
+
+/* ---- passing over ---- */
+
+void resp_request_skip_begin(struct resp_request *request)
+{
+    free(request->spans);
+    request->spans = NULL;
+    request->capacity = 0;
+    request->skipping = 1;
+    request->position = 0;
+    if (request->in_bulk)
+        request->bulk_bytes += 2;
+}
+
+/* As much of the awaited argument as there is. False: more of it is to come. */
+static bool skip_bulk(struct resp_request *request, size_t len)
+{
+    uint64_t there = len - request->position;
+    uint64_t n = there < request->bulk_bytes ? there : request->bulk_bytes;
+    request->position += n;
+    request->bulk_bytes -= n;
+    return request->bulk_bytes == 0;
+}
+
+enum resp_result resp_request_skip(struct resp_request *request, const char *data, size_t len,
+                                   const struct resp_limits *limits, size_t *used,
+                                   char error[RESP_ERROR_TEXT_BYTES])
+{
+    enum resp_result result = RESP_NOTHING;
+    request->position = 0;
+    while (request->argc < request->argc_wanted && result == RESP_NOTHING) {
+        if (!request->in_bulk) {
+            result = read_argument_header(request, data, len, limits, error);
+            if (result == RESP_NOTHING)
+                request->bulk_bytes += 2;
+        } else if (skip_bulk(request, len)) {
+            request->in_bulk = 0;
+            request->argc++;
+        } else {
+            result = RESP_MORE;
+        }
+    }
+    *used = request->position;
+    request->position = 0;
+    return result;
 }
 
 /* ---- inline ---- */

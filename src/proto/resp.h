@@ -50,11 +50,13 @@ struct resp_span {
 struct resp_request {
     size_t position;      /* bytes of the command that are understood */
     size_t scanned;       /* bytes behind position known to hold no line end */
-    uint64_t bulk_bytes;  /* of the argument that is awaited, when in_bulk */
+    uint64_t bulk_bytes;  /* of the argument that is awaited, when in_bulk; skipping: of it to come, with its
+                             line end */
     uint32_t argc_wanted; /* 0: the header was not read yet */
     uint32_t argc;
     uint32_t capacity; /* of spans */
     uint8_t in_bulk;
+    uint8_t skipping;        /* resp_request_skip */
     struct resp_span *spans; /* argc of them; owned */
 };
 
@@ -72,8 +74,17 @@ enum resp_result resp_request_parse(struct resp_request *request, const char *da
 bool resp_split_inline(struct resp_request *request, const char *line, size_t len, char *out);
 
 /* Length of the command as far as it is announced: never less than what is there plus what is known to
- * follow. */
+ * follow. 0 for one that is passed over. */
 uint64_t resp_request_announced(const struct resp_request *request);
+
+/* Gives up a command that resp_request_parse wants more of: its rest is to be passed over as it comes. The
+ * first position bytes of it are done with; then position is 0. Not for an inline command. */
+void resp_request_skip_begin(struct resp_request *request);
+/* Goes on with that, at the first byte not yet passed over. *used: so many more are now. RESP_NOTHING: that
+ * was its end. RESP_MORE, RESP_ERROR: as above. */
+enum resp_result resp_request_skip(struct resp_request *request, const char *data, size_t len,
+                                   const struct resp_limits *limits, size_t *used,
+                                   char error[RESP_ERROR_TEXT_BYTES]);
 
 /* Forgets the command and frees its memory. */
 void resp_request_reset(struct resp_request *request);

@@ -289,6 +289,10 @@ bool command_old_value(struct command_call *call, const struct store_entry *entr
                        struct slice *value)
 {
     *value = store_entry_value(entries, i);
+    if (UNLIKELY(!command_reply_fits(call, value->len))) {
+        call->crowded = true;
+        return false;
+    }
     if (LIKELY(!store_entry_cold(entries, i)))
         return true;
     call->cold_entry = (int)i;
@@ -302,6 +306,38 @@ static enum command_result want_entry(struct command_call *call, const struct st
     call->cold_entry = -1;
     enum store_result r = want(call, &e->key, e->address, e->version, e->value.len, false);
     return command_value_failed(call, r, e->address);
+}
+
+bool command_reply_fits_slow(struct command_call *call, uint64_t len)
+{
+    return budget_reply_fits(call->worker, reply_pending_bytes(call->reply), len);
+}
+
+struct command_room command_room(struct command_call *call)
+{
+    uint64_t most = budget_reply_max(call->server), pending = reply_pending_bytes(call->reply);
+    return (struct command_room){.bytes_max = most,
+                                 .pending_max = most < UINT64_MAX - pending ? pending + most : UINT64_MAX,
+                                 .crowded = !command_reply_fits_slow(call, BUDGET_SMALL_BYTES)};
+}
+
+bool command_room_ok(struct command_call *call, struct command_room *room, uint64_t i)
+{
+    enum { ITEMS_BETWEEN_LOOKS = 128 };
+    room->too_long = reply_pending_bytes(call->reply) > room->pending_max;
+    if (UNLIKELY(i % ITEMS_BETWEEN_LOOKS == ITEMS_BETWEEN_LOOKS - 1))
+        room->crowded = !command_reply_fits_slow(call, BUDGET_SMALL_BYTES);
+    return !command_room_is_full(room);
+}
+
+enum command_result command_room_failed(struct command_call *call, const struct command_room *room,
+                                        const char *advice)
+{
+    if (!room->too_long)
+        return COMMAND_AGAIN;
+    reply_error(call->reply, "ERR the reply would be longer than %llu bytes; %s",
+                (unsigned long long)room->bytes_max, advice);
+    return COMMAND_DONE;
 }
 
 bool command_key_ok(struct command_call *call, struct slice key)
@@ -372,6 +408,8 @@ enum command_result command_write(struct command_call *call, struct store_entry 
             break;
         if (!stage(call, entries, context)) {
             store_write_abort(call->sw);
+            if (UNLIKELY(call->crowded))
+                return COMMAND_AGAIN;
             return UNLIKELY(call->cold_entry >= 0) ? want_entry(call, entries) : COMMAND_DONE;
         }
         r = store_write_commit(call->sw);

@@ -2,6 +2,8 @@
 #ifndef KVASIR_SERVER_COMMANDS_H
 #define KVASIR_SERVER_COMMANDS_H
 
+#include "base/check.h"
+#include "server/budget.h"
 #include "server/command.h"
 
 /* ---- shared ---- */
@@ -31,8 +33,8 @@ struct command_missing {
 bool command_note_missing(struct command_call *call, struct command_missing *missing,
                           enum store_result result, const struct store_key *key,
                           const struct store_view *view, bool scan);
-/* For a stage (below) that needs the bytes of entry i's old value. False: it must come from disk first; the
- * stage returns false, with no reply written. */
+/* For a stage (below) that needs the bytes of entry i's old value. False: it must come from disk first, or
+ * there is no room for so long a reply; the stage returns false, with no reply written. */
 bool command_old_value(struct command_call *call, const struct store_entry *entries, unsigned i,
                        struct slice *value);
 /* Writes the error and returns false when the key is too long. */
@@ -42,6 +44,35 @@ const struct store_key *command_key(struct command_call *call, int arg, struct s
 /* Prepares and prefetches n keys, stride bytes apart, from every step-th argument, the first one first. */
 void command_prepare_keys(struct command_call *call, struct store_key *first, size_t stride, unsigned n,
                           int step);
+/* May a value of len bytes be added to the reply? False: others must be sent first: COMMAND_AGAIN. */
+bool command_reply_fits_slow(struct command_call *call, uint64_t len);
+static inline bool command_reply_fits(struct command_call *call, uint64_t len)
+{
+    return LIKELY(len < BUDGET_SMALL_BYTES) || command_reply_fits_slow(call, len);
+}
+/* The room for a reply of many items. */
+struct command_room {
+    uint64_t bytes_max;
+    uint64_t pending_max; /* of the connection's output */
+    bool too_long;        /* it would be longer than bytes_max */
+    bool crowded;         /* others must be sent first */
+};
+struct command_room command_room(struct command_call *call);
+/* After item i was written. False: no more may be; roll back, then command_room_failed. */
+bool command_room_ok(struct command_call *call, struct command_room *room, uint64_t i);
+/* Of a list that is collected first: will so many bytes fit? False: as above. */
+static inline bool command_room_fits(struct command_room *room, uint64_t bytes)
+{
+    room->too_long = bytes > room->bytes_max;
+    return !room->too_long;
+}
+static inline bool command_room_is_full(const struct command_room *room)
+{
+    return room->too_long || room->crowded;
+}
+/* Answers that the reply is too long, with the advice, or that it must wait. */
+enum command_result command_room_failed(struct command_call *call, const struct command_room *room,
+                                        const char *advice);
 /* Case-insensitive comparison with a lower-case word. */
 bool command_word_is(struct slice arg, const char *word);
 /* Parses an integer argument or answers Redis's error. */

@@ -35,6 +35,7 @@ static bool set_maxmemory(struct server *server, struct slice value)
         return false;
     STAT_SET(server->memory_bytes_max, bytes);
     store_memory_max_set(server->store, bytes);
+    server_progress(server); /* who waits for room may have it now */
     return true;
 }
 

@@ -6,7 +6,10 @@
 #include "server/scan_cursor.h"
 #include "sys/clock.h"
 
-enum { SCAN_COUNT_DEFAULT = 10 };
+enum {
+    SCAN_COUNT_DEFAULT = 10,
+    SCAN_PART = 16, /* of the longest reply, that a call may look at: the client comes again anyway */
+};
 
 static bool stage_del(struct command_call *call, struct store_entry *entries, void *context)
 {
@@ -118,28 +121,47 @@ enum command_result command_randomkey(struct command_call *call)
 
 /* ---- KEYS ---- */
 
-static void collect_matching(struct command_call *call, struct slice pattern, struct node_list *list)
+static void collect_matching(struct command_call *call, struct slice pattern, struct node_list *list,
+                             struct command_room *room)
 {
+    uint64_t bytes = 0;
     struct store_cursor cursor;
     const struct node *node;
     struct slice prefix = glob_prefix(pattern, command_scratch(call, pattern.len + 1));
     list->count = 0;
     store_cursor_seek(&cursor, call->sw, prefix, false);
-    while ((node = store_cursor_next(&cursor)) && slice_starts_with(store_node_key(node), prefix)) {
-        if (glob_matches(pattern, store_node_key(node)))
-            node_list_add(list, node);
+    while (command_room_fits(room, bytes) && (node = store_cursor_next(&cursor)) &&
+           slice_starts_with(store_node_key(node), prefix)) {
+        if (!glob_matches(pattern, store_node_key(node)))
+            continue;
+        node_list_add(list, node);
+        bytes += store_node_key(node).len + NODE_LIST_ITEM_BYTES;
+    }
+}
+
+/* Writes them as far as there is room. */
+static void reply_list(struct command_call *call, const struct node_list *list, struct command_room *room)
+{
+    reply_array(call->reply, list->count);
+    for (size_t i = 0; i < list->count && !command_room_is_full(room); i++) {
+        reply_bulk(call->reply, store_node_key(node_list_at(list, i)));
+        (void)command_room_ok(call, room, i);
     }
 }
 
 enum command_result command_keys(struct command_call *call)
 {
     struct node_list list = {0};
+    struct command_room room = command_room(call);
+    if (command_room_is_full(&room))
+        return COMMAND_AGAIN;
+    struct reply_position start = reply_position(call->reply);
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
             node_list_deinit(&list);
             return COMMAND_AGAIN;
         }
-        collect_matching(call, call->argv[1], &list);
+        collect_matching(call, call->argv[1], &list, &room);
         bool same = store_snapshot_end(call->sw);
         if (store_walk_stopped(call->sw)) {
             node_list_deinit(&list);
@@ -148,11 +170,13 @@ enum command_result command_keys(struct command_call *call)
         if (same)
             break;
     }
-    reply_array(call->reply, list.count);
-    for (size_t i = 0; i < list.count; i++)
-        reply_bulk(call->reply, store_node_key(node_list_at(&list, i)));
+    if (!command_room_is_full(&room))
+        reply_list(call, &list, &room);
     node_list_deinit(&list);
-    return COMMAND_DONE;
+    if (!command_room_is_full(&room))
+        return COMMAND_DONE;
+    reply_rollback(call->reply, start);
+    return command_room_failed(call, &room, "use SCAN, or RANGE with KEYS and LIMIT");
 }
 
 /* ---- SCAN ---- */
@@ -227,7 +251,12 @@ enum command_result command_scan(struct command_call *call)
     size_t room = o.pattern.len + STORE_KEY_BYTES_MAX + 8;
     size_t offset = (room + 7) & ~(size_t)7;
     uint64_t most = store_count(call->sw) + 1;
+    uint64_t bytes_max = budget_reply_max(call->server) / SCAN_PART, bytes = 0;
+    if (most > bytes_max / NODE_LIST_ITEM_BYTES)
+        most = bytes_max / NODE_LIST_ITEM_BYTES;
     size_t capacity = (uint64_t)o.count < most ? (size_t)o.count : (size_t)most;
+    if (!command_reply_fits(call, capacity * NODE_LIST_ITEM_BYTES))
+        return COMMAND_AGAIN;
     char *scratch = command_scratch(call, offset + capacity * sizeof(void *));
     const struct node **found = (const struct node **)(void *)(scratch + offset);
     if (!scan_start(call, &o, number, scratch, &from, &prefix))
@@ -242,10 +271,11 @@ enum command_result command_scan(struct command_call *call)
             node = NULL;
             break;
         }
-        if (looked == capacity)
+        if (looked == capacity || bytes > bytes_max)
             break; /* this one is where the next call goes on */
         if (!o.nothing && (!o.pattern.data || glob_matches(o.pattern, key)))
             found[count++] = node;
+        bytes += key.len + NODE_LIST_ITEM_BYTES;
     }
     if (store_walk_stopped(call->sw))
         return COMMAND_AGAIN;

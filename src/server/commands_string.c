@@ -11,8 +11,7 @@ enum {
     KEYS_GROUP = 32,
     MGET_BYTES_MAX = 1 << 30, /* of values, and one more: a small request that names a large value a million
                                  times must not take all memory */
-    MGET_PART_OF_CAP = 4,
-    POINT_KEYS_MAX = 64, /* a longer MGET is a walk: its values don't push others out of memory */
+    POINT_KEYS_MAX = 64,      /* a longer MGET is a walk: its values don't push others out of memory */
 };
 
 /* ---- reading ---- */
@@ -30,6 +29,8 @@ static enum store_result reply_key(struct command_call *call, const struct store
                 reply_null(r);
             return found == STORE_ABSENT ? STORE_OK : found;
         }
+        if (UNLIKELY(!command_reply_fits(call, view->len)))
+            return STORE_BUSY;
         struct reply_position start = reply_position(r);
         char *p = reply_bulk_begin(r, view->len);
         if (LIKELY(store_view_copy(view, p, 0, view->len))) {
@@ -109,6 +110,8 @@ enum command_result command_getrange(struct command_call *call)
             return value_elsewhere(call, r, key, &view);
         struct reply_position position = reply_position(call->reply);
         uint32_t len = (uint32_t)(end - start + 1);
+        if (UNLIKELY(!command_reply_fits(call, len)))
+            return COMMAND_AGAIN;
         char *p = reply_bulk_begin(call->reply, len);
         if (store_view_copy(&view, p, (uint32_t)start, len)) {
             reply_bulk_end(call->reply, len);
@@ -130,10 +133,10 @@ static bool prepare_keys(struct command_call *call, struct store_key *keys, unsi
     return true;
 }
 
-/* Writes all values; or, when some are not in memory, asks for all of those. *too_long: the output passed
- * pending_max. */
+/* Writes all values; or, when some are not in memory, asks for all of those; or as many as there is room for.
+ */
 static struct command_missing reply_keys(struct command_call *call, const struct store_key *keys, unsigned n,
-                                         uint64_t pending_max, bool *too_long)
+                                         struct command_room *room)
 {
     struct command_missing missing = {STORE_OK, 0};
     struct store_view view;
@@ -144,20 +147,21 @@ static struct command_missing reply_keys(struct command_call *call, const struct
                                                          : store_find(call->sw, &keys[i], &view);
         if (UNLIKELY(r != STORE_OK && r != STORE_ABSENT))
             more = command_note_missing(call, &missing, r, &keys[i], &view, n > POINT_KEYS_MAX);
-        if (UNLIKELY(i + 1 < n && reply_pending_bytes(call->reply) > pending_max)) {
-            *too_long = true;
+        if (i + 1 < n && UNLIKELY(!command_room_ok(call, room, i)))
             more = false;
-        }
     }
     return missing;
 }
 
-/* One reply may take a quarter of the memory cap. */
-static uint64_t mget_bytes_max(const struct command_call *call)
+/* Without a cap there is a limit too. */
+static struct command_room mget_room(struct command_call *call)
 {
-    uint64_t part =
-        atomic_load_explicit(&call->server->memory_bytes_max, memory_order_relaxed) / MGET_PART_OF_CAP;
-    return part && part < MGET_BYTES_MAX ? part : MGET_BYTES_MAX;
+    struct command_room room = command_room(call);
+    if (room.bytes_max > MGET_BYTES_MAX) {
+        room.bytes_max = MGET_BYTES_MAX;
+        room.pending_max = reply_pending_bytes(call->reply) + MGET_BYTES_MAX;
+    }
+    return room;
 }
 
 enum command_result command_mget(struct command_call *call)
@@ -167,21 +171,20 @@ enum command_result command_mget(struct command_call *call)
     if (!prepare_keys(call, keys, n, 1))
         return COMMAND_DONE;
     struct reply_position start = reply_position(call->reply);
-    uint64_t pending = reply_pending_bytes(call->reply), most = mget_bytes_max(call);
+    struct command_room room = mget_room(call);
+    if (command_room_is_full(&room))
+        return COMMAND_AGAIN;
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, keys, n, attempt) == STORE_BUSY)
             return COMMAND_AGAIN;
-        bool too_long = false;
-        struct command_missing missing = reply_keys(call, keys, n, pending + most, &too_long);
+        struct command_missing missing = reply_keys(call, keys, n, &room);
         bool same = store_snapshot_end(call->sw);
-        if (same && missing.result == STORE_OK && !too_long)
+        bool full = command_room_is_full(&room);
+        if (same && missing.result == STORE_OK && !full)
             return COMMAND_DONE;
         reply_rollback(call->reply, start);
-        if (too_long) {
-            reply_error(call->reply, "ERR the reply would be longer than %llu bytes; ask for fewer keys",
-                        (unsigned long long)most);
-            return COMMAND_DONE;
-        }
+        if (full)
+            return command_room_failed(call, &room, "ask for fewer keys");
         if (missing.result != STORE_OK)
             return command_value_failed(call, missing.result, missing.address);
     }

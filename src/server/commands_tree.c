@@ -3,6 +3,8 @@
 #include "server/commands.h"
 #include "server/node_list.h"
 
+#define USE_LIMIT "use LIMIT"
+
 static bool limit_option(struct command_call *call, struct slice arg, uint64_t *limit)
 {
     int64_t n;
@@ -30,6 +32,10 @@ static bool reply_node_value(struct command_call *call, const struct node *node,
             break;
         if (missing->result != STORE_OK)
             return true;
+        if (UNLIKELY(!command_reply_fits(call, view.len))) {
+            r = STORE_BUSY;
+            break;
+        }
         struct reply_position start = reply_position(call->reply);
         char *p = reply_bulk_begin(call->reply, view.len);
         if (store_view_copy(&view, p, 0, view.len)) {
@@ -78,8 +84,10 @@ static bool parse_range(struct command_call *call, struct range_options *o)
     return true;
 }
 
-static void collect_range(struct command_call *call, const struct range_options *o, struct node_list *list)
+static void collect_range(struct command_call *call, const struct range_options *o, struct node_list *list,
+                          struct command_room *room)
 {
+    uint64_t bytes = 0;
     struct store_cursor cursor;
     const struct node *node;
     list->count = 0;
@@ -88,12 +96,15 @@ static void collect_range(struct command_call *call, const struct range_options 
         struct slice key = store_node_key(node);
         if (o->reverse ? slice_compare(key, o->from) < 0 : o->to.data && slice_compare(key, o->to) >= 0)
             break;
+        bytes += key.len + NODE_LIST_ITEM_BYTES;
+        if (UNLIKELY(!command_room_fits(room, bytes)))
+            break;
         node_list_add(list, node);
     }
 }
 
 static struct command_missing write_range(struct command_call *call, const struct range_options *o,
-                                          const struct node_list *list)
+                                          const struct node_list *list, struct command_room *room)
 {
     struct command_missing missing = {STORE_OK, 0};
     reply_array(call->reply, list->count * (o->keys_only ? 1 : 2));
@@ -102,6 +113,8 @@ static struct command_missing write_range(struct command_call *call, const struc
         if (missing.result == STORE_OK)
             reply_bulk(call->reply, store_node_key(node));
         if (!o->keys_only && !reply_node_value(call, node, &missing))
+            break;
+        if (UNLIKELY(!command_room_ok(call, room, i)))
             break;
     }
     return missing;
@@ -114,20 +127,26 @@ enum command_result command_range(struct command_call *call)
     enum command_result result = COMMAND_DONE;
     if (!parse_range(call, &o))
         return COMMAND_DONE;
+    struct command_room room = command_room(call);
+    if (command_room_is_full(&room))
+        return COMMAND_AGAIN;
     struct reply_position start = reply_position(call->reply);
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
             result = COMMAND_AGAIN;
             break;
         }
-        collect_range(call, &o, &list);
-        struct command_missing missing = write_range(call, &o, &list);
-        bool same = store_snapshot_end(call->sw);
-        if (same && missing.result == STORE_OK && !store_walk_stopped(call->sw))
+        struct command_missing missing = {STORE_OK, 0};
+        collect_range(call, &o, &list, &room);
+        if (!command_room_is_full(&room))
+            missing = write_range(call, &o, &list, &room);
+        bool same = store_snapshot_end(call->sw), full = command_room_is_full(&room);
+        bool stopped = store_walk_stopped(call->sw);
+        if (same && missing.result == STORE_OK && !full && !stopped)
             break;
         reply_rollback(call->reply, start);
-        if (store_walk_stopped(call->sw)) {
-            result = COMMAND_AGAIN;
+        if (full || stopped) {
+            result = full ? command_room_failed(call, &room, USE_LIMIT) : COMMAND_AGAIN;
             break;
         }
         /* A node that was busy although nothing else changed: its writer is in the middle. */
@@ -148,7 +167,9 @@ struct kids {
     struct slice from;
     uint64_t limit;
     bool values;
-    char *key; /* prefix, a name, and a byte or two: built here; malloc */
+    struct command_room room;
+    uint64_t bytes; /* about, of what was found */
+    char *key;      /* prefix, a name, and a byte or two: built here; malloc */
     size_t key_capacity;
     struct slice last; /* newest name, in an index key */
     bool has_last;
@@ -184,6 +205,7 @@ static void kids_add_found(struct kids *k, struct slice name, const struct node 
         CHECK(k->items != NULL);
     }
     k->items[k->count++] = (struct kid){name, node};
+    k->bytes += name.len + sizeof(struct kid);
 }
 
 static void kids_add(struct kids *k, struct slice name, const struct node *node)
@@ -257,9 +279,11 @@ static void collect_kids(struct kids *k)
     const struct node *node;
     struct slice previous = slice_make("", 0);
     k->count = 0;
+    k->bytes = 0;
     k->has_last = false;
     store_cursor_seek(&cursor, k->call->sw, kids_key(k, k->from, "", 0), false);
-    while (k->count < k->limit && (node = store_cursor_next(&cursor))) {
+    while (k->count < k->limit && command_room_fits(&k->room, k->bytes) &&
+           (node = store_cursor_next(&cursor))) {
         struct slice key = store_node_key(node);
         if (!slice_starts_with(key, k->prefix))
             break;
@@ -283,6 +307,8 @@ static struct command_missing write_kids(struct kids *k)
     struct command_missing missing = {STORE_OK, 0};
     reply_array(k->call->reply, k->count * (k->values ? 2 : 1));
     for (size_t i = 0; i < k->count; i++) {
+        if (UNLIKELY(!command_room_ok(k->call, &k->room, i)))
+            break;
         if (missing.result == STORE_OK)
             reply_bulk(k->call->reply, k->items[i].name);
         if (!k->values)
@@ -330,20 +356,26 @@ enum command_result command_kids(struct command_call *call)
     enum command_result result = COMMAND_DONE;
     if (!parse_kids(call, &k))
         return COMMAND_DONE;
+    k.room = command_room(call);
+    if (command_room_is_full(&k.room))
+        return COMMAND_AGAIN;
     struct reply_position start = reply_position(call->reply);
     for (unsigned attempt = 0;; attempt++) {
         if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
             result = COMMAND_AGAIN;
             break;
         }
+        struct command_missing missing = {STORE_OK, 0};
         collect_kids(&k);
-        struct command_missing missing = write_kids(&k);
-        bool same = store_snapshot_end(call->sw);
-        if (same && missing.result == STORE_OK && !store_walk_stopped(call->sw))
+        if (!command_room_is_full(&k.room))
+            missing = write_kids(&k);
+        bool same = store_snapshot_end(call->sw), full = command_room_is_full(&k.room);
+        bool stopped = store_walk_stopped(call->sw);
+        if (same && missing.result == STORE_OK && !full && !stopped)
             break;
         reply_rollback(call->reply, start);
-        if (store_walk_stopped(call->sw)) {
-            result = COMMAND_AGAIN;
+        if (full || stopped) {
+            result = full ? command_room_failed(call, &k.room, USE_LIMIT) : COMMAND_AGAIN;
             break;
         }
         if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "server/budget.h"
 #include "server/save.h"
 #include "server/server.h"
 #include "server/worker.h"
@@ -14,6 +15,17 @@
 enum {
     INPUT_BYTES_LEAST = 512,
 };
+
+static void input_free(struct conn *conn)
+{
+    free(conn->input);
+    conn->input = NULL;
+    conn->input_capacity = 0;
+    if (UNLIKELY(conn->reserved || conn->waiting_room.next))
+        budget_release(conn);
+    else
+        budget_count(conn);
+}
 
 struct conn *conn_create(struct worker *worker, int fd, bool counted)
 {
@@ -40,14 +52,14 @@ struct conn *conn_create(struct worker *worker, int fd, bool counted)
 void conn_destroy(struct conn *conn)
 {
     server_unregister(conn->worker->server, conn);
+    resp_request_reset(&conn->request);
+    input_free(conn);
     conn_list_remove(&conn->dirty);
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
     conn_list_remove(&conn->saving);
     conn_list_remove(&conn->all);
     reply_deinit(&conn->reply);
-    resp_request_reset(&conn->request);
-    free(conn->input);
     free(conn);
 }
 
@@ -74,15 +86,17 @@ void conn_close_after_reply(struct conn *conn)
 
 /* ---- input ---- */
 
-static void input_free(struct conn *conn)
+static void input_resize(struct conn *conn, size_t capacity)
 {
-    free(conn->input);
-    conn->input = NULL;
-    conn->input_capacity = 0;
+    conn->input = realloc(conn->input, capacity);
+    CHECK(conn->input);
+    conn->input_capacity = capacity;
+    budget_count(conn);
 }
 
-/* Room for len more bytes. Grows by half at least, so that copying stays linear, but not beyond what the
- * command in progress has announced. */
+/* Room for len more bytes. Doubles, so that copying stays linear, but not beyond what the command in progress
+ * has announced. With a memory cap a large command gets all of its room at once, or it waits for that with
+ * what has come already. */
 static void input_grow(struct conn *conn, size_t len)
 {
     size_t needed = conn->input_len + len;
@@ -92,22 +106,52 @@ static void input_grow(struct conn *conn, size_t len)
     size_t capacity = conn->input_capacity * 2;
     if (announced > needed && capacity > announced + LOOP_BUFFER_BYTES)
         capacity = announced + LOOP_BUFFER_BYTES;
+    uint64_t most = budget_request_max(conn->worker->server);
+    uint64_t wanted = capacity < most ? capacity : most;
+    if (wanted < needed)
+        wanted = needed;
+    if (wanted < announced + LOOP_BUFFER_BYTES)
+        wanted = announced + LOOP_BUFFER_BYTES;
+    if (UNLIKELY(wanted > BUDGET_SMALL_BYTES)) {
+        if (!budget_reserve(conn, wanted))
+            capacity = needed;
+        else if (conn->reserved)
+            capacity = conn->reserved;
+    }
     if (capacity < needed)
         capacity = needed;
     if (capacity < INPUT_BYTES_LEAST)
         capacity = INPUT_BYTES_LEAST;
-    conn->input = realloc(conn->input, capacity);
-    CHECK(conn->input);
-    conn->input_capacity = capacity;
+    input_resize(conn, capacity);
+}
+
+static void input_move_down(struct conn *conn)
+{
+    conn->input_len -= conn->input_position;
+    memmove(conn->input, conn->input + conn->input_position, conn->input_len);
+    conn->input_position = 0;
+}
+
+/* Commands have run: what came behind a large one must not keep its memory. */
+static void input_settle(struct conn *conn)
+{
+    size_t held = conn->input_len - conn->input_position, needed = held;
+    uint64_t announced = resp_request_announced(&conn->request);
+    if (needed < announced)
+        needed = announced;
+    if (needed > BUDGET_SMALL_BYTES && needed > conn->input_capacity / 4)
+        return;
+    input_move_down(conn);
+    budget_release(conn);
+    if (needed > BUDGET_SMALL_BYTES && !budget_reserve(conn, needed))
+        needed = held;
+    input_resize(conn, needed < INPUT_BYTES_LEAST ? INPUT_BYTES_LEAST : needed);
 }
 
 void conn_input_append(struct conn *conn, const char *data, size_t len)
 {
-    if (conn->input_position) {
-        conn->input_len -= conn->input_position;
-        memmove(conn->input, conn->input + conn->input_position, conn->input_len);
-        conn->input_position = 0;
-    }
+    if (conn->input_position)
+        input_move_down(conn);
     input_grow(conn, len);
     memcpy(conn->input + conn->input_len, data, len);
     conn->input_len += len;
@@ -117,8 +161,11 @@ void conn_input_append(struct conn *conn, const char *data, size_t len)
 void conn_input_consume(struct conn *conn, size_t position)
 {
     conn->input_position = position;
-    if (position < conn->input_len)
+    if (position < conn->input_len) {
+        if (UNLIKELY(conn->reserved || conn->waiting_room.next))
+            input_settle(conn);
         return;
+    }
     conn->input_position = conn->input_len = 0;
     atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);
     input_free(conn);
@@ -135,13 +182,22 @@ static void read_switch(struct conn *conn, bool on)
     loop_stream_read(conn->worker->loop, &conn->stream, on);
 }
 
+void conn_read_anew(struct conn *conn)
+{
+    if (conn->flags & (CONN_READ_OFF | CONN_EOF | CONN_CLOSED))
+        return;
+    loop_stream_read(conn->worker->loop, &conn->stream, false);
+    loop_stream_read(conn->worker->loop, &conn->stream, true);
+}
+
 /* Reading goes on exactly while there is room for what it brings. */
 static void pace_reading(struct conn *conn)
 {
     size_t waiting = conn->input_len - conn->input_position;
     bool stopped = conn->flags & CONN_STOPPED || conn->retry.next;
     bool crowded = stopped && waiting > CONN_INPUT_BYTES_PAUSE;
-    read_switch(conn, !crowded && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
+    bool waits = conn->waiting_room.next != NULL;
+    read_switch(conn, !crowded && !waits && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
 }
 
 static void close_when_done(struct conn *conn)

@@ -41,6 +41,7 @@ enum conn_flag {
     CONN_REPLY_SKIP = 256, /* CLIENT REPLY SKIP: the next command's reply */
     CONN_COUNTED = 512,    /* counts against --max-clients */
     CONN_FETCHING = 1024,  /* waiter or ahead is in use */
+    CONN_BEYOND = 2048,    /* the one that may have more input than the common share allows (budget.h) */
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };
 
@@ -74,6 +75,14 @@ struct conn {
     size_t input_len;
     size_t input_capacity;
     struct resp_request request; /* progress in the unfinished command at input_position */
+
+    /* memory (budget.c) */
+    struct conn_link waiting_room;    /* the worker's list of those that wait for room for input */
+    uint64_t reserved;                /* bytes of input that there is room for; 0: it needs none */
+    uint64_t wanted;                  /* bytes, while it is in that list */
+    uint64_t counted;                 /* what it has added to worker->input_memory */
+    uint64_t seen_input, seen_output; /* at the last look who stands still */
+    uint32_t still_looks;             /* so many looks one after the other it stood still */
 
     struct loop_stream stream;
     struct iovec pieces[LOOP_PIECES_MAX]; /* of the outstanding send */
@@ -145,6 +154,8 @@ void conn_input_consume(struct conn *conn, size_t position);
 
 /* Sends what may leave, if no send is outstanding; files the connection as held or closes it as fits. */
 void conn_flush(struct conn *conn, uint64_t commit_lsn);
+/* Receives in the loop's present way, see loop->careful. */
+void conn_read_anew(struct conn *conn);
 /* LOOP_SENT. */
 void conn_sent(struct conn *conn, int result);
 

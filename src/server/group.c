@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "server/budget.h"
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
@@ -162,7 +163,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         return;
     }
     uint64_t from = reply_end_offset(r);
-    if (UNLIKELY(from - r->head_offset > CONN_OUTPUT_BYTES_MAX)) {
+    if (UNLIKELY(from - r->head_offset > worker->output_max)) {
         conn->flags |= CONN_FULL;
         store_waiter_release(worker->sw, &conn->waiter); /* its reader may take long */
         set_back(item);
@@ -253,6 +254,7 @@ static void run_items(struct group *group)
 {
     uint64_t commit_lsn = store_commit_lsn(group->worker->sw->store);
     uint32_t n = group->item_count;
+    group->worker->output_max = budget_output_max(group->worker->server);
     prefetch_places(group);
     prefetch_order(group);
     prefetch_nodes(group, GROUP_STEP);
@@ -379,6 +381,45 @@ static void add_request(struct group *group, struct source *source, const char *
     add_item(group, source, source->at, request->argc);
 }
 
+/* The command that has been announced needs more than it may: an error, and the rest is passed over. NULL:
+ * the source has come to its end. */
+static struct source *refuse_long(struct group *group, struct source *source, uint64_t most)
+{
+    source = execute(group, source); /* replies are in order */
+    if (source == NULL)
+        return NULL;
+    struct conn *conn = source->conn;
+    struct reply *r = &conn->reply;
+    struct reply_position before = reply_position(r);
+    uint64_t from = reply_end_offset(r);
+    reply_error(r, "OOM a request longer than %llu bytes, a quarter of --memory: send less at once",
+                (unsigned long long)most);
+    STAT_ADD(conn->worker->stats.errors, 1);
+    conn->worker->sw->depends_lsn = 0;
+    after_reply(conn, before, from, UINT64_MAX, conn->flags & CONN_REPLY_SKIP);
+    source->at += conn->request.position;
+    resp_request_skip_begin(&conn->request);
+    return source;
+}
+
+/* The rest of a refused command, as far as it is there. NULL: as below. */
+static struct source *pass_over(struct group *group, struct source *source)
+{
+    struct conn *conn = source->conn;
+    char error[RESP_ERROR_TEXT_BYTES];
+    size_t used;
+    enum resp_result result =
+        resp_request_skip(&conn->request, source->at, (size_t)(source->end - source->at),
+                          server_limits(group->worker->server), &used, error);
+    source->at += used;
+    if (result == RESP_ERROR)
+        protocol_error(conn, error);
+    if (result != RESP_NOTHING)
+        return NULL;
+    resp_request_reset(&conn->request);
+    return source;
+}
+
 /* One command the careful way. NULL: the source has come to its end. */
 static struct source *parse_slow(struct group *group, struct source *source)
 {
@@ -386,13 +427,19 @@ static struct source *parse_slow(struct group *group, struct source *source)
     struct resp_request *request = &conn->request;
     char error[RESP_ERROR_TEXT_BYTES];
     size_t used = 0;
+    uint64_t most;
     bool big = false;
+    if (UNLIKELY(request->skipping))
+        return pass_over(group, source);
     enum resp_result result = resp_request_parse(request, source->at, (size_t)(source->end - source->at),
                                                  server_limits(group->worker->server), &used, error);
     switch (result) {
     case RESP_MORE:
     default:
-        return NULL;
+        most = budget_request_max(group->worker->server);
+        if (LIKELY(resp_request_announced(request) <= most) || request->argc_wanted == 0)
+            return NULL;
+        return refuse_long(group, source, most);
     case RESP_ERROR:
         source = execute(group, source);
         if (source)
@@ -423,7 +470,7 @@ static struct source *parse_slow(struct group *group, struct source *source)
 
 static bool request_in_progress(const struct resp_request *request)
 {
-    return request->position || request->scanned;
+    return request->position || request->scanned || request->skipping;
 }
 
 static void parse_source(struct group *group, struct source *source)

@@ -33,7 +33,7 @@ struct totals {
     uint64_t held, parked, connections;
     uint64_t turns, turns_busy, system_calls;
     uint64_t reads, read_turns;
-    uint64_t pool_bytes;
+    uint64_t input_bytes, pool_bytes; /* memory */
     uint64_t calls[WORKER_COMMANDS_MAX];
     uint64_t errors[REPLY_ERROR_KINDS];
 };
@@ -64,6 +64,7 @@ static void add_up(struct server *server, struct totals *t)
         t->read_turns += STAT_GET(w->stats.read_turns);
         t->turns += __atomic_load_n(&w->loop->stats.turns, __ATOMIC_RELAXED);
         t->system_calls += __atomic_load_n(&w->loop->stats.system_calls, __ATOMIC_RELAXED);
+        t->input_bytes += STAT_GET(w->input_memory);
         t->pool_bytes += reply_pool_bytes(w->pool);
         for (unsigned c = 0; c < command_count; c++)
             t->calls[c] += STAT_GET(w->stats.calls[c]);
@@ -116,7 +117,7 @@ static uint64_t rss_bytes(void)
 
 static uint64_t used_bytes(const struct store_stats *s, const struct totals *t)
 {
-    return s->memory_index_bytes + s->memory_value_bytes + t->pool_bytes;
+    return s->memory_index_bytes + s->memory_value_bytes + t->input_bytes + t->pool_bytes;
 }
 
 /* What each section prints from. */
@@ -182,6 +183,7 @@ static void print_memory(struct info *i)
     print_human(i, "used_memory", used_bytes(&i->store, &i->totals));
     print_human(i, "used_memory_rss", rss_bytes());
     LINE_U64(i, "used_memory_dataset", i->store.memory_index_bytes + i->store.memory_value_bytes);
+    LINE_U64(i, "mem_clients_normal", i->totals.input_bytes + i->totals.pool_bytes);
     print_human(i, "maxmemory", STAT_GET(i->server->memory_bytes_max));
     fprintf(i->out, "maxmemory_policy:noeviction\r\nmem_allocator:%s\r\n",
 #ifdef KVASIR_JEMALLOC
@@ -385,7 +387,9 @@ static void print_kvasir(struct info *i)
     LINE_U64(i, "load_us", i->store.load_us);
     LINE_U64(i, "memory_index_bytes", i->store.memory_index_bytes);
     LINE_U64(i, "memory_value_bytes", i->store.memory_value_bytes);
-    LINE_U64(i, "memory_buffer_bytes", t->pool_bytes);
+    LINE_U64(i, "memory_buffer_bytes", t->input_bytes + t->pool_bytes);
+    LINE_U64(i, "memory_input_bytes", t->input_bytes);
+    LINE_U64(i, "clients_waiting_for_room", atomic_load(&i->server->budget.waiting));
     LINE_U64(i, "memory_slack_bytes", i->store.memory_slack_bytes);
     LINE_U64(i, "values_evicted", i->store.values_evicted);
     LINE_U64(i, "values_promoted", i->store.values_promoted);

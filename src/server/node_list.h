@@ -8,7 +8,11 @@
 #include "base/check.h"
 #include "store/store.h"
 
-enum { NODE_LIST_FIRST = 1024, NODE_LIST_AHEAD = 12 };
+enum {
+    NODE_LIST_FIRST = 1024,
+    NODE_LIST_AHEAD = 12,
+    NODE_LIST_ITEM_BYTES = 14, /* at least, for an item and what is written of it, beside its key */
+};
 
 struct node_list {
     const struct node **items; /* malloc */

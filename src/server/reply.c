@@ -32,6 +32,7 @@ struct reply_pool {
     struct reply_chunk *free;
     unsigned free_count;
     _Atomic uint64_t bytes;                     /* relaxed: a statistic, written by the pool's worker only */
+    _Atomic uint64_t busy_bytes;                /* same; without the free ones */
     _Atomic uint64_t errors[REPLY_ERROR_KINDS]; /* same */
 };
 
@@ -62,6 +63,11 @@ void reply_pool_destroy(struct reply_pool *pool)
     free(pool);
 }
 
+uint64_t reply_pool_busy_bytes(const struct reply_pool *pool)
+{
+    return atomic_load_explicit(&pool->busy_bytes, memory_order_relaxed);
+}
+
 uint64_t reply_pool_bytes(const struct reply_pool *pool)
 {
     return atomic_load_explicit(&pool->bytes, memory_order_relaxed);
@@ -86,10 +92,16 @@ static void count_error(struct reply_pool *pool, const char *text)
     atomic_store_explicit(&pool->errors[kind], count + 1, memory_order_relaxed);
 }
 
-static void pool_count(struct reply_pool *pool, size_t plus, size_t minus)
+/* One writer. */
+static void change(_Atomic uint64_t *number, uint64_t by)
 {
-    uint64_t bytes = atomic_load_explicit(&pool->bytes, memory_order_relaxed);
-    atomic_store_explicit(&pool->bytes, bytes + plus - minus, memory_order_relaxed);
+    uint64_t old = atomic_load_explicit(number, memory_order_relaxed);
+    atomic_store_explicit(number, old + by, memory_order_relaxed);
+}
+
+static uint64_t chunk_bytes(const struct reply_chunk *chunk)
+{
+    return sizeof *chunk + chunk->capacity;
 }
 
 static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
@@ -98,6 +110,7 @@ static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
     if (capacity <= CHUNK_DATA_BYTES && chunk) {
         pool->free = chunk->next;
         pool->free_count--;
+        change(&pool->busy_bytes, chunk_bytes(chunk));
         return chunk;
     }
     if (capacity < CHUNK_DATA_BYTES)
@@ -105,19 +118,21 @@ static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
     chunk = malloc(sizeof *chunk + capacity);
     CHECK(chunk);
     chunk->capacity = capacity;
-    pool_count(pool, sizeof *chunk + capacity, 0);
+    change(&pool->bytes, chunk_bytes(chunk));
+    change(&pool->busy_bytes, chunk_bytes(chunk));
     return chunk;
 }
 
 static void chunk_put(struct reply_pool *pool, struct reply_chunk *chunk)
 {
+    change(&pool->busy_bytes, 0 - chunk_bytes(chunk));
     if (chunk->capacity == CHUNK_DATA_BYTES && pool->free_count < POOL_FREE_MAX) {
         chunk->next = pool->free;
         pool->free = chunk;
         pool->free_count++;
         return;
     }
-    pool_count(pool, 0, sizeof *chunk + chunk->capacity);
+    change(&pool->bytes, 0 - chunk_bytes(chunk));
     free(chunk);
 }
 

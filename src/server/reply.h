@@ -38,6 +38,9 @@ void reply_pool_destroy(struct reply_pool *pool);
 uint64_t reply_pool_bytes(
     const struct reply_pool *pool); /* memory held by the pool and by its chunks in use; any thread */
 
+/* Memory of chunks in use: of output that has not been sent. Any thread. */
+uint64_t reply_pool_busy_bytes(const struct reply_pool *pool);
+
 /* Error replies that were written, by the first word of their text. Any thread. */
 enum { REPLY_ERROR_KINDS = 7 };
 extern const char *const reply_error_kinds[REPLY_ERROR_KINDS]; /* the last stands for all others */

@@ -276,6 +276,8 @@ int server_run(struct server *server)
 void server_destroy(struct server *server)
 {
     loading_destroy(server->loading);
+    /* Nobody is woken any more. Relaxed: the workers' threads have ended. */
+    atomic_store_explicit(&server->ready, false, memory_order_relaxed);
     if (server->store)
         store_close(server->store); /* first: its log's thread may still call server_progress */
     for (unsigned i = 0; i < server->worker_count; i++)

@@ -16,6 +16,7 @@
 
 #include "base/status.h"
 #include "proto/resp.h"
+#include "server/budget.h"
 #include "store/store.h"
 #include "sys/loop.h"
 
@@ -77,6 +78,7 @@ struct server {
     _Atomic uint32_t clients;          /* relaxed: counted connections */
     _Atomic uint32_t workers_running;  /* relaxed count; the last one to leave wakes the main thread */
     _Atomic uint64_t http_told_us;     /* relaxed; the last warning about HTTP; 0: none */
+    struct budget budget;              /* of the connections' buffers */
     _Atomic uint64_t save_ticket;      /* relaxed; the newest checkpoint that a client has asked for */
     _Atomic bool backup_awaited;  /* a connection waits for one. acq_rel: taken and given back by workers */
     _Atomic uint64_t fault_flush; /* relaxed; injection: flushes until one fails; 0: none */

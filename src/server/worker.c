@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/logger.h"
+#include "server/budget.h"
 #include "server/save.h"
 #include "server/server.h"
 #include "sys/clock.h"
@@ -43,10 +44,12 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     worker->sw = store_worker_get(server->store, index);
     worker->pool = reply_pool_create();
     worker->flush_due_us = UINT64_MAX;
+    worker->output_max = CONN_OUTPUT_BYTES_MAX;
     conn_list_init(&worker->dirty);
     conn_list_init(&worker->held);
     conn_list_init(&worker->retry);
     conn_list_init(&worker->saving);
+    conn_list_init(&worker->waiting_room);
     conn_list_init(&worker->all);
     pthread_mutex_init(&worker->mail_lock, NULL);
     group_init(&worker->group, worker);
@@ -77,6 +80,11 @@ void worker_destroy(struct worker *worker)
     free(worker->mail);
     free(worker->scratch);
     free(worker);
+}
+
+uint64_t worker_buffer_bytes(const struct worker *worker)
+{
+    return STAT_GET(((struct worker *)(uintptr_t)worker)->input_memory) + reply_pool_bytes(worker->pool);
 }
 
 void *worker_scratch(struct worker *worker, size_t bytes)
@@ -532,6 +540,8 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
         lower(&timeout_us, PARKED_RETRY_US);
     if (worker->stop_deadline_us)
         lower(&timeout_us, STOPPING_LOOK_US);
+    if (budget_must_look(worker))
+        lower(&timeout_us, BUDGET_LOOK_US);
     if (worker->flush_due_us != UINT64_MAX)
         lower(&timeout_us, (int64_t)(worker->flush_due_us - worker->now_us));
     if (background_due_ms && background_due_ms != UINT64_MAX) {
@@ -542,17 +552,19 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 }
 
 /* Announces that this worker waits for progress, and looks once more. False: the commit point has moved
- * since, or a checkpoint or backup has ended: go on. */
+ * since, a checkpoint or backup has ended, or there is room for input: go on. */
 static bool may_sleep(struct worker *worker)
 {
     bool waits = !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) ||
-                 !conn_list_empty(&worker->saving) || worker->stop_deadline_us;
+                 !conn_list_empty(&worker->saving) || !conn_list_empty(&worker->waiting_room) ||
+                 worker->stop_deadline_us;
     atomic_store_explicit(&worker->waiting, waits, memory_order_relaxed);
     if (!waits)
         return true;
     /* Orders the flag before the look; pairs with the fence in server_progress. */
     atomic_thread_fence(memory_order_seq_cst);
-    return store_commit_lsn(worker->server->store) == worker->commit_seen && !is_saved(worker);
+    return store_commit_lsn(worker->server->store) == worker->commit_seen && !is_saved(worker) &&
+           !budget_may_go_on(worker);
 }
 
 /* ---- the end ---- */
@@ -608,6 +620,7 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     worker->turn++;
     uint64_t operations = STAT_GET(worker->stats.operations);
     store_turn_begin(worker->sw);
+    budget_turn(worker);
     retry_connections(worker);
     for (int i = 0; i < count; i++)
         handle_event(worker, &worker->events[i]);

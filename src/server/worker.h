@@ -86,10 +86,11 @@ struct worker {
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
     struct backlog backlog;
-    struct conn_link dirty;  /* have output to look at, this turn */
-    struct conn_link held;   /* have held replies */
-    struct conn_link retry;  /* have input to go on with next turn */
-    struct conn_link saving; /* have a parked command that waits for a checkpoint or backup */
+    struct conn_link dirty;        /* have output to look at, this turn */
+    struct conn_link held;         /* have held replies */
+    struct conn_link retry;        /* have input to go on with next turn */
+    struct conn_link saving;       /* have a parked command that waits for a checkpoint or backup */
+    struct conn_link waiting_room; /* wait for room for their input (budget.h) */
     struct conn_link all;
     struct flush_op flushes[LOG_FLUSHES_MAX];
     unsigned flushes_in_flight;
@@ -98,6 +99,15 @@ struct worker {
     unsigned reads_in_flight;
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
+    /* budget.c */
+    uint64_t reserved_bytes; /* of its connections: conn->reserved */
+    uint64_t turn_output;    /* bytes of unsent output when the turn began */
+    uint64_t ahead_bytes;    /* for which room is made, for long replies */
+    uint64_t ahead_us;       /* monotonic: when somebody wanted that */
+    uint32_t ahead_turn;     /* in which ahead_bytes was set */
+    uint64_t looked_us;      /* monotonic: the last look who stands still */
+    uint64_t crowded_us;     /* monotonic: when there was little room for input the last time */
+    uint64_t output_max;     /* budget_output_max, of a moment ago */
     void *scratch;
     size_t scratch_bytes;
     pthread_t thread;
@@ -107,6 +117,7 @@ struct worker {
     /* any thread */
     _Alignas(64) _Atomic bool waiting; /* see above */
     _Atomic uint32_t connections;      /* relaxed: for choosing a worker and statistics */
+    _Atomic uint64_t input_memory;     /* relaxed: connections' memory for input; the worker writes it */
     pthread_mutex_t mail_lock;
     struct mail *mail; /* under mail_lock */
     unsigned mail_count, mail_capacity;
@@ -125,6 +136,9 @@ void worker_post(struct worker *worker, struct mail mail);
 /* Of the server's workers, the one with the fewest connections; `own` of those that are equal, if not NULL.
  */
 struct worker *worker_choose(struct server *server, struct worker *own);
+
+/* What its connections' input and output take. Any thread. */
+uint64_t worker_buffer_bytes(const struct worker *worker);
 
 /* Memory that lives until the next call or the end of the command. */
 void *worker_scratch(struct worker *worker, size_t bytes);

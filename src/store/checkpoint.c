@@ -265,8 +265,9 @@ static status_t finish(struct store *store, struct checkpoint *c)
                         .last = c->end_lsn >> LOG_SEGMENT_SHIFT};
     segments_each(store->segments, list_segment, &l);
     struct memory_use use = memory_use(store);
-    status_t s = toc_write_finish(c->writer, c->end_lsn, memory_bare_bytes(&use) - use.slack_bytes,
-                                  l.segments, l.count);
+    status_t s =
+        toc_write_finish(c->writer, c->end_lsn, memory_bare_bytes(&use) - use.slack_bytes - use.buffer_bytes,
+                         l.segments, l.count);
     free(l.segments);
     return s;
 }

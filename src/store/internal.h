@@ -103,6 +103,9 @@ struct store_worker_private {
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
     struct resident_queue residents[RESIDENT_KINDS];
     uint64_t fruitless;                 /* looked at since the last eviction here */
+    _Atomic uint64_t buffer_bytes;      /* store_buffers_set; the owner writes, relaxed */
+    unsigned give_back_turns;           /* in so many turns memory is given back to the kernel */
+    uint64_t buffers_changed_bytes;     /* since it was decided to do that */
     uint64_t unlooked_bytes;            /* written since the last look at how much is used */
     uint64_t returns_ms;                /* when returns_credit was reckoned; the owner's */
     uint32_t returns_credit;            /* values that may come back into a full memory now; the owner's */
@@ -233,8 +236,9 @@ struct memory_use {
     uint64_t share_bytes;                   /* of live ones, what values take */
     uint64_t value_bytes;                   /* large values */
     uint64_t hash_bytes;
-    uint64_t slack_bytes; /* everything else that is resident */
-    uint64_t cap_bytes;   /* 0: none */
+    uint64_t buffer_bytes; /* store_buffers_set, and the log's of large records */
+    uint64_t slack_bytes;  /* everything else that is resident */
+    uint64_t cap_bytes;    /* 0: none */
     uint64_t budget_bytes;
 };
 

@@ -1,8 +1,8 @@
 /* Memory: what is used, which values leave it, and when writes are refused.
  *
- * With a cap (--memory) the process's whole resident size is kept below it. What the index and the values
- * take is counted exactly; everything else (buffers, the allocator's slack) is what the kernel says beyond
- * that, asked for ten times a second.
+ * With a cap (--memory) the process's whole resident size is kept below it. What the index, the values and
+ * the connections' buffers take is counted exactly; everything else (the allocator's slack) is what the
+ * kernel says beyond that, asked for ten times a second.
  *
  * Values leave by second chance: a queue of the values in memory in the order in which they came; one that
  * was read since the hand passed goes round once more (Corbato, "A paging experiment with the Multics
@@ -27,6 +27,14 @@ enum {
     STEPS_OF_WRITE = 16,  /* candidates that a commit looks at when there is too much in memory */
     STEPS_BETWEEN_LOOKS = 16,
     LOOK_BYTES = 64 << 10, /* written by a worker until it looks again while there is room */
+    ROOM_STEP_BYTES = 256, /* that buffers have grown by, for each candidate looked at */
+    ROOM_STEPS_MAX = 16384,
+    BUFFERS_OFTEN_SHARE = 8,
+    BUFFERS_LAG_PART = 4, /* of buffers: memory of values that left for them, not yet free */
+    BUFFERS_MANY_SHARE = 32,
+    GIVE_BACK_TURNS = 16,
+    GIVE_BACK_EVERY = 4,  /* of those turns */
+    GIVE_BACK_SHARE = 64, /* each time that buffers have changed by this part of the budget, near the cap */
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
@@ -139,6 +147,7 @@ static void count_one(_Atomic uint64_t *number)
 struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;
+    uint64_t buffers = 0;
     int64_t live = 0, share = 0, values = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
     for (unsigned i = 0; i < store_participants(s); i++) {
         const struct store_worker_private *p = s->workers[i].private;
@@ -146,12 +155,16 @@ struct memory_use memory_use(const struct store *store)
                                      memory_order_relaxed);
         share += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->share_bytes,
                                       memory_order_relaxed);
+        buffers += load(&p->buffer_bytes);
     }
+    if (s->log)
+        buffers += log_large_bytes(s->log);
     struct memory_use use = {
         .arena_bytes = load(&s->arena.used_bytes),
         .arena_live_bytes = live > 0 ? (uint64_t)live : 0,
         .value_bytes = values > 0 ? (uint64_t)values : 0,
         .hash_bytes = load(&s->hash.mapped_bytes),
+        .buffer_bytes = buffers,
         .slack_bytes = load(&s->slack_bytes),
         .cap_bytes = load(&s->memory_bytes_max),
     };
@@ -168,7 +181,7 @@ struct memory_use memory_use(const struct store *store)
 /* What the process takes as far as we know. */
 static uint64_t resident_bytes(const struct memory_use *use)
 {
-    return use->arena_bytes + use->value_bytes + use->hash_bytes + use->slack_bytes;
+    return use->arena_bytes + use->value_bytes + use->hash_bytes + use->buffer_bytes + use->slack_bytes;
 }
 
 static uint64_t arena_free_bytes(const struct memory_use *use)
@@ -184,7 +197,7 @@ static uint64_t memory_low_bytes(const struct memory_use *use)
 
 uint64_t memory_bare_bytes(const struct memory_use *use)
 {
-    return use->arena_live_bytes - use->share_bytes + use->hash_bytes + use->slack_bytes;
+    return use->arena_live_bytes - use->share_bytes + use->hash_bytes + use->buffer_bytes + use->slack_bytes;
 }
 
 /* ---- eviction ---- */
@@ -199,6 +212,7 @@ static struct excess excess_of(struct store *store)
 {
     struct memory_use use = memory_use(store);
     uint64_t resident = resident_bytes(&use) + load(&store->urgent_bytes), low = memory_low_bytes(&use);
+    resident += use.buffer_bytes / BUFFERS_LAG_PART;
     bool is_short = resident > low;
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
@@ -453,8 +467,20 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     if (use.cap_bytes == 0)
         return false;
     if (store->config.durability == STORE_NONE)
-        return use.arena_live_bytes + use.value_bytes + use.hash_bytes + bytes > use.cap_bytes;
-    return memory_bare_bytes(&use) + bytes > memory_low_bytes(&use);
+        return use.arena_live_bytes + use.value_bytes + use.hash_bytes + use.buffer_bytes + bytes >
+               use.cap_bytes;
+    /* Buffers come and go: they refuse nothing that would stay for longer, but for the part they often have.
+     */
+    uint64_t often = use.cap_bytes / BUFFERS_OFTEN_SHARE;
+    uint64_t spared = use.buffer_bytes > often ? use.buffer_bytes - often : 0;
+    return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
+}
+
+/* Candidates to look at when so many bytes have come at once. */
+static unsigned steps_for(uint64_t bytes)
+{
+    uint64_t steps = bytes / ROOM_STEP_BYTES + 1;
+    return steps < ROOM_STEPS_MAX ? (unsigned)steps : ROOM_STEPS_MAX;
 }
 
 void memory_after_write(struct store_worker *sw, uint64_t bytes)
@@ -465,10 +491,41 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
     if (p->unlooked_bytes < LOOK_BYTES && !is_pressed(sw->store))
         return;
     p->unlooked_bytes = 0;
-    (void)memory_relieve(sw, STEPS_OF_WRITE);
+    (void)memory_relieve(sw, bytes <= LOOK_BYTES ? STEPS_OF_WRITE : steps_for(bytes));
+}
+
+void store_buffers_set(struct store_worker *sw, uint64_t bytes)
+{
+    struct store_worker_private *p = sw->private;
+    uint64_t before = load(&p->buffer_bytes);
+    if (UNLIKELY(p->give_back_turns)) {
+        if (--p->give_back_turns % GIVE_BACK_EVERY == 0)
+            memory_give_back();
+    }
+    if (bytes == before)
+        return;
+    atomic_store_explicit(&p->buffer_bytes, bytes, memory_order_relaxed);
+    if (!store_evicts(sw->store))
+        return;
+    uint64_t grown = bytes > before ? bytes - before : 0;
+    if (grown >= LOOK_BYTES || (grown && is_pressed(sw->store)))
+        (void)memory_relieve(sw, steps_for(grown));
+    /* Values' memory is in other sizes than buffers need, and the allocator keeps it for some time. It gets
+     * it some turns from now. */
+    p->buffers_changed_bytes += bytes > before ? bytes - before : before - bytes;
+    if (is_pressed(sw->store) &&
+        p->buffers_changed_bytes > load(&sw->store->memory_bytes_max) / GIVE_BACK_SHARE) {
+        p->buffers_changed_bytes = 0;
+        p->give_back_turns = GIVE_BACK_TURNS;
+    }
 }
 
 /* ---- from time to time ---- */
+
+static uint64_t many_buffers(const struct memory_use *use)
+{
+    return use->budget_bytes / BUFFERS_MANY_SHARE;
+}
 
 /* Between two measurements the allocator may take much more than is counted. What comes near the cap makes
  * values leave at once; but no write is refused for it. */
@@ -476,6 +533,8 @@ static void watch(struct store *store, const struct memory_use *use, uint64_t rs
 {
     uint64_t high = use->budget_bytes;
     atomic_store_explicit(&store->urgent_bytes, rss > high ? rss - high : 0, memory_order_relaxed);
+    if (rss > high && use->buffer_bytes > many_buffers(use))
+        memory_give_back();
 }
 
 void memory_measure(struct store *store)
@@ -488,6 +547,9 @@ void memory_measure(struct store *store)
     uint64_t step = use.budget_bytes / SLACK_STEP_SHARE;
     if (store->measured && slack > use.slack_bytes + step)
         slack = use.slack_bytes + step;
+    /* Buffers count before they are resident: what they hide is there all the same. */
+    if (use.buffer_bytes > many_buffers(&use) && slack < use.slack_bytes)
+        slack = use.slack_bytes;
     store->measured = true;
     atomic_store_explicit(&store->slack_bytes, slack, memory_order_relaxed);
     /* A table that would not fit is not made; the present one gets overflow buckets. */

@@ -97,6 +97,10 @@ struct store_worker *store_worker_get(struct store *store, unsigned index);
 void store_turn_begin(struct store_worker *sw);
 void store_turn_end(struct store_worker *sw);
 
+/* So many bytes the caller holds now for this worker's connections. They count against the memory cap: when
+ * it is too much, values leave memory. Inside a turn; a few ns while nothing has changed. */
+void store_buffers_set(struct store_worker *sw, uint64_t bytes);
+
 /* Deferred work: unlinks durable tombstones, expires keys, frees what no reader can see. Inside a turn, with
  * a budget of about `steps` keys. True if more is waiting now. *due_ms (may be NULL): store clock time when
  * to call again at the latest (next expiry). */

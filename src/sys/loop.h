@@ -100,6 +100,9 @@ struct loop {
     const struct loop_ops *ops;
     struct loop_stats stats; /* written by the loop's thread with relaxed atomic stores; read by any (INFO) */
     enum loop_backend backend; /* which one it became; never LOOP_AUTO */
+    bool careful; /* its thread sets it: a stream brings at most one buffer in a turn, so that turning its
+                     reading off comes in time. Does not concern a receive that is armed already: turn reading
+                     off and on again. Costs a little */
 };
 
 enum {

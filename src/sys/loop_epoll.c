@@ -257,7 +257,7 @@ static void try_send(struct epoll_loop *p, struct loop_stream *s)
 
 static void receive(struct epoll_loop *p, struct loop_stream *s)
 {
-    for (unsigned i = 0; i < RECEIVES_MAX; i++) {
+    for (unsigned i = 0; i < (p->base.careful ? 1u : RECEIVES_MAX); i++) {
         uint32_t id;
         if (s->state & (STATE_CLOSING | STATE_ENDED | STATE_STARVED) || !(s->state & STATE_READ))
             return;

@@ -59,7 +59,7 @@ struct uring_loop {
     struct listener listeners[LISTENERS_MAX];
     uint64_t accept_retry_us;    /* 0: none waits */
     struct loop_stream *closed;  /* to be reported; linked by next_ready */
-    struct loop_stream *starved; /* receive ended for want of buffers; linked by next_ready */
+    struct loop_stream *starved; /* receive ended for want of buffers, or is careful; linked by next_ready */
     int wake_fd;
     _Atomic bool woken;
 };
@@ -117,7 +117,10 @@ static void arm_accept(struct uring_loop *u, struct listener *l)
 static void arm_recv(struct uring_loop *u, struct loop_stream *s)
 {
     struct io_uring_sqe *sqe = take_sqe(u, s, KIND_RECV);
-    io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
+    if (u->base.careful)
+        io_uring_prep_recv(sqe, s->fd, NULL, LOOP_BUFFER_BYTES, 0);
+    else
+        io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
     sqe->flags |= IOSQE_BUFFER_SELECT;
     sqe->buf_group = BUFFER_GROUP;
     set_data(sqe, s, KIND_RECV);
@@ -279,6 +282,14 @@ static bool on_accept(struct uring_loop *u, const struct io_uring_cqe *cqe, stru
     return true;
 }
 
+/* Before the next wait, if it is still wanted then. */
+static void rearm_later(struct uring_loop *u, struct loop_stream *s)
+{
+    s->state |= STATE_STARVED;
+    s->next_ready = u->starved;
+    u->starved = s;
+}
+
 static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct loop_stream *s,
                     struct loop_event *e)
 {
@@ -291,9 +302,7 @@ static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct
             (struct loop_event){LOOP_DATA, result, s->owner, u->buffers + (size_t)id * LOOP_BUFFER_BYTES, id};
         reported = true;
     } else if (result == -ENOBUFS) {
-        s->state |= STATE_STARVED;
-        s->next_ready = u->starved;
-        u->starved = s;
+        rearm_later(u, s);
     } else if (result != -ECANCELED && !(s->state & STATE_ENDED)) {
         s->state |= STATE_ENDED;
         *e = (struct loop_event){.type = LOOP_EOF, .result = result, .owner = s->owner};
@@ -302,8 +311,10 @@ static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct
     if (more)
         return reported;
     s->reading = 0;
-    if (result != -ENOBUFS &&
-        (s->state & (STATE_WANTS_READ | STATE_ENDED | STATE_CLOSING)) == STATE_WANTS_READ)
+    if (result > 0 && u->base.careful && !(s->state & STATE_CLOSING))
+        rearm_later(u, s);
+    else if (result != -ENOBUFS &&
+             (s->state & (STATE_WANTS_READ | STATE_ENDED | STATE_CLOSING)) == STATE_WANTS_READ)
         arm_recv(u, s);
     release_ref(u, s);
     return reported;

@@ -4,10 +4,23 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#ifdef KVASIR_JEMALLOC
+#include <jemalloc/jemalloc.h>
+#endif
+
 /* Read by jemalloc. Freed memory goes back to the kernel within half a second, not ten: under a cap it could
  * be used for values. */
 extern const char *malloc_conf;
 const char *malloc_conf = "dirty_decay_ms:500,muzzy_decay_ms:0";
+
+void memory_give_back(void)
+{
+#ifdef KVASIR_JEMALLOC
+    char name[32];
+    snprintf(name, sizeof name, "arena.%d.purge", MALLCTL_ARENAS_ALL);
+    (void)mallctl(name, NULL, NULL, NULL, 0);
+#endif
+}
 
 uint64_t memory_resident_bytes(void)
 {

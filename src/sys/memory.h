@@ -7,4 +7,7 @@
 /* Resident bytes of this process; 0 when /proc does not tell. */
 uint64_t memory_resident_bytes(void);
 
+/* Makes the allocator give memory that it keeps for later back to the kernel; ms if that is much. */
+void memory_give_back(void);
+
 #endif

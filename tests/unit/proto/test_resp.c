@@ -256,12 +256,60 @@ static void test_announced(void **state)
     resp_request_reset(&request);
 }
 
+/* A command that is given up in the middle is passed over exactly, however it is cut. */
+static void test_skip(void **state)
+{
+    (void)state;
+    static const char head[] = "*4\r\n$3\r\nSET\r\n$1\r\nk\r\n$20\r\n0123",
+                      rest[] = "456789*1\r\n$4ab\r\n\r\n$2\r\nEX\r\n";
+    static const char next[] = "*1\r\n$4\r\nPING\r\n";
+    char text[sizeof rest + sizeof next], error[RESP_ERROR_TEXT_BYTES];
+    size_t n = sizeof rest - 1, all = n + sizeof next - 1;
+    memcpy(text, rest, n);
+    memcpy(text + n, next, sizeof next - 1);
+    for (size_t piece = 1; piece <= all; piece++) {
+        struct resp_request request = {0};
+        size_t used, at = 0, there = 0, begun = sizeof head - 1 - 4;
+        assert_int_equal(resp_request_parse(&request, head, sizeof head - 1, &limits, &used, error),
+                         RESP_MORE);
+        assert_int_equal(request.position, begun);
+        resp_request_skip_begin(&request);
+        assert_int_equal(resp_request_announced(&request), 0);
+        assert_int_equal(resp_request_skip(&request, head + begun, 4, &limits, &used, error), RESP_MORE);
+        assert_int_equal(used, 4);
+        enum resp_result result = RESP_MORE;
+        while (result == RESP_MORE && there < all) {
+            there = there + piece < all ? there + piece : all;
+            result = resp_request_skip(&request, text + at, there - at, &limits, &used, error);
+            at += used;
+        }
+        assert_int_equal(result, RESP_NOTHING);
+        assert_int_equal(at, n);
+        resp_request_reset(&request);
+    }
+}
+
+static void test_skip_noise(void **state)
+{
+    (void)state;
+    static const char head[] = "*3\r\n$3\r\nSET\r\n$9\r\n", bad[] = "123456789\r\nx";
+    struct resp_request request = {0};
+    char error[RESP_ERROR_TEXT_BYTES];
+    size_t used;
+    assert_int_equal(resp_request_parse(&request, head, sizeof head - 1, &limits, &used, error), RESP_MORE);
+    resp_request_skip_begin(&request);
+    assert_int_equal(resp_request_skip(&request, bad, sizeof bad - 1, &limits, &used, error), RESP_ERROR);
+    assert_string_equal(error, "Protocol error: expected '$', got 'x'");
+    resp_request_reset(&request);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_errors),     cmocka_unit_test(test_too_large), cmocka_unit_test(test_nothing),
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_noise),     cmocka_unit_test(test_inline),
-        cmocka_unit_test(test_linear),     cmocka_unit_test(test_announced),
+        cmocka_unit_test(test_linear),     cmocka_unit_test(test_announced), cmocka_unit_test(test_skip),
+        cmocka_unit_test(test_skip_noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

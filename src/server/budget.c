@@ -1,0 +1,317 @@
+#include "server/budget.h"
+
+#include "base/logger.h"
+#include "server/conn.h"
+#include "server/server.h"
+#include "server/worker.h"
+
+enum {
+    INPUT_PART = 16,    /* of the cap, for all large requests but one */
+    OUTPUT_PART = 4,    /* of the cap, for unsent replies */
+    TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
+    AHEAD_TURNS = 16,   /* it takes so many until values that left memory have made room */
+    AHEAD_US = 2000000, /* how long room is kept that nobody has come for: cold values take their time */
+    AHEAD_FACTOR = 4,   /* a reply needs more than it had when it had to stop */
+    REQUEST_COPIES = 2, /* of a request, when it runs: the log's and the value */
+    REQUEST_EXTRA_BYTES = 1 << 20, /* so that a value of a quarter of the cap has room for its command */
+    STILL_LOOKS_MAX = 5,           /* standing still in so many looks one after the other is too long */
+    STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
+    WANTED_RECENTLY_US = 2 * BUDGET_LOOK_US,
+    CAREFUL_US = 100000, /* how long receiving stays careful after there was little room */
+};
+
+static uint64_t cap_bytes(const struct server *server)
+{
+    return STAT_GET(((struct server *)(uintptr_t)server)->memory_bytes_max);
+}
+
+uint64_t budget_request_max(const struct server *server)
+{
+    uint64_t cap = cap_bytes(server);
+    return cap ? cap / 4 + REQUEST_EXTRA_BYTES : UINT64_MAX;
+}
+
+uint64_t budget_reply_max(const struct server *server)
+{
+    uint64_t cap = cap_bytes(server);
+    return cap ? cap / 4 : UINT64_MAX;
+}
+
+/* ---- input ---- */
+
+void budget_count(struct conn *conn)
+{
+    struct worker *worker = conn->worker;
+    uint64_t bytes = conn->input_capacity > conn->reserved ? conn->input_capacity : conn->reserved;
+    bytes += conn->request.capacity * sizeof *conn->request.spans;
+    if (bytes == conn->counted)
+        return;
+    STAT_ADD(worker->input_memory, bytes - conn->counted);
+    conn->counted = bytes;
+}
+
+/* Takes more bytes of the common share. */
+static bool take_share(struct budget *budget, uint64_t more, uint64_t cap)
+{
+    uint64_t taken = atomic_load(&budget->input_bytes);
+    do {
+        if (taken + more > cap / INPUT_PART)
+            return false;
+    } while (!atomic_compare_exchange_weak(&budget->input_bytes, &taken, taken + more));
+    return true;
+}
+
+/* Room has been given back: wakes those who wait for it. Who begins to wait adds itself to `waiting` and
+ * looks at the room once more before it sleeps (worker.c, may_sleep); here the room is free before `waiting`
+ * is read. All are sequentially consistent, so one of the two sees the other. */
+static void room_is_free(struct server *server)
+{
+    if (atomic_load(&server->budget.waiting))
+        server_progress(server);
+}
+
+static void give_back(struct conn *conn)
+{
+    struct server *server = conn->worker->server;
+    if (conn->flags & CONN_BEYOND) {
+        conn->flags &= ~(uint32_t)CONN_BEYOND;
+        atomic_store(&server->budget.beyond, 0);
+    } else if (conn->reserved) {
+        atomic_fetch_sub(&server->budget.input_bytes, conn->reserved);
+    } else {
+        return;
+    }
+    conn->worker->reserved_bytes -= conn->reserved;
+    conn->reserved = 0;
+    room_is_free(server);
+}
+
+/* The connection becomes the one that may have more; what it holds of the common share is free. */
+static bool take_beyond(struct conn *conn)
+{
+    struct budget *budget = &conn->worker->server->budget;
+    uint64_t none = 0;
+    if (!atomic_compare_exchange_strong(&budget->beyond, &none, conn->id))
+        return false;
+    give_back(conn);
+    conn->flags |= CONN_BEYOND;
+    return true;
+}
+
+static bool try_reserve(struct conn *conn, uint64_t bytes)
+{
+    struct worker *worker = conn->worker;
+    uint64_t cap = cap_bytes(worker->server);
+    if (cap == 0 || bytes <= BUDGET_SMALL_BYTES || bytes <= conn->reserved)
+        return true;
+    if (!(conn->flags & CONN_BEYOND) && !take_share(&worker->server->budget, bytes - conn->reserved, cap) &&
+        !take_beyond(conn))
+        return false;
+    worker->reserved_bytes += bytes - conn->reserved;
+    conn->reserved = bytes;
+    conn->seen_input = conn->input_len;
+    conn->still_looks = 0;
+    budget_count(conn);
+    return true;
+}
+
+static void wait_no_longer(struct conn *conn)
+{
+    if (conn->waiting_room.next == NULL)
+        return;
+    conn_list_remove(&conn->waiting_room);
+    atomic_fetch_sub(&conn->worker->server->budget.waiting, 1);
+    conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading on */
+}
+
+bool budget_reserve(struct conn *conn, uint64_t bytes)
+{
+    if (try_reserve(conn, bytes)) {
+        wait_no_longer(conn);
+        return true;
+    }
+    conn->wanted = bytes;
+    if (conn->waiting_room.next == NULL) {
+        conn_list_add(&conn->worker->waiting_room, &conn->waiting_room);
+        atomic_fetch_add(&conn->worker->server->budget.waiting, 1);
+    }
+    conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading off */
+    return false;
+}
+
+void budget_release(struct conn *conn)
+{
+    wait_no_longer(conn);
+    give_back(conn);
+    budget_count(conn);
+}
+
+/* ---- output ---- */
+
+static uint64_t output_bytes(const struct server *server)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < server->worker_count; i++)
+        bytes += reply_pool_busy_bytes(server->workers[i]->pool);
+    return bytes;
+}
+
+static void tell_store(struct worker *worker)
+{
+    store_buffers_set(worker->sw, worker_buffer_bytes(worker) + worker->reserved_bytes * REQUEST_COPIES +
+                                      worker->ahead_bytes);
+}
+
+/* Is there room for it in this turn? If not and it is long, room is made for later turns. */
+static bool fits_in_turn(struct worker *worker, uint64_t own, uint64_t len, uint64_t cap)
+{
+    uint64_t step = cap / TURN_PART / worker->server->worker_count,
+             busy = reply_pool_busy_bytes(worker->pool), most = step;
+    uint64_t grown = busy > worker->turn_output ? busy - worker->turn_output : 0;
+    if (worker->turn - worker->ahead_turn >= AHEAD_TURNS)
+        most += worker->ahead_bytes;
+    if (grown + len <= most) {
+        if (own)
+            worker->ahead_us = worker->now_us;
+        return true;
+    }
+    if (own + len > worker->ahead_bytes && (own > step / 2 || len > step)) {
+        uint64_t ahead = (own + len) * AHEAD_FACTOR, ahead_max = budget_reply_max(worker->server) + len;
+        worker->ahead_bytes = ahead < ahead_max ? ahead : ahead_max;
+        worker->ahead_turn = worker->turn;
+    }
+    worker->ahead_us = worker->now_us;
+    return false;
+}
+
+bool budget_reply_fits(struct worker *worker, uint64_t own, uint64_t len)
+{
+    struct server *server = worker->server;
+    uint64_t cap = cap_bytes(server);
+    if (cap == 0)
+        return true;
+    uint64_t all = output_bytes(server), others = all > own ? all - own : 0;
+    tell_store(worker);
+    if (others + own + len <= cap / OUTPUT_PART || others <= cap / 16)
+        return fits_in_turn(worker, own, len, cap);
+    STAT_SET(server->budget.wanted_us, worker->now_us);
+    return false;
+}
+
+uint64_t budget_output_max(const struct server *server)
+{
+    uint64_t cap = cap_bytes(server);
+    if (cap == 0)
+        return CONN_OUTPUT_BYTES_MAX;
+    uint64_t all = output_bytes(server);
+    if (all < cap / 8)
+        return CONN_OUTPUT_BYTES_MAX;
+    if (all < cap / 16 * 3)
+        return BUDGET_SMALL_BYTES;
+    return all < cap / OUTPUT_PART ? REPLY_CHUNK_BYTES : 0;
+}
+
+/* ---- who stands still ---- */
+
+/* Holds room for input that it does not fill, or output that it does not take. A command that waits, waits
+ * for us. */
+static bool stands_still(struct conn *conn, bool input, bool output)
+{
+    bool holds = input && conn->reserved && !conn->waiting_room.next && !(conn->flags & CONN_PARKED);
+    holds |= output && conn->flags & CONN_SENDING && reply_pending_bytes(&conn->reply) > BUDGET_SMALL_BYTES;
+    bool moves = conn->input_len < conn->seen_input || conn->input_len >= conn->seen_input + STILL_BYTES ||
+                 conn->reply.head_offset != conn->seen_output;
+    conn->seen_input = conn->input_len;
+    conn->seen_output = conn->reply.head_offset;
+    conn->still_looks = holds && !moves ? conn->still_looks + 1 : 0;
+    return conn->still_looks >= STILL_LOOKS_MAX;
+}
+
+static void send_away(struct conn *conn)
+{
+    LOG_INFO("client %llu at %s closed: it holds memory that others wait for, and neither sends nor takes",
+             (unsigned long long)conn->id, conn->address);
+    if (conn->flags & CONN_SENDING) {
+        conn_close(conn);
+        return;
+    }
+    reply_error(&conn->reply, "OOM this request came too slowly while others waited for memory");
+    conn_close_after_reply(conn);
+}
+
+static void look(struct worker *worker)
+{
+    struct budget *budget = &worker->server->budget;
+    uint64_t wanted_us = STAT_GET(budget->wanted_us);
+    bool input = atomic_load_explicit(&budget->waiting, memory_order_relaxed) != 0;
+    bool output = wanted_us && worker->now_us < wanted_us + WANTED_RECENTLY_US;
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
+        struct conn *conn = CONN_OF(link, all);
+        if (!(conn->flags & (CONN_CLOSED | CONN_CLOSING)) && stands_still(conn, input, output))
+            send_away(conn);
+    }
+}
+
+/* ---- for the worker ---- */
+
+/* While there is little room, a connection must not bring much before it can be told to wait. */
+static void take_care(struct worker *worker)
+{
+    struct budget *budget = &worker->server->budget;
+    uint64_t cap = cap_bytes(worker->server);
+    if (cap && (atomic_load_explicit(&budget->input_bytes, memory_order_relaxed) > cap / 32 ||
+                atomic_load_explicit(&budget->beyond, memory_order_relaxed)))
+        worker->crowded_us = worker->now_us;
+    bool careful = worker->crowded_us && worker->now_us - worker->crowded_us < CAREFUL_US;
+    if (careful == worker->loop->careful)
+        return;
+    worker->loop->careful = careful;
+    if (!careful)
+        return;
+    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next)
+        conn_read_anew(CONN_OF(link, all));
+}
+
+bool budget_must_look(const struct worker *worker)
+{
+    uint64_t cap = cap_bytes(worker->server);
+    return cap && worker_buffer_bytes(worker) > cap / 64;
+}
+
+void budget_turn(struct worker *worker)
+{
+    for (struct conn_link *link = worker->waiting_room.next, *next; link != &worker->waiting_room;
+         link = next) {
+        struct conn *conn = CONN_OF(link, waiting_room);
+        next = link->next;
+        if (try_reserve(conn, conn->wanted))
+            wait_no_longer(conn);
+    }
+    take_care(worker);
+    if (worker->now_us - worker->looked_us >= BUDGET_LOOK_US && budget_must_look(worker)) {
+        worker->looked_us = worker->now_us;
+        look(worker);
+    }
+    if (worker->ahead_bytes && worker->now_us - worker->ahead_us > AHEAD_US)
+        worker->ahead_bytes = 0;
+    worker->turn_output = reply_pool_busy_bytes(worker->pool);
+    tell_store(worker);
+}
+
+bool budget_may_go_on(struct worker *worker)
+{
+    struct budget *budget = &worker->server->budget;
+    uint64_t cap = cap_bytes(worker->server);
+    if (conn_list_empty(&worker->waiting_room))
+        return false;
+    if (cap == 0 || atomic_load(&budget->beyond) == 0)
+        return true;
+    uint64_t taken = atomic_load(&budget->input_bytes);
+    for (struct conn_link *link = worker->waiting_room.next; link != &worker->waiting_room;
+         link = link->next) {
+        const struct conn *conn = CONN_OF(link, waiting_room);
+        if (taken + conn->wanted - conn->reserved <= cap / INPUT_PART)
+            return true;
+    }
+    return false;
+}

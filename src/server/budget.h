@@ -1,0 +1,77 @@
+/* budget: what connections may hold of --memory, so that a burst of large requests or replies cannot pass it.
+ * Without a cap everything is only counted.
+ *
+ * Requests. One that needs more than BUDGET_SMALL_BYTES of input reserves room before it is received: all of
+ * them together a sixteenth of the cap, and one more connection whatever its request needs. Whoever gets
+ * neither is not read from (its data stays in the kernel) until room is given back. A request may be a
+ * quarter of the cap long; a longer one is refused at once (group.c).
+ *
+ * No deadlock. Room is given back by requests that complete; the one beyond the share waits for nobody's
+ * room, so there is always one that may complete. Then the next one that waits takes its place, so a large
+ * request cannot starve behind small ones. What can stand still is a client: one that holds room while
+ * others wait for it, and neither sends nor takes anything for some seconds, is sent away.
+ *
+ * Replies. Unsent output of all connections may be a quarter of the cap; the fuller that is, the less a
+ * connection may have before its next command runs. A reply that would pass it waits (COMMAND_AGAIN) until
+ * others have been taken. One reply may be a quarter of the cap long, and a value.
+ *
+ * Values leave memory some turns before their memory is free. So what a request will take when it runs (its
+ * log record, the new value) counts from the time when it reserves, and in one turn replies may take a
+ * sixty-fourth of the cap: who needs more waits until so much has been made free ahead.
+ *
+ * Thread safety: struct budget is shared by all workers; calls are for the connection's worker. */
+#ifndef KVASIR_SERVER_BUDGET_H
+#define KVASIR_SERVER_BUDGET_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct conn;
+struct server;
+struct worker;
+
+enum {
+    BUDGET_SMALL_BYTES = 64 << 10, /* of input or of one reply: need no room */
+    BUDGET_LOOK_US = 1000000,      /* between looks who stands still */
+};
+
+struct budget {
+    _Atomic uint64_t input_bytes; /* reserved. seq_cst: given back before `waiting` is read, see give_back */
+    _Atomic uint64_t beyond;      /* id of the connection that may have more; 0: none. seq_cst, same */
+    _Atomic uint32_t waiting;     /* connections that wait for room for input. seq_cst, same */
+    _Atomic uint64_t wanted_us;   /* relaxed: when a reply had to wait the last time; monotonic */
+};
+
+/* Longest request, or reply of many values, in bytes; UINT64_MAX: no cap. */
+uint64_t budget_request_max(const struct server *server);
+uint64_t budget_reply_max(const struct server *server);
+
+/* ---- input ---- */
+
+/* Raises what the connection has reserved to `bytes`. False: there is no room; it is in the worker's list of
+ * those that wait, and must not be read from, until budget_turn finds room for it. */
+bool budget_reserve(struct conn *conn, uint64_t bytes);
+/* It needs no more room than a small request: gives back, waits no longer. */
+void budget_release(struct conn *conn);
+/* After its memory for input has changed: counts it. */
+void budget_count(struct conn *conn);
+
+/* ---- output ---- */
+
+/* May a reply, so far `own` bytes long, become len bytes longer? False: others must be sent first, or values
+ * leave memory: try again in a later turn. */
+bool budget_reply_fits(struct worker *worker, uint64_t own, uint64_t len);
+/* Unsent output of a connection beyond which it runs no command. */
+uint64_t budget_output_max(const struct server *server);
+
+/* ---- for the worker ---- */
+
+/* Once a turn: connections for whose input there is room now are read from again; looks who stands still. */
+void budget_turn(struct worker *worker);
+/* Does one of those that wait have room now? */
+bool budget_may_go_on(struct worker *worker);
+/* Must it look at its connections from time to time? */
+bool budget_must_look(const struct worker *worker);
+
+#endif

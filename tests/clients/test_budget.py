@@ -1,0 +1,225 @@
+"""The connections' buffers count against --memory: bursts of large requests and replies stay below it, and everybody
+gets on who does not stand still."""
+
+import threading
+import time
+
+import pytest
+from kvasir_client import Error, encode, wait_until
+from kvasir_server import IS_SANITIZED, Server
+
+pytestmark = pytest.mark.kvasir
+
+MIB = 1 << 20
+CAP = 256 * MIB
+BACKENDS = {"uring-1": ("uring", 1), "epoll-2": ("epoll", 2)}
+
+
+@pytest.fixture(params=BACKENDS)
+def server(request):
+    """Full of values, so that buffers must push some out."""
+    backend, threads = BACKENDS[request.param]
+    server = Server("--memory", "256M", "--io", backend, "--threads", threads).start()
+    with server.client() as c:
+        for start in range(0, 90000, 500):
+            c.pipeline(("SET", "key:%06d" % i, b"v" * 3000) for i in range(start, start + 500))
+    yield server
+    assert server.process.poll() is None, server.log()[-6000:]
+    server.destroy()
+
+
+def info(c):
+    return dict(line.split(":", 1) for line in c("INFO").decode().splitlines() if ":" in line)
+
+
+def status(server, name):
+    with open(f"/proc/{server.process.pid}/status") as file:
+        for line in file:
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+
+
+def assert_below_cap(server):
+    """The highest of all times."""
+    if not IS_SANITIZED:
+        assert status(server, "VmHWM") <= CAP
+
+
+def value(i, size):
+    return b"%08d" % i * (size // 8)
+
+
+def run_all(functions):
+    failures = []
+
+    def guard(function, *args):
+        try:
+            function(*args)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=guard, args=call) for call in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+
+
+def test_half_sent_requests(server):
+    """They wait in the kernel; small requests go on; the other halves make all of them complete."""
+    n, size = 200, MIB
+    clients = [server.client() for _ in range(n)]
+    requests = [encode("SET", "big:%d" % i, value(i, size)) for i in range(n)]
+    rests = []
+    for client, request in zip(clients, requests):
+        client.sock.setblocking(False)
+        try:
+            sent = client.sock.send(request[: size // 2])
+        except BlockingIOError:
+            sent = 0
+        client.sock.settimeout(30)
+        rests.append(request[sent:])
+    with server.client() as c:
+        wait_until(lambda: info(c)["clients_waiting_for_room"] != "0")
+        assert c("SET", "small", "x") == "OK" and c("GET", "small") == b"x"
+        assert int(info(c)["memory_input_bytes"]) < CAP // 16 + 8 * MIB + n * (80 << 10)
+    run_all((client.send, rest) for client, rest in zip(clients, rests))
+    replies = [client.reply() for client in clients]
+    assert set(replies) == {"OK"}, [str(reply) for reply in replies if reply != "OK"][:3]
+    assert_below_cap(server)
+    with server.client() as c:
+        for i in range(0, n, 17):
+            assert c("GET", "big:%d" % i) == value(i, size)
+        assert info(c)["clients_waiting_for_room"] == "0"
+    for client in clients:
+        client.close()
+    with server.client() as c:
+        wait_until(lambda: int(info(c)["memory_input_bytes"]) == 0)
+
+
+def test_bursts_of_large_values(server):
+    n, size = 6, 24 * MIB
+
+    def work(i):
+        with server.client(timeout=60) as c:
+            for round_ in range(2):
+                assert c("SET", "big:%d" % i, value(i + round_, size)) == "OK"
+                assert c("GET", "big:%d" % i) == value(i + round_, size)
+
+    run_all((work, i) for i in range(n))
+    assert_below_cap(server)
+
+
+def test_many_large_and_growing_requests(server):
+    """A MSET shows only little by little how long it is: all may have begun before one has its end."""
+    n = 24
+
+    def one(i):
+        with server.client(timeout=60) as c:
+            c.send(encode("SET", "one:%d" % i, value(i, 5 * MIB)))
+            assert c.reply() == "OK"
+
+    def many(i):
+        with server.client(timeout=60) as c:
+            pairs = [part for k in range(40) for part in ("many:%d:%d" % (i, k), value(k, 300_000))]
+            assert c("MSET", *pairs) == "OK"
+            assert c("GET", "many:%d:%d" % (i, 39)) == value(39, 300_000)
+
+    run_all([(one, i) for i in range(n)] + [(many, i) for i in range(n)])
+    assert_below_cap(server)
+    with server.client() as c:
+        assert c("STRLEN", "one:%d" % (n - 1)) == 5 * MIB // 8 * 8
+
+
+@pytest.mark.parametrize("backend", ["uring", "epoll"])
+def test_too_long_a_request_is_passed_over(make_server, backend):
+    """An error at once, and the connection stays in sync, whatever is behind the long argument."""
+    server = make_server("--memory", "128M", "--io", backend).start()
+    with server.client(timeout=60) as c:
+        c.send(encode("SET", "a", "1") + encode("SET", "big", value(1, 40 * MIB), "EX", 100) + encode("GET", "a"))
+        assert c.reply() == "OK"
+        refused = c.reply()
+        assert isinstance(refused, Error) and str(refused).startswith("OOM a request longer than ")
+        assert c.reply() == b"1"
+        assert c("EXISTS", "big") == 0
+        pairs = [part for k in range(40) for part in ("m:%d" % k, value(k, MIB))]
+        assert c.error("MSET", *pairs).startswith("OOM a request longer than ")
+        assert c("EXISTS", "m:0") == 0 and c("SET", "big", value(1, 20 * MIB)) == "OK"
+        assert c("CONFIG", "SET", "maxmemory", 0) == "OK"
+        assert c("SET", "big", value(1, 40 * MIB)) == "OK"
+
+
+def test_readers_that_do_not_take_their_replies(server):
+    """Their output is bounded together; others get on; they get theirs when they read."""
+    with server.client() as c:
+        for i in range(16):
+            assert c("SET", "big:%d" % i, value(i, MIB)) == "OK"
+    n, gets = 120, 3
+    slow = [server.client(timeout=30) for _ in range(n)]
+    for i, client in enumerate(slow):
+        client.send(b"".join(encode("GET", "big:%d" % ((i + k) % 16)) for k in range(gets)))
+    with server.client() as c:
+        wait_until(lambda: int(info(c)["parked_commands"]) > 0)
+        assert c("GET", "key:000001") == b"v" * 3000
+    run_all((lambda i=i: [check_reply(slow[i], (i + k) % 16) for k in range(gets)],) for i in range(n))
+    assert_below_cap(server)
+    for client in slow:
+        client.close()
+
+
+def check_reply(client, i):
+    assert client.reply() == value(i, MIB)
+
+
+@pytest.mark.parametrize("command", [("RANGE", "-", "+"), ("KIDS", "", "VALUES"), ("KIDS", ""), ("KEYS", "*"),
+                                     ("RANGE", "-", "+", "KEYS")], ids=" ".join)  # fmt: skip
+def test_long_replies_name_the_way_out(server, command):
+    with server.client(timeout=60) as c:
+        names = len(command) < 3 or "KEYS" in command
+        if names:  # so many that their names alone are too long
+            for start in range(0, 50000, 200):
+                c.pipeline(("SET", "%01500d" % i, "") for i in range(start, start + 200))
+        error = c.error(*command)
+        too_long = error.startswith("ERR the reply would be longer than 67108864 bytes; use ")
+        assert too_long or (not names and error.startswith("OOM the values of this command do not fit in memory")), error
+        assert "LIMIT" in error
+        if command[0] != "KEYS":
+            assert len(c(*command, "LIMIT", 20)) == (20 if names else 40)
+    assert_below_cap(server)
+
+
+def test_a_scan_comes_in_pieces(server):
+    with server.client(timeout=60) as c:
+        for start in range(0, 30000, 200):
+            c.pipeline(("SET", "%01500d" % i, "") for i in range(start, start + 200))
+        cursor, found, calls = b"0", 0, 0
+        while True:
+            cursor, keys = c("SCAN", cursor, "COUNT", 1_000_000)
+            found += len(keys)
+            calls += 1
+            if cursor == b"0":
+                break
+        assert found == 120000 and calls > 1
+    assert_below_cap(server)
+
+
+def test_who_stands_still_is_sent_away(server):
+    """Half of a request that never goes on must not keep the others out for ever."""
+    size = 20 * MIB
+    still = [server.client() for _ in range(3)]
+    for i, client in enumerate(still):
+        client.sock.setblocking(False)
+        try:
+            client.sock.send(encode("SET", "still:%d" % i, value(i, 2 * size))[:MIB])
+        except BlockingIOError:
+            pass
+    begin = time.monotonic()
+    with server.client(timeout=60) as c:
+        assert c("SET", "live", value(7, size)) == "OK"
+        assert c("GET", "live") == value(7, size)
+    assert time.monotonic() - begin < 40
+    assert "neither sends nor takes" in server.log()
+    for client in still:
+        client.close()
+    assert_below_cap(server)

@@ -383,7 +383,8 @@ static void add_request(struct group *group, struct source *source, const char *
 
 /* The command that has been announced needs more than it may: an error, and the rest is passed over. NULL:
  * the source has come to its end. */
-static struct source *refuse_long(struct group *group, struct source *source, uint64_t most)
+__attribute__((noinline)) static struct source *refuse_long(struct group *group, struct source *source,
+                                                            uint64_t most)
 {
     source = execute(group, source); /* replies are in order */
     if (source == NULL)
@@ -403,7 +404,7 @@ static struct source *refuse_long(struct group *group, struct source *source, ui
 }
 
 /* The rest of a refused command, as far as it is there. NULL: as below. */
-static struct source *pass_over(struct group *group, struct source *source)
+__attribute__((noinline)) static struct source *pass_over(struct group *group, struct source *source)
 {
     struct conn *conn = source->conn;
     char error[RESP_ERROR_TEXT_BYTES];
@@ -420,8 +421,9 @@ static struct source *pass_over(struct group *group, struct source *source)
     return source;
 }
 
-/* One command the careful way. NULL: the source has come to its end. */
-static struct source *parse_slow(struct group *group, struct source *source)
+/* One command the careful way. NULL: the source has come to its end. Not inlined: the fast way needs the
+ * registers. */
+__attribute__((noinline)) static struct source *parse_slow(struct group *group, struct source *source)
 {
     struct conn *conn = source->conn;
     struct resp_request *request = &conn->request;

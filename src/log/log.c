@@ -423,8 +423,8 @@ static status_t first_segment(struct log *log, uint64_t last_number)
     uint64_t bytes = log->next_bytes;
     status_t status;
     for (;; bytes /= 2) {
-        status =
-            segment_create(log->config.disk, log->folder, log->path, log->next_number, last_number, bytes, s);
+        status = segment_create(log->config.disk, log->folder, log->path, log->next_number, last_number,
+                                bytes, s, NULL);
         if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN)
             break;
     }

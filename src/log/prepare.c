@@ -8,6 +8,8 @@
 #include "base/logger.h"
 #include "log/internal.h"
 
+enum { FILL_REST_US_MAX = 2000 };
+
 /* What to make: number and size, from the state under the lock. False: nothing is wanted. A prepared segment
  * that is too small for a waiting record is taken back first. */
 static bool next_plan(struct log *log, uint64_t *number, uint64_t *after, uint64_t *bytes,
@@ -42,7 +44,7 @@ void log_leave_witness(struct log *log)
     struct segment s;
     uint64_t last = log->current->number; /* those made ahead behind it are gone */
     status_t status =
-        segment_create(log->config.disk, log->folder, log->path, last + 1, last, LOG_BLOCK_BYTES, &s);
+        segment_create(log->config.disk, log->folder, log->path, last + 1, last, LOG_BLOCK_BYTES, &s, NULL);
     if (status_is_ok(&status))
         log->config.disk->ops->close(log->config.disk, s.fd);
     /* else the log is as complete without it */
@@ -84,9 +86,9 @@ static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
     bool may = log->config.may_allocate(log->config.context, SEGMENT_BYTES_MIN, true);
-    status_t status =
-        may ? segment_create(log->config.disk, log->folder, log->path, number, after, SEGMENT_BYTES_MIN, s)
-            : status_error(STATUS_NO_SPACE, "the room kept back is used up");
+    status_t status = may ? segment_create(log->config.disk, log->folder, log->path, number, after,
+                                           SEGMENT_BYTES_MIN, s, NULL)
+                          : status_error(STATUS_NO_SPACE, "the room kept back is used up");
     if (!status_is_ok(&status)) {
         free(s);
         bool waits = log->config.may_wait && log->config.may_wait(log->config.context, true);
@@ -105,6 +107,19 @@ static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after
         log->config.on_progress(log->config.context);
 }
 
+/* Half of the disk's time is for others while a segment is filled, unless writes are about to wait for it
+ * and for nothing else. */
+static void rest_between(void *context, uint64_t spent_us)
+{
+    struct log *log = context;
+    bool urgent = atomic_load_explicit(&log->scarce, memory_order_relaxed) && !log_lacks_room(log);
+    if (!log->config.background || urgent)
+        return;
+    uint64_t us = spent_us < FILL_REST_US_MAX ? spent_us : FILL_REST_US_MAX;
+    struct timespec time = {0, (long)us * 1000};
+    nanosleep(&time, NULL);
+}
+
 bool log_prepare(struct log *log)
 {
     uint64_t number, after, bytes;
@@ -118,13 +133,14 @@ bool log_prepare(struct log *log)
     spin_lock(&log->lock);
     uint64_t wanted = log->wanted_bytes;
     spin_unlock(&log->lock);
+    const struct segment_rest rest = {rest_between, log};
     status_t status;
     for (;; bytes /= 2) {
         if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes, false))
             status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
                                   log->path, bytes >> 10);
         else
-            status = segment_create(log->config.disk, log->folder, log->path, number, after, bytes, s);
+            status = segment_create(log->config.disk, log->folder, log->path, number, after, bytes, s, &rest);
         if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN || bytes / 2 < wanted)
             break;
     }

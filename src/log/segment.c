@@ -12,7 +12,7 @@
 #include "base/check.h"
 #include "sys/clock.h"
 
-enum { FILL_BYTES = 1 << 20 };
+enum { FILL_BYTES = 256 << 10 };
 
 /* The first block of a segment file. */
 struct segment_header {
@@ -85,15 +85,19 @@ void segment_header_write(char *block, bool data, const struct segment *segment)
     memcpy(block, &header, sizeof header);
 }
 
-static int fill(struct disk *disk, int fd, char *buffer, const struct segment *segment)
+static int fill(struct disk *disk, int fd, char *buffer, const struct segment *segment,
+                const struct segment_rest *rest)
 {
     uint64_t bytes = segment->bytes;
     memset(buffer, 0, FILL_BYTES);
     for (uint64_t at = FILL_BYTES; at < bytes; at += FILL_BYTES) {
         size_t n = bytes - at < FILL_BYTES ? (size_t)(bytes - at) : FILL_BYTES;
+        uint64_t start_us = clock_monotonic_us();
         int64_t r = disk->ops->write(disk, fd, buffer, n, at);
         if (r != (int64_t)n)
             return r < 0 ? (int)r : -EIO;
+        if (rest)
+            rest->wait(rest->context, clock_monotonic_us() - start_us);
     }
     /* The header last: a file without one was never used. */
     segment_header_write(buffer, false, segment);
@@ -105,7 +109,7 @@ static int fill(struct disk *disk, int fd, char *buffer, const struct segment *s
 }
 
 status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t after,
-                        uint64_t bytes, struct segment *out)
+                        uint64_t bytes, struct segment *out, const struct segment_rest *rest)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, number);
@@ -121,7 +125,7 @@ status_t segment_create(struct disk *disk, int folder, const char *path, uint64_
     if (r >= 0) {
         r = disk->ops->allocate(disk, out->fd, out->bytes);
         if (r >= 0)
-            r = fill(disk, out->fd, buffer, out);
+            r = fill(disk, out->fd, buffer, out, rest);
         if (r >= 0)
             r = disk->ops->folder_sync(disk, folder);
         if (r < 0) {

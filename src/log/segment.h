@@ -70,10 +70,18 @@ void segment_file_name(char name[SEGMENT_NAME_BYTES], bool data, uint64_t number
 bool segment_parse_name(const char *name, uint64_t *number);
 bool segment_parse_data_name(const char *name, uint64_t *number);
 
+/* Called after each piece of a segment that was filled, in so many microseconds: others want the disk too. */
+struct segment_rest {
+    void (*wait)(void *context, uint64_t spent_us);
+    void *context;
+};
+
 /* Makes and opens segment `number`: allocates, zero-fills, writes the header, syncs file and folder. after:
- * the segment that is written to now, whose name is durable; 0: none. On failure nothing is left. */
+ * the segment that is written to now, whose name is durable; 0: none. On failure nothing is left. rest: may
+ * be NULL. */
 STATUS_MUST_USE status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number,
-                                        uint64_t after, uint64_t bytes, struct segment *out);
+                                        uint64_t after, uint64_t bytes, struct segment *out,
+                                        const struct segment_rest *rest);
 
 /* Lists it in the table, which owns the descriptor from then on. */
 void segment_hand_over(struct segment *segment, struct segments *segments);

@@ -343,7 +343,8 @@ static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
     uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;
-    return planned > spent + KEEPER_REST_US ? planned - spent : KEEPER_REST_US;
+    uint64_t least = log_lacks_room(store->log) ? KEEPER_REST_US_CRITICAL : KEEPER_REST_US;
+    return planned > spent + least ? planned - spent : least;
 }
 
 bool checkpoint_step(struct store *store, uint64_t *wait_us)

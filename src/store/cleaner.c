@@ -444,7 +444,7 @@ static uint64_t pause_us(struct store *store, const struct cleaner_round *r)
         return 0;
     enum space_level level = space_level_now(store);
     if (level == SPACE_CRITICAL)
-        return KEEPER_REST_US;
+        return KEEPER_REST_US_CRITICAL;
     uint64_t rate = BYTES_PER_SECOND, dead = r->victim_bytes - r->victim_live;
     uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victim_bytes / dead * 2 : rate;
     rate = wanted > rate ? wanted : rate;

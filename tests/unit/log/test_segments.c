@@ -233,7 +233,7 @@ static void test_real_file(void **state)
     int folder = disk->ops->folder_open(disk, path, false);
     struct segments *s = segments_create(disk);
     struct segment segment;
-    status_t status = segment_create(disk, folder, path, 5, 0, 1 << 20, &segment);
+    status_t status = segment_create(disk, folder, path, 5, 0, 1 << 20, &segment, NULL);
     assert_true(status_is_ok(&status));
     segment_hand_over(&segment, s);
     uint32_t unit = segments_direct_unit(s);

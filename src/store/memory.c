@@ -19,7 +19,7 @@
 #include "sys/memory.h"
 
 enum {
-    MARGIN_BYTES = 24 << 20, /* kept free of the cap, but no more than an eighth of it */
+    MARGIN_BYTES = 48 << 20, /* kept free of the cap, but no more than a sixth of it */
     MARGIN_SHARE = 50,       /* and at least this part of it */
     SLACK_STEP_SHARE = 64,   /* by this part of the budget the slack may grow in a measurement */
     MEASURE_PERIOD_MS = 100,
@@ -30,7 +30,7 @@ enum {
     ROOM_STEP_BYTES = 256, /* that buffers have grown by, for each candidate looked at */
     ROOM_STEPS_MAX = 16384,
     BUFFERS_OFTEN_SHARE = 8,
-    BUFFERS_LAG_PART = 4, /* of buffers: memory of values that left for them, not yet free */
+    BUFFERS_LAG_PART = 3, /* of buffers: memory of values that left for them, not yet free */
     BUFFERS_MANY_SHARE = 32,
     GIVE_BACK_TURNS = 16,
     GIVE_BACK_EVERY = 4,  /* of those turns */
@@ -171,7 +171,7 @@ struct memory_use memory_use(const struct store *store)
     use.share_bytes = share > 0 ? (uint64_t)share : 0;
     if (use.share_bytes > use.arena_live_bytes)
         use.share_bytes = use.arena_live_bytes;
-    uint64_t margin = use.cap_bytes / 8 < MARGIN_BYTES ? use.cap_bytes / 8 : MARGIN_BYTES;
+    uint64_t margin = use.cap_bytes / 6 < MARGIN_BYTES ? use.cap_bytes / 6 : MARGIN_BYTES;
     if (margin < use.cap_bytes / MARGIN_SHARE)
         margin = use.cap_bytes / MARGIN_SHARE;
     use.budget_bytes = use.cap_bytes - margin;

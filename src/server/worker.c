@@ -453,6 +453,11 @@ static void retry_connections(struct worker *worker)
     struct conn_link *last = worker->retry.previous;
     if (conn_list_empty(&worker->retry))
         return;
+    /* Mostly writes that wait for room on disk, which comes later than with the next turn. */
+    struct log *log = store_log(worker->server->store);
+    if (log && log_lacks_room(log) && worker->now_us < worker->retried_us + PARKED_RETRY_US)
+        return;
+    worker->retried_us = worker->now_us;
     for (bool more = true; more;) {
         struct conn_link *link = worker->retry.next;
         struct conn *conn = CONN_OF(link, retry);

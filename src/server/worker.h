@@ -83,6 +83,7 @@ struct worker {
     unsigned index;
     uint32_t turn;
     uint64_t now_us;      /* monotonic, taken at the start of a turn */
+    uint64_t retried_us;  /* when parked commands were last tried again */
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
     struct backlog backlog;

@@ -76,10 +76,10 @@ bool keeper_step(struct store *store, uint64_t *wait_us);
 /* How much is done in one step: by time, as a worker may have the same core and the kernel need not let it
  * have it back before the next timer tick; or, in tests, by number, so that others come in between. */
 enum {
-    KEEPER_STEP_US = 50,
+    KEEPER_STEP_US = 25,
     KEEPER_REST_US = 100,         /* at least, between two steps */
     KEEPER_REST_US_CRITICAL = 30, /* writes wait for room */
-    KEEPER_STEP_LOOK = 4,         /* items between two looks at the clock */
+    KEEPER_STEP_LOOK = 2,         /* items between two looks at the clock */
 };
 
 struct keeper_step {

@@ -313,7 +313,7 @@ def test_damage_in_what_only_values_need(stopped):
 
 @sanitize
 def test_damage_in_the_logs_tail_is_refused(stopped):
-    path, offset = newest_with(stopped, value(20, 3))
+    path, offset = newest_with(stopped, value(125, 3))  # not in the file's first batch: then the one before is named
     flip(path, offset + 5)
     must_refuse(stopped, os.path.basename(path), "offset")
 

@@ -27,7 +27,7 @@ enum {
     RETRY_LAST_MS = 60000,
     EVICT_STEPS = 4096,
     PAUSE_US_MAX = 100000,
-    BUSY_WAIT_US = 1000, /* a key is locked, a tree is being cleared away */
+    BUSY_WAIT_US = 1000, /* a key is locked */
     CLEAN_FAILURES_MAX = 3,
     DEAD_PERCENT = 25,     /* of what could be cleaned: then it begins */
     LIVE_PERCENT_MAX = 85, /* fuller segments are not worth it */

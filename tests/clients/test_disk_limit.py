@@ -54,6 +54,17 @@ def set_surely(c, keys, n):
     return refused
 
 
+def overwrite(c):
+    """Writes all keys and then three quarters of them again and again. The last round of each key."""
+    rounds = {}
+    for n in range(ROUNDS):
+        for first in range(0, KEYS, 500):
+            keys = [key for key in range(first, first + 500) if n == 0 or key % 4]
+            set_surely(c, keys, n)
+            rounds.update((key, n) for key in keys)
+    return rounds
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_overwrites_within_a_limit(make_server, threads):
     server = make_server("--threads", threads, "--disk-limit", LIMIT).start()
@@ -65,13 +76,8 @@ def test_overwrites_within_a_limit(make_server, threads):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    rounds = {}
     with server.client(timeout=60) as c:
-        for n in range(ROUNDS):
-            for first in range(0, KEYS, 500):
-                keys = [key for key in range(first, first + 500) if n == 0 or key % 4]
-                set_surely(c, keys, n)
-                rounds.update((key, n) for key in keys)
+        rounds = overwrite(c)
         info = fields(c)
     stop.set()
     watcher.join()
@@ -92,13 +98,8 @@ def test_overwrites_within_a_limit(make_server, threads):
 def test_repair_of_a_cleaned_folder_without_checkpoints(make_server):
     """The log's beginning is gone, both tocs too: data segments and the rest of the log make the whole."""
     server = make_server("--threads", 1, "--disk-limit", LIMIT).start()
-    rounds = {}
     with server.client(timeout=60) as c:
-        for n in range(ROUNDS):
-            for first in range(0, KEYS, 500):
-                keys = [key for key in range(first, first + 500) if n == 0 or key % 4]
-                set_surely(c, keys, n)
-                rounds.update((key, n) for key in keys)
+        rounds = overwrite(c)
         for key in range(0, KEYS, 10):
             assert c("DEL", "key:%04d" % key) == 1
             del rounds[key]

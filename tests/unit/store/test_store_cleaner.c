@@ -293,6 +293,20 @@ static void test_failing_checkpoints(void **state)
     assert_true(failures >= 8);
 }
 
+/* f->sim is set. */
+static void open_limited(struct fixture *f, uint64_t limit)
+{
+    f->config = (struct store_config){.disk = &f->sim->disk,
+                                      .path = "sim",
+                                      .workers = 1,
+                                      .log_segment_bytes_first = 1 << 20,
+                                      .log_segment_bytes_max = 2 << 20,
+                                      .disk_limit_bytes = limit,
+                                      .no_threads = true};
+    fixture_open(f);
+    keep(f);
+}
+
 /* Within a limit writes are refused before it is passed, deletes are not, and room that comes free is used.
  */
 static void test_disk_limit(void **state)
@@ -301,15 +315,7 @@ static void test_disk_limit(void **state)
     struct fixture f = {.sim = sim_disk_create(1)};
     char name[16];
     (void)state;
-    f.config = (struct store_config){.disk = &f.sim->disk,
-                                     .path = "sim",
-                                     .workers = 1,
-                                     .log_segment_bytes_first = 1 << 20,
-                                     .log_segment_bytes_max = 2 << 20,
-                                     .disk_limit_bytes = LIMIT,
-                                     .no_threads = true};
-    fixture_open(&f);
-    keep(&f);
+    open_limited(&f, LIMIT);
     int stored = 0;
     enum store_result r = STORE_OK;
     for (int tries = 0; r != STORE_NO_SPACE && tries < 5000; tries++) {
@@ -351,15 +357,7 @@ static void test_deletes_go_on_when_it_is_full(void **state)
     struct fixture f = {.sim = sim_disk_create(1)};
     char name[16];
     (void)state;
-    f.config = (struct store_config){.disk = &f.sim->disk,
-                                     .path = "sim",
-                                     .workers = 1,
-                                     .log_segment_bytes_first = 1 << 20,
-                                     .log_segment_bytes_max = 2 << 20,
-                                     .disk_limit_bytes = LIMIT,
-                                     .no_threads = true};
-    fixture_open(&f);
-    keep(&f);
+    open_limited(&f, LIMIT);
     int stored = 0;
     enum store_result r = STORE_OK;
     for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {

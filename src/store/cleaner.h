@@ -36,6 +36,7 @@ struct cleaner {
     uint64_t said_ms;                            /* when it last gave an older checkpoint up */
     uint64_t idle_ms;                            /* when it last looked for something to do */
     uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
+    uint64_t logged_lsn;                         /* its tail at logged_ms */
     bool removal_failed;
     uint64_t awaited, awaited_ms; /* space_will_come: progress when it last changed, and when that was */
     _Atomic uint64_t other_bytes; /* of tocs and of what is being written: space_may_allocate. Relaxed */

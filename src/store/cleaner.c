@@ -19,6 +19,7 @@ enum {
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
     VICTIMS_MAX = 256,
     VICTIM_BYTES_MAX = 1 << 30, /* of one round, to be read */
+    PART_MARGIN_SHARE = 8,
     STEP_KEYS_TESTED = 3,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
     BYTES_PER_SECOND = 16 << 20,
@@ -55,12 +56,15 @@ struct cleaner_round {
     uint64_t victim_bytes, victim_live;
     struct segment_scan scan;
     bool scanning;
+    /* The victims' values in parts, so that not too many are in memory: read, written, moved, the next. */
+    uint64_t part_bytes_max;
     struct moving values;
     size_t at;
     uint64_t bytes; /* of the values' records */
     struct data_segment *targets[TEMPERATURES];
-    bool begun;                    /* the targets are */
-    uint64_t start_us, done_bytes; /* for the rate */
+    bool begun; /* the targets are */
+    /* For the rate: */
+    uint64_t start_us, done_bytes;
 };
 
 static void add(_Atomic uint64_t *number, uint64_t n)
@@ -155,8 +159,18 @@ static void judge_victims(struct store *store)
     add(&store->keeper.cleaner.segments, r->victim_at);
 }
 
-static void finish_round(struct store *store)
+/* All values of a part have moved. */
+static void finish_part(struct store *store)
 {
+    struct cleaner_round *r = store->keeper.cleaner.round;
+    if (r->scanning || r->victim_at < r->victim_count) {
+        moving_free(&r->values);
+        r->values = (struct moving){0};
+        r->at = r->bytes = 0;
+        r->begun = false;
+        r->phase = PHASE_READ;
+        return;
+    }
     judge_victims(store);
     add(&store->keeper.cleaner.rounds, 1);
     store->keeper.cleaner.retry_delay_ms = 0;
@@ -207,6 +221,14 @@ static int best_first(const void *a, const void *b)
     return (x->file->number > y->file->number) - (x->file->number < y->file->number);
 }
 
+/* As few parts as are no larger than `most` each, and of about the same size. A victim's live bytes are not
+ * quite those of its records: some more do not make another part. */
+static uint64_t part_bytes(uint64_t live, uint64_t most)
+{
+    uint64_t bytes = live / (live / most + (live % most != 0));
+    return bytes + bytes / PART_MARGIN_SHARE;
+}
+
 /* Begins a round if it is worth it. */
 static bool choose(struct store *store, enum space_level level)
 {
@@ -239,6 +261,7 @@ static bool choose(struct store *store, enum space_level level)
         free(r);
         return false;
     }
+    r->part_bytes_max = part_bytes(r->victim_live, most);
     r->start_us = clock_monotonic_us();
     k->cleaner.round = r;
     return true;
@@ -276,7 +299,7 @@ static enum segment_scan_result look(struct store *store, struct cleaner_round *
     struct keeper_step step = step_begin(store);
     enum segment_scan_result result = SEGMENT_SCAN_RECORD;
     store_turn_begin(sw);
-    while (!*busy && keeper_step_goes_on(&step)) {
+    while (!*busy && r->bytes < r->part_bytes_max && keeper_step_goes_on(&step)) {
         struct record record;
         struct segment_scan before = r->scan;
         result = segment_scan_next(&r->scan, &record);
@@ -294,11 +317,11 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
 {
     bool busy = false;
     status_t s = status_ok();
+    if (r->bytes >= r->part_bytes_max || (!r->scanning && r->victim_at == r->victim_count)) {
+        r->phase = PHASE_WRITE;
+        return status_ok();
+    }
     if (!r->scanning) {
-        if (r->victim_at == r->victim_count || r->bytes > 2 * cleaner_round_bytes(store)) {
-            r->phase = PHASE_WRITE;
-            return status_ok();
-        }
         segment_scan_begin(&r->scan, store->config.disk, r->victims[r->victim_at].file);
         r->scanning = true;
     }
@@ -538,7 +561,7 @@ bool cleaner_step(struct store *store, uint64_t *wait_us)
         break;
     case PHASE_MOVE:
         if (move_step(store, r, wait_us)) {
-            finish_round(store);
+            finish_part(store);
             return true;
         }
         break;

@@ -53,7 +53,7 @@ struct cleaner {
 bool cleaner_step(struct store *store, uint64_t *wait_us);
 /* Gives up a round under way. */
 void cleaner_stop(struct store *store);
-/* Bytes of values that one round moves. */
+/* Bytes of values that one round moves, and holds in memory; of its first victim it moves all, in parts. */
 uint64_t cleaner_round_bytes(const struct store *store);
 
 /* ---- space.c ---- */

@@ -95,6 +95,56 @@ static void test_space_comes_back(void **state)
     fixture_deinit(&f);
 }
 
+/* The bytes of the largest data segment. */
+static uint64_t largest_data_file(struct fixture *f)
+{
+    uint64_t largest = 0;
+    for (int i = 0; i < SIM_FILES_MAX; i++) {
+        const struct sim_file *file = &f->sim->files[i];
+        if (file->named && strncmp(file->name, "data-", 5) == 0 && file->size > largest)
+            largest = file->size;
+    }
+    return largest;
+}
+
+/* With little memory a victim of many live bytes is moved in parts: no more of it is held, and written into
+ * one file, than a round may move. */
+static void test_large_victims_move_in_parts(void **state)
+{
+    enum { MORE_KEYS = 400, MEMORY = 3 << 20, LOG_SEGMENT = 4 << 20 };
+    struct fixture f;
+    struct store_cleaner_stats cleaner;
+    char name[16];
+    (void)state;
+    fixture_init(&f, 1);
+    f.config.memory_bytes_max = MEMORY;
+    f.config.log_segment_bytes_first = f.config.log_segment_bytes_max = LOG_SEGMENT;
+    fixture_reopen(&f);
+    for (int round = 0; round < 2; round++)
+        for (int key = 0; key < MORE_KEYS; key++)
+            if (round == 0 || key % 2)
+                put_surely(&f, key_of(name, key), value_of(key, round));
+    uint64_t most = cleaner_round_bytes(f.store), largest = 0;
+    assert_true(most < LOG_SEGMENT / 8);
+    for (int i = 0; i < 5; i++) {
+        checkpoint(&f);
+        largest = largest_data_file(&f) > largest ? largest_data_file(&f) : largest;
+    }
+    store_cleaner_stats_get(f.store, &cleaner);
+    assert_in_range(largest, most / 2, most + most / 8 + 2 * VALUE_BYTES);
+    assert_true(cleaner.segments > 0 && cleaner.moved > MORE_KEYS / 8);
+    assert_true(cleaner.copied_bytes > cleaner.rounds * most * 2); /* several parts each */
+    assert_true(cleaner.removed_segments > 0);
+    assert_int_equal(cleaner.failures + cleaner.damaged, 0);
+    for (int key = 0; key < MORE_KEYS; key++)
+        check_value(&f, key, key % 2);
+    assert_true(live_weights_are_exact(f.store));
+    fixture_reopen(&f);
+    for (int key = 0; key < MORE_KEYS; key++)
+        check_value(&f, key, key % 2);
+    fixture_deinit(&f);
+}
+
 /* A data segment that no checkpoint names is of no use. */
 static void test_orphans_go(void **state)
 {
@@ -388,6 +438,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_space_comes_back),
+        cmocka_unit_test(test_large_victims_move_in_parts),
         cmocka_unit_test(test_orphans_go),
         cmocka_unit_test(test_damage_keeps_a_victim),
         cmocka_unit_test(test_failures_lose_nothing),

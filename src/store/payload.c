@@ -149,6 +149,7 @@ static void drop_external(struct store *store, struct store_worker_private *p, c
 
 static uint64_t external_create(struct store *store, const struct content *c)
 {
+    CHECK(!c->cold); /* then all of it is in the node */
     struct value_block *block = malloc(sizeof *block + payload_bytes(c));
     CHECK(block != NULL);
     block->bytes = malloc_usable_size(block);

@@ -1,5 +1,7 @@
 #include "tools/load_generate.h"
 
+#include <inttypes.h>
+
 #include "tools/bench.h"
 #include "tools/tools.h"
 
@@ -29,12 +31,12 @@ static int finish(const struct bench_config *config, const struct bench_totals *
     if (!status_is_ok(s))
         fprintf(stderr, "kvasir load: %s\n", s->text);
     if (totals->errors)
-        fprintf(stderr, "kvasir load: %llu errors, the first: %s\n", (unsigned long long)totals->errors,
+        fprintf(stderr, "kvasir load: %" PRIu64 " errors, the first: %s\n", totals->errors,
                 totals->error_text);
     else if (status_is_ok(s) && stored < config->keys)
         fprintf(stderr, "kvasir load: interrupted before the end\n");
-    printf("stored %llu keys, %llu bytes in %.2f s\n", (unsigned long long)stored,
-           (unsigned long long)(totals->value_bytes + stored * BENCH_KEY_BYTES), totals->seconds);
+    printf("stored %" PRIu64 " keys, %" PRIu64 " bytes in %.2f s\n", stored,
+           totals->value_bytes + stored * BENCH_KEY_BYTES, totals->seconds);
     bool whole = status_is_ok(s) && stored == config->keys;
     return fflush(stdout) == 0 && whole ? TOOL_OK : TOOL_ERROR;
 }

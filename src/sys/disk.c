@@ -94,9 +94,21 @@ static int open_direct(int folder, const char *name, int flags, bool direct)
     return fd < 0 ? -errno : fd;
 }
 
+/* Asked before opening, because opening a pipe waits for its other end. */
+static int is_file(int folder, const char *name)
+{
+    struct stat s;
+    if (fstatat(folder, name, &s, 0) < 0)
+        return -errno;
+    return S_ISREG(s.st_mode) ? 0 : S_ISDIR(s.st_mode) ? -EISDIR : -EOPNOTSUPP;
+}
+
 static int real_open(struct disk *disk, int folder, const char *name, bool write, bool direct)
 {
     (void)disk;
+    int e = is_file(folder, name);
+    if (e < 0)
+        return e;
     return open_direct(folder, name, write ? O_RDWR : O_RDONLY, direct);
 }
 

@@ -318,7 +318,8 @@ bool space_step(struct store *store, enum space_level *level)
 struct orphans {
     struct store *store;
     uint64_t next_number;
-    char name[SEGMENT_NAME_BYTES];
+    char before[SEGMENT_NAME_BYTES]; /* has been tried */
+    char name[SEGMENT_NAME_BYTES];   /* the first behind it; empty: none */
 };
 
 static int find_orphan(void *context, const char *name)
@@ -327,14 +328,17 @@ static int find_orphan(void *context, const char *name)
     uint64_t number;
     if (!segment_parse_data_name(name, &number))
         return 0;
-    if (number >= o->next_number)
-        o->next_number = number + 1;
-    if (o->name[0] == '\0' &&
-        !segments_find(o->store->segments, segment_lsn(number, 0) | SEGMENT_DATA_ADDRESS))
+    if (segments_find(o->store->segments, segment_lsn(number, 0) | SEGMENT_DATA_ADDRESS)) {
+        if (number >= o->next_number)
+            o->next_number = number + 1;
+    } else if (strcmp(name, o->before) > 0 && (o->name[0] == '\0' || strcmp(name, o->name) < 0)) {
         segment_file_name(o->name, true, number);
+    }
     return 0;
 }
 
+/* What no checkpoint names goes. Its number counts for nothing, for it may be any; one that stays is met when
+ * its number's turn comes, and costs that round. */
 status_t space_begin(struct store *store)
 {
     struct disk *disk = store->config.disk;
@@ -348,8 +352,9 @@ status_t space_begin(struct store *store)
             break;
         e = disk->ops->remove(disk, store->keeper.folder, o.name);
         if (e < 0)
-            return status_errno(-e, "cannot remove %s/%s, which no checkpoint names", store->config.path,
-                                o.name);
+            LOG_WARNING("cannot remove %s/%s, which no checkpoint names: %s", store->config.path, o.name,
+                        strerror(-e));
+        memcpy(o.before, o.name, sizeof o.before);
     }
     store->keeper.cleaner.next_number = o.next_number;
     return status_ok();

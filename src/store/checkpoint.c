@@ -274,7 +274,8 @@ static status_t finish(struct store *store, struct checkpoint *c)
 
 struct superfluous {
     const struct keeper *keeper;
-    char name[TOC_NAME_BYTES];
+    char before[TOC_NAME_BYTES]; /* has been tried */
+    char name[TOC_NAME_BYTES];   /* the first behind it; empty: none */
 };
 
 static int find_superfluous(void *context, const char *name)
@@ -287,26 +288,31 @@ static int find_superfluous(void *context, const char *name)
     for (unsigned i = 0; i < s->keeper->toc_count; i++)
         if (s->keeper->tocs[i].number == number && !temporary)
             return 0;
-    toc_name(s->name, number, temporary);
-    return 1;
+    if (strcmp(name, s->before) > 0 && (s->name[0] == '\0' || strcmp(name, s->name) < 0))
+        toc_name(s->name, number, temporary);
+    return 0;
 }
 
-/* Removes all tocs but those that are kept; damaged ones too. */
+/* Removes all tocs but those that are kept; damaged ones too. What cannot be removed keeps no other one. */
 static void remove_others(struct store *store)
 {
     struct disk *disk = store->config.disk;
     int folder = store->keeper.folder;
+    struct superfluous s = {.keeper = &store->keeper};
     for (;;) {
-        struct superfluous s = {.keeper = &store->keeper};
+        s.name[0] = '\0';
         int e = disk->ops->list(disk, folder, find_superfluous, &s);
-        if (e >= 0 && s.name[0] == '\0')
+        bool listed = e >= 0;
+        if (listed && s.name[0] == '\0')
             return;
-        if (e >= 0)
+        if (listed)
             e = disk->ops->remove(disk, folder, s.name);
-        if (e < 0) { /* the next checkpoint tries again */
-            LOG_WARNING("cannot remove old checkpoints in %s: %s", store->config.path, strerror(-e));
+        if (e < 0) /* the next checkpoint tries again */
+            LOG_WARNING("cannot remove the old checkpoint %s/%s: %s", store->config.path, s.name,
+                        strerror(-e));
+        if (!listed)
             return;
-        }
+        memcpy(s.before, s.name, sizeof s.before);
     }
 }
 

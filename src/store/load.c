@@ -358,6 +358,16 @@ static status_t load_newest(struct store *store, struct found *f, struct log_con
     return status_ok();
 }
 
+/* The first that is free behind the newest good one. Not behind all names: a damaged file may have any. */
+static uint64_t next_number(const struct store *store, const struct found *f)
+{
+    const struct keeper *k = &store->keeper;
+    uint64_t next = k->toc_count ? k->tocs[0].number + 1 : 1;
+    for (size_t i = f->count; i-- > 0;)
+        next += f->numbers[i] == next;
+    return next;
+}
+
 status_t store_load(void *context, int folder, struct log_config *config)
 {
     struct store *store = ((struct replay *)context)->store;
@@ -365,8 +375,8 @@ status_t store_load(void *context, int folder, struct log_config *config)
     store->keeper.folder = folder;
     status_t s = find_tocs(store, &f);
     if (status_is_ok(&s) && f.count) {
-        store->keeper.next_number = f.numbers[0] + 1;
         s = load_newest(store, &f, config);
+        store->keeper.next_number = next_number(store, &f);
     }
     free(f.numbers);
     return s;

@@ -125,6 +125,8 @@ static inline uint64_t toc_list_bytes(uint64_t segments)
     return round_up(segments * sizeof(struct toc_segment), TOC_PAGE_BYTES);
 }
 
+#define TOC_NUMBER_MAX UINT64_C(9999999999) /* what a name has room for */
+
 /* "toc-0000000001.kv", or .tmp while it is being written. */
 void toc_name(char name[TOC_NAME_BYTES], uint64_t number, bool temporary);
 /* True, the number and which of the two, if name is one of them. */

@@ -55,6 +55,8 @@ status_t toc_write_begin(struct disk *disk, int folder, const char *path, uint64
                          struct toc_writer **out)
 {
     char name[TOC_NAME_BYTES];
+    if (number > TOC_NUMBER_MAX)
+        return status_error(STATUS_UNSUPPORTED, "the numbers of checkpoints in %s are used up", path);
     toc_name(name, number, true);
     struct toc_writer *w = calloc(1, sizeof *w);
     CHECK(w != NULL);

@@ -143,6 +143,11 @@ static void open_one(struct check *c, struct check_segment *s)
         check_note(c, "%s/%s: no toc names it, so nobody needs it; not looked at", c->path, name);
         return;
     }
+    if (!s->data && s->number == SEGMENT_NUMBER_MAX) {
+        check_damage(c, "%s/%s has the highest number there is: the log cannot go on behind it", c->path,
+                     name);
+        c->refuses = true;
+    }
     int fd = c->disk->ops->open(c->disk, c->folder, name, false, true);
     if (fd == -ENOENT && c->live)
         return; /* the server has removed it meanwhile */

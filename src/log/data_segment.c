@@ -6,15 +6,16 @@
 #include <sys/random.h>
 
 #include "base/check.h"
-#include "log/segment.h"
+#include "base/logger.h"
+#include "log/spare.h"
 
 enum { WRITE_BYTES = 256 << 10 }; /* a read of somebody else waits for one of these */
 
 struct data_segment {
-    struct disk *disk;
-    int folder, fd;
-    const char *path;
+    struct segment_folder folder;
+    int fd;
     uint64_t number, generation;
+    uint64_t spare_bytes; /* size of the spare file that it is made of; 0: of none */
     char name[SEGMENT_NAME_BYTES];
     char *buffer;    /* aligned; the end of the file, from `written` on */
     size_t capacity; /* a multiple of WRITE_BYTES */
@@ -25,9 +26,10 @@ struct data_segment {
 static void end(struct data_segment *d, bool remove)
 {
     if (remove) {
-        d->disk->ops->close(d->disk, d->fd);
+        struct disk *disk = d->folder.disk;
+        disk->ops->close(disk, d->fd);
         /* Should it stay: no checkpoint names it, so the next start removes it. */
-        (void)d->disk->ops->remove(d->disk, d->folder, d->name);
+        (void)disk->ops->remove(disk, d->folder.fd, d->name);
     }
     free(d->buffer);
     free(d);
@@ -35,17 +37,38 @@ static void end(struct data_segment *d, bool remove)
 
 static status_t failed(const struct data_segment *d, int e)
 {
-    return status_errno(-e, "cannot write the data segment %s/%s", d->path, d->name);
+    return status_errno(-e, "cannot write the data segment %s/%s", d->folder.path, d->name);
 }
 
-status_t data_segment_begin(struct disk *disk, int folder, const char *path, uint64_t number,
-                            uint64_t bytes_expected, struct data_segment **out)
+/* A spare file, or a new one with room for so many bytes. */
+static status_t open_file(struct data_segment *d, uint64_t bytes)
+{
+    struct disk *disk = d->folder.disk;
+    status_t s = spare_use_for_data(&d->folder, d->name, bytes, &d->fd, &d->spare_bytes);
+    if (!status_is_ok(&s))
+        LOG_WARNING("%s; a new file is made instead", s.text);
+    else if (d->fd >= 0)
+        return s;
+    d->fd = disk->ops->create(disk, d->folder.fd, d->name, true);
+    if (d->fd < 0)
+        return failed(d, d->fd);
+    int e = disk->ops->allocate(disk, d->fd, bytes);
+    if (e >= 0)
+        return status_ok();
+    disk->ops->close(disk, d->fd);
+    (void)disk->ops->remove(disk, d->folder.fd, d->name);
+    return failed(d, e);
+}
+
+status_t data_segment_begin(const struct segment_folder *folder, uint64_t number, uint64_t bytes_expected,
+                            struct data_segment **out)
 {
     if (number > SEGMENT_NUMBER_MAX)
-        return status_error(STATUS_UNSUPPORTED, "the numbers of data segments in %s are used up", path);
+        return status_error(STATUS_UNSUPPORTED, "the numbers of data segments in %s are used up",
+                            folder->path);
     struct data_segment *d = calloc(1, sizeof *d);
     CHECK(d != NULL);
-    *d = (struct data_segment){.disk = disk, .folder = folder, .path = path, .number = number};
+    *d = (struct data_segment){.folder = *folder, .number = number};
     segment_file_name(d->name, true, number);
     if (getrandom(&d->generation, sizeof d->generation, 0) != sizeof d->generation) {
         free(d);
@@ -56,29 +79,21 @@ status_t data_segment_begin(struct disk *disk, int folder, const char *path, uin
     CHECK(d->buffer != NULL);
     memset(d->buffer, 0, LOG_BLOCK_BYTES); /* the header's place */
     d->buffered = LOG_BLOCK_BYTES;
-    d->fd = disk->ops->create(disk, folder, d->name, true);
-    if (d->fd < 0) {
-        status_t s = failed(d, d->fd);
-        free(d->buffer);
-        free(d);
-        return s;
-    }
-    int e = disk->ops->allocate(disk, d->fd, round_up(LOG_BLOCK_BYTES + bytes_expected, LOG_BLOCK_BYTES));
-    if (e < 0) {
-        status_t s = failed(d, e);
-        end(d, true);
-        return s;
-    }
-    *out = d;
-    return status_ok();
+    status_t s = open_file(d, round_up(LOG_BLOCK_BYTES + bytes_expected, LOG_BLOCK_BYTES));
+    if (status_is_ok(&s))
+        *out = d;
+    else
+        end(d, false);
+    return s;
 }
 
 /* Writes n bytes of the buffer, whole blocks. */
 static status_t write_out(struct data_segment *d, size_t n)
 {
+    struct disk *disk = d->folder.disk;
     for (size_t at = 0; at < n;) {
         size_t part = n - at < WRITE_BYTES ? n - at : WRITE_BYTES;
-        int64_t r = d->disk->ops->write(d->disk, d->fd, d->buffer + at, part, d->written);
+        int64_t r = disk->ops->write(disk, d->fd, d->buffer + at, part, d->written);
         if (r != (int64_t)part)
             return failed(d, r < 0 ? (int)r : -EIO);
         at += part;
@@ -125,6 +140,21 @@ uint64_t data_segment_bytes(const struct data_segment *d)
     return d->written + d->buffered;
 }
 
+static int write_block(struct data_segment *d, uint64_t offset)
+{
+    struct disk *disk = d->folder.disk;
+    int64_t r = disk->ops->write(disk, d->fd, d->buffer, LOG_BLOCK_BYTES, offset);
+    return r == LOG_BLOCK_BYTES ? 0 : r < 0 ? (int)r : -EIO;
+}
+
+/* The file ends here; one that is used again keeps its size, and a block of zeros says so. */
+static int end_file(struct data_segment *d)
+{
+    struct disk *disk = d->folder.disk;
+    return d->written < d->spare_bytes ? write_block(d, d->written)
+                                       : disk->ops->truncate(disk, d->fd, d->written);
+}
+
 /* What is left, the size, the header; then all of it is made stable. */
 static status_t complete(struct data_segment *d)
 {
@@ -135,25 +165,25 @@ static status_t complete(struct data_segment *d)
     d->buffered = padded;
     TRY(write_out(d, padded));
     memset(d->buffer, 0, LOG_BLOCK_BYTES);
+    struct disk *disk = d->folder.disk;
+    int e = end_file(d);
     const struct segment self = {.number = d->number, .generation = d->generation, .bytes = d->written};
     segment_header_write(d->buffer, true, &self);
-    int64_t r = d->disk->ops->truncate(d->disk, d->fd, d->written);
-    if (r >= 0) {
-        r = d->disk->ops->write(d->disk, d->fd, d->buffer, LOG_BLOCK_BYTES, 0);
-        r = r < 0 || r == LOG_BLOCK_BYTES ? r : -EIO;
-    }
-    if (r >= 0)
-        r = d->disk->ops->sync(d->disk, d->fd);
-    if (r >= 0)
-        r = d->disk->ops->folder_sync(d->disk, d->folder);
-    return r < 0 ? failed(d, (int)r) : status_ok();
+    if (e >= 0)
+        e = write_block(d, 0);
+    if (e >= 0)
+        e = disk->ops->sync(disk, d->fd);
+    if (e >= 0)
+        e = disk->ops->folder_sync(disk, d->folder.fd);
+    return e < 0 ? failed(d, e) : status_ok();
 }
 
-status_t data_segment_finish(struct data_segment *d, struct segments *segments, struct segment_file **out)
+status_t data_segment_finish(struct data_segment *d, struct segment_file **out)
 {
     status_t s = complete(d);
     if (status_is_ok(&s)) {
-        *out = segments_add(segments, true, d->number, d->generation, d->written, d->fd);
+        uint64_t bytes = d->written < d->spare_bytes ? d->spare_bytes : d->written;
+        *out = segments_add(d->folder.segments, true, d->number, d->generation, bytes, d->fd);
         segments_seal(*out);
     }
     end(d, !status_is_ok(&s));

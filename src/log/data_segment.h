@@ -9,8 +9,8 @@
  * Failures. When begin fails there is nothing to clear away; when add fails, the only call left is abandon;
  * finish ends the writer in any case. abandon, and finish when it fails, remove the file.
  *
- * Thread safety: a writer belongs to one thread at a time. All calls block. Ownership: disk, folder and path
- * stay the caller's and must outlive the writer; keys and values are copied. */
+ * Thread safety: a writer belongs to one thread at a time. All calls block. Ownership: what the
+ * folder names stays the caller's and must outlive the writer; keys and values are copied. */
 #ifndef KVASIR_LOG_DATA_SEGMENT_H
 #define KVASIR_LOG_DATA_SEGMENT_H
 
@@ -18,14 +18,14 @@
 
 #include "base/bytes.h"
 #include "base/status.h"
-#include "log/segments.h"
+#include "log/segment.h"
 #include "sys/disk.h"
 
 struct data_segment;
 
 /* bytes_expected: of all records (record_bytes of RECORD_MOVED); as much is reserved on the disk now
- * (STATUS_NO_SPACE). More may be added. */
-STATUS_MUST_USE status_t data_segment_begin(struct disk *disk, int folder, const char *path, uint64_t number,
+ * (STATUS_NO_SPACE), or a spare file taken (spare.h). More may be added. */
+STATUS_MUST_USE status_t data_segment_begin(const struct segment_folder *folder, uint64_t number,
                                             uint64_t bytes_expected, struct data_segment **out);
 
 /* *address: where the record will be. */
@@ -35,9 +35,8 @@ STATUS_MUST_USE status_t data_segment_add(struct data_segment *d, struct slice k
 /* Bytes of the file so far, with its header. */
 uint64_t data_segment_bytes(const struct data_segment *d);
 
-/* Completes and syncs the file and lists it, sealed. */
-STATUS_MUST_USE status_t data_segment_finish(struct data_segment *d, struct segments *segments,
-                                             struct segment_file **out);
+/* Completes and syncs the file and lists it, sealed, in the folder's table. */
+STATUS_MUST_USE status_t data_segment_finish(struct data_segment *d, struct segment_file **out);
 
 /* NULL is fine. */
 void data_segment_abandon(struct data_segment *d);

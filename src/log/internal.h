@@ -98,6 +98,8 @@ void batch_append(struct batch_list *list, struct log_batch *batch);
 struct log_batch *batch_pop(struct batch_list *list);
 /* flush.c */
 void log_die(struct log *log, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Where its files lie. */
+struct segment_folder log_segment_folder(const struct log *log);
 /* prepare.c */
 /* Takes a segment that was never used out of table and folder, and frees it. */
 void log_discard(struct log *log, struct segment *segment);

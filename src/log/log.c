@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "log/internal.h"
+#include "log/spare.h"
 #include "sys/clock.h"
 
 #define WORD(turn, offset) ((uint64_t)(turn) << 32 | (offset))
@@ -375,6 +376,7 @@ void log_stats_get(struct log *log, struct log_stats *out)
     segments_totals_get(log->config.segments, &totals);
     out->segments = totals.log_segments;
     out->files_bytes = totals.log_bytes;
+    out->segments_reused = totals.reused_segments;
 }
 
 /* ---- life ---- */
@@ -395,6 +397,11 @@ static status_t open_folder(struct log *log)
         return status_errno(-log->lock_fd, "cannot write in the data folder %s (choose another with --dir)",
                             log->path);
     return status_ok();
+}
+
+struct segment_folder log_segment_folder(const struct log *log)
+{
+    return (struct segment_folder){log->config.disk, log->folder, log->path, log->config.segments};
 }
 
 static status_t init_pool(struct log *log)
@@ -445,6 +452,7 @@ static status_t open_parts(struct log *log)
     struct replay_end end;
     TRY(open_folder(log));
     TRY(init_pool(log));
+    spare_clear(log->config.disk, log->folder, log->path);
     if (log->config.on_locked)
         TRY(log->config.on_locked(log->config.context, log->folder, &log->config));
     TRY(log_replay(&log->config, log->folder, &end));
@@ -553,5 +561,6 @@ void log_close(struct log *log)
         log_discard(log, log->prepared);
     if (log->current && log->previous_lsn && !log_failed(log))
         log_leave_witness(log);
+    spare_clear(log->config.disk, log->folder, log->path);
     log_free(log);
 }

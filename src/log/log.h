@@ -80,6 +80,8 @@ struct log_config {
      * that only LOG_HEADROOM reservations may use, out of what is kept back for them; asked for when there is
      * no room for others. Called by the background thread with no lock held. May be NULL. */
     bool (*may_allocate)(void *context, uint64_t bytes, bool for_deletes);
+    /* The same of a spare file of so many bytes, which is on the disk already. May be NULL. */
+    bool (*may_reuse)(void *context, uint64_t bytes);
     /* There is no room for a segment: will there be soon, by itself? Then writes (or deletes) wait (LOG_WAIT)
      * instead of being refused, and it is asked again some times a second. Called as may_allocate. May be
      * NULL. */
@@ -199,16 +201,17 @@ STATUS_MUST_USE status_t log_list_segment(struct disk *disk, int folder, const c
                                           struct segments *segments, uint64_t number,
                                           struct segment_file **out);
 
-/* Removes the file of a finished segment (sealed, nothing live in it), whose records no replay will need: it
- * lies below the start of every checkpoint that may still be used, which is for the caller to know. The space
- * is free once nobody reads it any more: see segments_reap. Blocks; any thread but one at a time. When it
- * fails the file stays listed. */
-STATUS_MUST_USE status_t log_remove_segment(struct log *log, struct segment_file *file);
+/* Removes the file of a finished segment, of the log or of data (sealed, nothing live in it), that no
+ * checkpoint which may still be used needs: none names it, and no replay begins at or below it. That is for
+ * the caller to know. The space is free once nobody reads it any more: see segments_reap. With keep it
+ * becomes a spare file, if it can (spare.h). Blocks; any thread but one at a time. When it fails the file
+ * stays listed. */
+STATUS_MUST_USE status_t log_remove_segment(struct log *log, struct segment_file *file, bool keep);
 
 /* The same for all finished segments with nothing live in them whose number is below that of lsn's (the
- * segment that lsn itself lies in is needed by a replay that starts there). lsn: at most log_commit_lsn.
+ * log segment that lsn itself lies in is needed by a replay that starts there). lsn: at most log_commit_lsn.
  * *bytes: of the removed files; may be NULL. Then reaps. */
-STATUS_MUST_USE status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *bytes);
+STATUS_MUST_USE status_t log_remove_segments_below(struct log *log, uint64_t lsn, bool keep, uint64_t *bytes);
 
 struct log_stats {
     uint64_t flushes;
@@ -216,7 +219,8 @@ struct log_stats {
     uint64_t bytes;         /* of records */
     uint64_t bytes_written; /* with headers and padding */
     uint64_t segments;
-    uint64_t files_bytes; /* on disk, all segments */
+    uint64_t files_bytes;     /* on disk, all segments */
+    uint64_t segments_reused; /* files that were used again, for the log or for data */
     uint64_t replayed_records;
     uint64_t replayed_bytes;   /* that these took in the log */
     uint64_t cut_bytes;        /* torn tail removed at start */

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/logger.h"
 #include "log/internal.h"
+#include "log/spare.h"
 
 enum { FILL_REST_US_MAX = 2000 };
 
@@ -34,7 +35,7 @@ void log_discard(struct log *log, struct segment *s)
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, s->number);
     (void)log->config.disk->ops->remove(log->config.disk, log->folder, name);
-    segments_unlist(log->config.segments, s->file);
+    segments_unlist(log->config.segments, s->file, 0);
     (void)segments_reap(log->config.segments);
     free(s);
 }
@@ -120,6 +121,55 @@ static void rest_between(void *context, uint64_t spent_us)
     nanosleep(&time, NULL);
 }
 
+static bool room_will_come(const struct log *log)
+{
+    return log->config.may_wait && !log_disk_full(log) && log->config.may_wait(log->config.context, false);
+}
+
+/* Of a spare file that is not much smaller than `bytes`, if there is one and it may be used. */
+static bool make_of_spare(struct log *log, struct segment *s, uint64_t number, uint64_t after, uint64_t bytes,
+                          uint64_t wanted)
+{
+    const struct segment_folder folder = log_segment_folder(log);
+    uint64_t most_of_it = bytes - bytes / 4, least = most_of_it > wanted ? most_of_it : wanted;
+    uint64_t largest = segments_spare_largest(folder.segments);
+    bool found;
+    if (largest == 0 || largest < least)
+        return false;
+    if (log->config.may_reuse && !log->config.may_reuse(log->config.context, largest))
+        return false;
+    status_t status = spare_use_for_log(&folder, number, after, least, s, &found);
+    if (status_is_ok(&status))
+        return found;
+    LOG_WARNING("%s; a new file is made instead", status.text);
+    return false;
+}
+
+/* A new file, of `bytes`, or half of it and so on when there is not so much room and none will come by
+ * itself. */
+static status_t make_new(struct log *log, struct segment *s, uint64_t number, uint64_t after, uint64_t bytes,
+                         uint64_t wanted)
+{
+    const struct segment_folder folder = log_segment_folder(log);
+    const struct segment_rest rest = {rest_between, log};
+    status_t status;
+    for (;; bytes /= 2) {
+        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes, false))
+            status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
+                                  log->path, bytes >> 10);
+        else
+            status = segment_create(folder.disk, folder.fd, log->path, number, after, bytes, s, &rest);
+        bool halves = bytes / 2 >= SEGMENT_BYTES_MIN && bytes / 2 >= wanted && !room_will_come(log);
+        if (status.code != STATUS_NO_SPACE || !halves)
+            break;
+    }
+    /* What lies in spare files that are too small is room too. */
+    uint64_t largest = segments_spare_largest(folder.segments);
+    if (status.code == STATUS_NO_SPACE && largest && largest < wanted && spare_drop(&folder))
+        (void)segments_reap(folder.segments);
+    return status;
+}
+
 bool log_prepare(struct log *log)
 {
     uint64_t number, after, bytes;
@@ -133,17 +183,9 @@ bool log_prepare(struct log *log)
     spin_lock(&log->lock);
     uint64_t wanted = log->wanted_bytes;
     spin_unlock(&log->lock);
-    const struct segment_rest rest = {rest_between, log};
-    status_t status;
-    for (;; bytes /= 2) {
-        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes, false))
-            status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
-                                  log->path, bytes >> 10);
-        else
-            status = segment_create(log->config.disk, log->folder, log->path, number, after, bytes, s, &rest);
-        if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN || bytes / 2 < wanted)
-            break;
-    }
+    status_t status = status_ok();
+    if (!make_of_spare(log, s, number, after, bytes, wanted))
+        status = make_new(log, s, number, after, bytes, wanted);
     if (status_is_ok(&status)) {
         take_prepared(log, s);
         return true;
@@ -151,9 +193,7 @@ bool log_prepare(struct log *log)
     free(s);
     if (status.code == STATUS_NO_SPACE)
         prepare_for_deletes(log, number, after);
-    bool waits = status.code == STATUS_NO_SPACE && log->config.may_wait &&
-                 !atomic_load_explicit(&log->disk_full, memory_order_relaxed) &&
-                 log->config.may_wait(log->config.context, false);
+    bool waits = status.code == STATUS_NO_SPACE && room_will_come(log);
     atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
     if (waits)
         return false;

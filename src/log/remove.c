@@ -1,22 +1,14 @@
 /* Removing segment files that nothing needs any more. */
-#include <errno.h>
 #include <stdlib.h>
 
 #include "base/check.h"
 #include "log/internal.h"
+#include "log/spare.h"
 
-status_t log_remove_segment(struct log *log, struct segment_file *file)
+status_t log_remove_segment(struct log *log, struct segment_file *file, bool keep)
 {
-    CHECK(!file->data && atomic_load_explicit(&file->sealed, memory_order_acquire));
-    CHECK(segments_live_bytes(log->config.segments, file) == 0);
-    char name[SEGMENT_NAME_BYTES];
-    segment_name(name, file->number);
-    /* The folder needs no sync: should a crash bring the name back, the file is listed and removed again. */
-    int e = log->config.disk->ops->remove(log->config.disk, log->folder, name);
-    if (e < 0 && e != -ENOENT)
-        return status_errno(-e, "cannot remove the log segment %s/%s", log->path, name);
-    segments_unlist(log->config.segments, file);
-    return status_ok();
+    const struct segment_folder folder = log_segment_folder(log);
+    return spare_retire(&folder, file, keep);
 }
 
 struct collection {
@@ -42,7 +34,7 @@ static bool collect(void *context, struct segment_file *file)
     return true;
 }
 
-status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *bytes)
+status_t log_remove_segments_below(struct log *log, uint64_t lsn, bool keep, uint64_t *bytes)
 {
     CHECK(lsn <= log_commit_lsn(log));
     struct collection c = {.segments = log->config.segments, .number_end = lsn >> LOG_SEGMENT_SHIFT};
@@ -51,7 +43,7 @@ status_t log_remove_segments_below(struct log *log, uint64_t lsn, uint64_t *byte
     segments_each(log->config.segments, collect, &c);
     for (size_t i = 0; i < c.count && status_is_ok(&s); i++) {
         uint64_t size = atomic_load_explicit(&c.files[i]->bytes, memory_order_relaxed);
-        s = log_remove_segment(log, c.files[i]);
+        s = log_remove_segment(log, c.files[i], keep);
         if (status_is_ok(&s))
             removed += size;
     }

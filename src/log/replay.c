@@ -470,7 +470,7 @@ static status_t cut(struct reader *r, struct replay_end *end)
         if (e < 0)
             return status_errno(-e, "cannot remove the unused log segment %s/%s", r->path, name);
         if (file)
-            segments_unlist(table, file);
+            segments_unlist(table, file, 0);
     }
     (void)segments_reap(table);
     int e = disk->ops->folder_sync(disk, r->folder);

@@ -27,6 +27,7 @@ struct segment_header {
     /* A hint, for which the header is not refused; both 0: there is none. */
     uint64_t after;          /* number of the segment that was written to when this one was made */
     uint64_t after_checksum; /* of it, seed = generation xor number */
+    uint64_t reused;         /* another: XXH3 of the number, seed = generation; 0: the file was new */
 };
 
 static const char segment_magic[2][9] = {"kvasirlg", "kvasirds"}; /* log, data */
@@ -71,6 +72,11 @@ static uint64_t after_checksum(const struct segment_header *h)
     return h->after ? XXH3_64bits_withSeed(&h->after, sizeof h->after, h->generation ^ h->number) : 0;
 }
 
+static uint64_t reused_mark(const struct segment_header *h)
+{
+    return XXH3_64bits_withSeed(&h->number, sizeof h->number, h->generation);
+}
+
 void segment_header_write(char *block, bool data, const struct segment *segment)
 {
     struct segment_header header = {
@@ -82,6 +88,7 @@ void segment_header_write(char *block, bool data, const struct segment *segment)
     header.checksum = header_checksum(&header);
     header.after = segment->after;
     header.after_checksum = after_checksum(&header);
+    header.reused = segment->reused ? reused_mark(&header) : 0;
     memcpy(block, &header, sizeof header);
 }
 
@@ -108,16 +115,23 @@ static int fill(struct disk *disk, int fd, char *buffer, const struct segment *s
     return disk->ops->sync(disk, fd);
 }
 
+status_t segment_begin(struct segment *segment, const char *path, uint64_t number, uint64_t after,
+                       uint64_t bytes)
+{
+    if (number > SEGMENT_NUMBER_MAX)
+        return status_error(STATUS_UNSUPPORTED, "the log in %s has used up its segment numbers", path);
+    *segment = (struct segment){.number = number, .after = after, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
+    if (getrandom(&segment->generation, sizeof segment->generation, 0) != sizeof segment->generation)
+        return status_errno(errno, "cannot get random bytes");
+    return status_ok();
+}
+
 status_t segment_create(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t after,
                         uint64_t bytes, struct segment *out, const struct segment_rest *rest)
 {
     char name[SEGMENT_NAME_BYTES];
     segment_name(name, number);
-    if (number > SEGMENT_NUMBER_MAX)
-        return status_error(STATUS_UNSUPPORTED, "the log in %s has used up its segment numbers", path);
-    *out = (struct segment){.number = number, .after = after, .bytes = round_up(bytes, LOG_BLOCK_BYTES)};
-    if (getrandom(&out->generation, sizeof out->generation, 0) != sizeof out->generation)
-        return status_errno(errno, "cannot get random bytes");
+    TRY(segment_begin(out, path, number, after, bytes));
     char *buffer = aligned_alloc(LOG_BLOCK_BYTES, FILL_BYTES);
     if (buffer == NULL)
         return status_error(STATUS_NO_MEMORY, "no memory to make %s/%s", path, name);
@@ -173,6 +187,7 @@ status_t segment_read_header(struct disk *disk, int fd, const char *path, bool d
     out->generation = h.generation;
     out->bytes = h.bytes;
     out->after = h.after_checksum == after_checksum(&h) ? h.after : 0;
+    out->reused = h.reused == reused_mark(&h);
     return status_ok();
 }
 

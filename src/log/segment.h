@@ -15,6 +15,14 @@
 #include "log/segments.h"
 #include "sys/disk.h"
 
+/* A folder of segment files, and the table that lists them. Borrowed: all of it must outlive the struct. */
+struct segment_folder {
+    struct disk *disk;
+    int fd;
+    const char *path;
+    struct segments *segments;
+};
+
 enum {
     SEGMENT_VERSION = 1,
     SEGMENT_NAME_BYTES = 32,
@@ -28,6 +36,7 @@ struct segment {
     uint64_t bytes;      /* file size */
     uint64_t after; /* number of the log segment that was written to when this one was made; 0: not known */
     int fd;
+    bool reused;               /* the file had other bytes before: what is not written to now is not zero */
     bool for_deletes;          /* the disk is full: only deletes go there */
     struct segment_file *file; /* the table's entry, which owns fd; NULL: fd is the caller's */
     struct segment *next;      /* log.c's list of segments with writes to come or under way */
@@ -70,6 +79,10 @@ void segment_file_name(char name[SEGMENT_NAME_BYTES], bool data, uint64_t number
 bool segment_parse_name(const char *name, uint64_t *number);
 bool segment_parse_data_name(const char *name, uint64_t *number);
 
+/* Number, a new generation and the size, of a segment to be made. */
+STATUS_MUST_USE status_t segment_begin(struct segment *segment, const char *path, uint64_t number,
+                                       uint64_t after, uint64_t bytes);
+
 /* Called after each piece of a segment that was filled, in so many microseconds: others want the disk too. */
 struct segment_rest {
     void (*wait)(void *context, uint64_t spent_us);
@@ -91,7 +104,7 @@ void segment_hand_over(struct segment *segment, struct segments *segments);
 STATUS_MUST_USE status_t segment_read_header(struct disk *disk, int fd, const char *path, bool data,
                                              uint64_t number, struct segment *out);
 
-/* Writes the header block of a segment, of which number, generation, bytes and after count. block:
+/* Writes the header block of a segment, of which number, generation, bytes, after and reused count. block:
  * LOG_BLOCK_BYTES, of which the rest is left alone. */
 void segment_header_write(char *block, bool data, const struct segment *segment);
 

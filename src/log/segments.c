@@ -41,7 +41,10 @@ struct segments {
     _Atomic(struct lane *) lanes[SEGMENT_LANES_MAX]; /* release by the lane's thread, acquire by readers */
     _Atomic uint32_t direct_unit;                    /* 0: not known yet. Relaxed */
     pthread_mutex_t mutex;                           /* everything below */
-    struct file_list listed, leaving, spare;
+    struct file_list listed, leaving;                /* spare files are among the leaving */
+    struct file_list unused;                         /* entries without a file */
+    uint64_t last_spare;                             /* number given out */
+    uint64_t reused;                                 /* spare files given out */
 };
 
 /* ---- lists, under the mutex ---- */
@@ -114,7 +117,7 @@ void segments_destroy(struct segments *s)
         return;
     close_list(s, &s->listed, true);
     close_list(s, &s->leaving, true);
-    close_list(s, &s->spare, false);
+    close_list(s, &s->unused, false);
     for (unsigned kind = 0; kind < KINDS; kind++) {
         for (unsigned i = 0; i < PAGES; i++)
             free(atomic_load_explicit(&s->pages[kind][i], memory_order_relaxed));
@@ -165,7 +168,7 @@ struct segment_file *segments_add(struct segments *s, bool data, uint64_t number
     CHECK(number <= SEGMENT_NUMBER_MAX);
     learn_direct_unit(s, fd);
     pthread_mutex_lock(&s->mutex);
-    struct segment_file *file = list_pop(&s->spare);
+    struct segment_file *file = list_pop(&s->unused);
     if (file == NULL) {
         file = aligned_alloc(_Alignof(struct segment_file), sizeof *file);
         CHECK(file != NULL);
@@ -177,6 +180,7 @@ struct segment_file *segments_add(struct segments *s, bool data, uint64_t number
     file->fd = fd;
     file->data = data;
     file->listed = true;
+    file->spare = 0;
     file->dead_since = file->since_ms = 0;
     file->clean_failures = 0;
     atomic_store_explicit(&file->bytes, bytes, memory_order_relaxed);
@@ -196,17 +200,32 @@ void segments_seal(struct segment_file *file)
     atomic_store_explicit(&file->sealed, true, memory_order_release);
 }
 
-void segments_unlist(struct segments *s, struct segment_file *file)
+void segments_unlist(struct segments *s, struct segment_file *file, uint64_t spare)
 {
     pthread_mutex_lock(&s->mutex);
     CHECK(file->listed);
     file->listed = false;
-    /* Sequentially consistent, as the reader's two steps in segments_acquire and the look in segments_reap:
-     * either that reader sees that the file has gone, or reap sees its reference. */
+    file->spare = spare;
+    /* Sequentially consistent, as the reader's two steps in segments_acquire and the look in is_unread:
+     * either that reader sees that the file has gone, or its reference is seen. */
     atomic_store_explicit(slot_make(s, file->data, file->number), NULL, memory_order_seq_cst);
     list_remove(&s->listed, file);
     list_append(&s->leaving, file);
     pthread_mutex_unlock(&s->mutex);
+}
+
+/* ---- leaving ---- */
+
+/* Of an unlisted file. Pairs with segments_acquire and segments_release: see segments_unlist. Once true its
+ * references may grow again only by late comers, who take them back without using them. */
+static bool is_unread(struct segment_file *file)
+{
+    return atomic_load_explicit(&file->refs, memory_order_seq_cst) == 0;
+}
+
+static uint64_t bytes_of(const struct segment_file *file)
+{
+    return atomic_load_explicit(&((struct segment_file *)(uintptr_t)file)->bytes, memory_order_relaxed);
 }
 
 unsigned segments_reap(struct segments *s)
@@ -216,30 +235,28 @@ unsigned segments_reap(struct segments *s)
     unsigned count = 0;
     pthread_mutex_lock(&s->mutex);
     while ((file = list_pop(&s->leaving))) {
-        /* Pairs with segments_acquire and segments_release: see segments_unlist. Once seen 0 it may grow
-         * again only by late comers, who take it back without using it. */
-        bool read = atomic_load_explicit(&file->refs, memory_order_seq_cst) != 0;
-        list_append(read ? &left : &done, file);
-        count += read;
+        bool stays = file->spare || !is_unread(file);
+        list_append(stays ? &left : &done, file);
+        count += stays && !file->spare;
     }
     s->leaving = left;
     pthread_mutex_unlock(&s->mutex);
     while ((file = list_pop(&done))) {
         s->disk->ops->close(s->disk, file->fd); /* frees the blocks of a removed file: may take a while */
         pthread_mutex_lock(&s->mutex);
-        list_append(&s->spare, file);
+        list_append(&s->unused, file);
         pthread_mutex_unlock(&s->mutex);
     }
     return count;
 }
 
-/* One that nobody reads any more, taken off the list. Reads: see segments_reap. */
+/* One to be closed that nobody reads any more, taken off the list. */
 static struct segment_file *take_unread(struct segments *s)
 {
     struct segment_file *file;
     pthread_mutex_lock(&s->mutex);
     for (file = s->leaving.first; file; file = file->next)
-        if (atomic_load_explicit(&file->refs, memory_order_seq_cst) == 0)
+        if (file->spare == 0 && is_unread(file))
             break;
     if (file)
         list_remove(&s->leaving, file);
@@ -253,7 +270,7 @@ bool segments_reap_step(struct segments *s)
     struct segment_file *file = take_unread(s);
     if (file == NULL)
         return false;
-    uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
+    uint64_t bytes = bytes_of(file);
     bool shortened = bytes > REAP_BYTES && disk->ops->links && disk->ops->links(disk, file->fd) == 0 &&
                      disk->ops->truncate(disk, file->fd, bytes - REAP_BYTES) >= 0;
     if (shortened)
@@ -261,9 +278,73 @@ bool segments_reap_step(struct segments *s)
     else
         disk->ops->close(disk, file->fd);
     pthread_mutex_lock(&s->mutex);
-    list_append(shortened ? &s->leaving : &s->spare, file);
+    list_append(shortened ? &s->leaving : &s->unused, file);
     pthread_mutex_unlock(&s->mutex);
     return true;
+}
+
+uint64_t segments_spare_number(struct segments *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint64_t number = ++s->last_spare;
+    pthread_mutex_unlock(&s->mutex);
+    return number;
+}
+
+/* Is a of more use than b, where so many bytes are wanted? */
+static bool suits_better(uint64_t a, uint64_t b, uint64_t wanted)
+{
+    return a >= wanted && b >= wanted ? a < b : a > b;
+}
+
+/* Under the mutex. See segments_spare_take. */
+static struct segment_file *spare_find(const struct segments *s, uint64_t least, uint64_t most,
+                                       uint64_t wanted)
+{
+    struct segment_file *best = NULL;
+    for (struct segment_file *f = s->leaving.first; f; f = f->next) {
+        uint64_t bytes = bytes_of(f);
+        bool suits = f->spare && bytes >= least && bytes <= most && is_unread(f);
+        if (suits && (best == NULL || suits_better(bytes, bytes_of(best), wanted)))
+            best = f;
+    }
+    return best;
+}
+
+bool segments_spare_take(struct segments *s, uint64_t least, uint64_t most, uint64_t wanted,
+                         struct segments_spare *out)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct segment_file *file = spare_find(s, least, most, wanted);
+    if (file) {
+        *out = (struct segments_spare){.number = file->spare, .bytes = bytes_of(file), .fd = file->fd};
+        list_remove(&s->leaving, file);
+        list_append(&s->unused, file);
+        s->reused++;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return file != NULL;
+}
+
+uint64_t segments_spare_largest(struct segments *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    const struct segment_file *file = spare_find(s, 0, UINT64_MAX, UINT64_MAX);
+    uint64_t bytes = file ? bytes_of(file) : 0;
+    pthread_mutex_unlock(&s->mutex);
+    return bytes;
+}
+
+uint64_t segments_spare_drop(struct segments *s)
+{
+    uint64_t number = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (struct segment_file *f = s->leaving.first; f && number == 0; f = f->next) {
+        number = f->spare;
+        f->spare = 0;
+    }
+    pthread_mutex_unlock(&s->mutex);
+    return number;
 }
 
 /* ---- finding ---- */
@@ -404,21 +485,27 @@ void segments_totals_get(struct segments *s, struct segments_totals *out)
         if (atomic_load_explicit(&f->sealed, memory_order_acquire) && (int64_t)bytes > weights)
             dead += (int64_t)bytes - weights;
     }
-    for (struct segment_file *f = s->leaving.first; f; f = f->next)
-        out->leaving_segments++;
+    for (struct segment_file *f = s->leaving.first; f; f = f->next) {
+        out->leaving_segments += f->spare == 0;
+        out->spare_segments += f->spare != 0;
+        out->spare_bytes += f->spare ? bytes_of(f) : 0;
+    }
+    out->reused_segments = s->reused;
     pthread_mutex_unlock(&s->mutex);
     out->dead_bytes = (uint64_t)dead;
     out->live_bytes = live > 0 ? (uint64_t)live : 0; /* counts under way may come in any order */
 }
 
-uint64_t segments_bytes(struct segments *s)
+struct segments_bytes segments_bytes_get(struct segments *s)
 {
-    uint64_t bytes = 0;
+    struct segments_bytes bytes = {0};
     pthread_mutex_lock(&s->mutex);
     for (struct segment_file *f = s->listed.first; f; f = f->next)
-        bytes += atomic_load_explicit(&f->bytes, memory_order_relaxed);
-    for (struct segment_file *f = s->leaving.first; f; f = f->next)
-        bytes += atomic_load_explicit(&f->bytes, memory_order_relaxed);
+        bytes.all += bytes_of(f);
+    for (struct segment_file *f = s->leaving.first; f; f = f->next) {
+        bytes.all += bytes_of(f);
+        *(f->spare ? &bytes.spare : &bytes.leaving) += bytes_of(f);
+    }
     pthread_mutex_unlock(&s->mutex);
     return bytes;
 }

@@ -12,7 +12,8 @@
  *
  * Leaving. Who removes a file takes its name from the folder, unlists it (no new reference from then on), and
  * calls segments_reap now and later: it closes what nobody reads any more. Only a file in which nothing is
- * live may be unlisted, so that no index node holds an address in it.
+ * live may be unlisted, so that no index node holds an address in it. Instead of its name being taken it may
+ * get that of a spare file (spare.h), to be used again when nobody reads it any more.
  *
  * Thread safety: create and destroy: one thread. find, acquire, release, seal: any, wait-free. live:
  * wait-free, see there. The others: any, under a mutex, and may make system calls: not for a worker's turn,
@@ -44,6 +45,8 @@ struct segment_file {
                             a reference, or while the file cannot be unlisted */
     bool data;           /* a data segment; else one of the log */
     bool listed;         /* under the table's mutex */
+    uint64_t spare;      /* under the table's mutex; of one that leaves: the number of the spare file that it
+                            is now; 0: it is none */
     _Atomic uint64_t bytes; /* file size. Relaxed: recovery and the maker of a data segment change it */
     _Atomic bool sealed;    /* gets no more writes. Release / acquire: whoever sees it sees the final size */
     /* The keeper's: the first checkpoint that began when nothing in the file was live any more (0: something
@@ -51,7 +54,7 @@ struct segment_file {
     uint64_t dead_since;
     unsigned clean_failures;
     uint64_t since_ms;
-    struct segment_file *next; /* under the table's mutex: in the list of listed, leaving or spare ones */
+    struct segment_file *next; /* under the table's mutex: in one of its lists */
     /* Written by many threads: a cache line of its own. */
     _Alignas(64) _Atomic uint32_t refs; /* reads in flight. See segments_acquire */
 };
@@ -69,15 +72,32 @@ struct segment_file *segments_add(struct segments *segments, bool data, uint64_t
                                   uint64_t bytes, int fd);
 /* No more writes are to come. */
 void segments_seal(struct segment_file *file);
-/* The file must be listed. It can no longer be found. */
-void segments_unlist(struct segments *segments, struct segment_file *file);
-/* Closes unlisted files without references; returns how many are left to be closed later. */
+/* The file must be listed. It can no longer be found. spare: the number of the spare file that it is now; 0:
+ * none, it has no name any more. */
+void segments_unlist(struct segments *segments, struct segment_file *file, uint64_t spare);
+/* Closes unlisted files without references, but spare ones; returns how many are left to be closed later. */
 unsigned segments_reap(struct segments *segments);
 
 /* The gentle way: shortens or closes one of them. Freeing the blocks of a whole file at once stops disks
  * under a file system that discards, so 4 MiB go at a time, if no other folder has the file too. False: there
  * is none. */
 bool segments_reap_step(struct segments *segments);
+
+/* For the next spare file; they begin at 1. */
+uint64_t segments_spare_number(struct segments *segments);
+struct segments_spare {
+    uint64_t number, bytes; /* of the file */
+    int fd;
+};
+/* Of the spare files of at least `least` and at most `most` bytes that nobody reads any more, the smallest
+ * that has the wanted bytes, or else the largest. The caller owns its descriptor from then on. False: there
+ * is none. */
+bool segments_spare_take(struct segments *segments, uint64_t least, uint64_t most, uint64_t wanted,
+                         struct segments_spare *out);
+/* Size of the largest that could be taken; 0: there is none. */
+uint64_t segments_spare_largest(struct segments *segments);
+/* One spare file is none any more, but to be closed; returns its number, 0: there is none. */
+uint64_t segments_spare_drop(struct segments *segments);
 
 /* The file of that address; NULL: none is listed. */
 struct segment_file *segments_find(const struct segments *segments, uint64_t address);
@@ -140,11 +160,17 @@ struct segments_totals {
     uint64_t live_bytes;       /* weights */
     uint64_t dead_bytes;       /* of sealed files, what is not live */
     uint64_t leaving_segments; /* unlisted, still being read */
+    uint64_t spare_segments, spare_bytes;
+    uint64_t reused_segments; /* files that were taken to be used again, since the table was created */
 };
 void segments_totals_get(struct segments *segments, struct segments_totals *out);
 
-/* Of all files, with those that are leaving. */
-uint64_t segments_bytes(struct segments *segments);
+struct segments_bytes {
+    uint64_t all;     /* of listed files and of those that are leaving */
+    uint64_t spare;   /* of that, of spare ones */
+    uint64_t leaving; /* of that, of those that will be closed */
+};
+struct segments_bytes segments_bytes_get(struct segments *segments);
 
 /* Calls each listed file, in the order they were added, until each returns false; under the table's mutex: it
  * must call nothing above that needs it. */

@@ -301,16 +301,18 @@ static void print_disk(struct info *i)
     const struct segments_totals *d = &i->store.disk;
     struct store_cleaner_stats c;
     store_cleaner_stats_get(i->server->store, &c);
-    uint64_t used = d->log_bytes + d->data_bytes + c.tocs_bytes;
+    uint64_t used = d->log_bytes + d->data_bytes + d->spare_bytes + c.tocs_bytes;
     LINE_U64(i, "data_segments", d->data_segments);
     LINE_U64(i, "disk_used_bytes", used);
     LINE_U64(i, "disk_live_bytes", d->live_bytes);
     LINE_U64(i, "disk_dead_bytes", d->dead_bytes);
+    LINE_U64(i, "disk_spare_bytes", d->spare_bytes);
     LINE_U64(i, "disk_limit", i->server->config.disk_limit_bytes);
     fprintf(i->out, "space_amplification:%.2f\r\n",
             d->live_bytes ? (double)used / (double)d->live_bytes : 0.0);
     LINE_U64(i, "segments_free_pending", c.pending_segments);
     LINE_U64(i, "segments_removed", c.removed_segments);
+    LINE_U64(i, "segments_reused", d->reused_segments);
     LINE_U64(i, "cleaner_running", c.running);
     LINE_U64(i, "cleaner_rounds", c.rounds);
     LINE_U64(i, "cleaner_segments", c.segments);

@@ -24,6 +24,7 @@ enum {
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
     BYTES_PER_SECOND = 16 << 20,
     IDLE_MS = 100,
+    FILL_LATELY_LOOKS = 64, /* by then most of what the log once took is forgotten */
     RETRY_FIRST_MS = 1000,
     RETRY_LAST_MS = 60000,
     EVICT_STEPS = 4096,
@@ -367,13 +368,13 @@ static void tell_hot(struct cleaner_round *r, uint64_t bytes[TEMPERATURES])
 static status_t begin_targets(struct store *store, struct cleaner_round *r)
 {
     struct keeper *k = &store->keeper;
+    const struct segment_folder folder = {store->config.disk, k->folder, store->config.path, store->segments};
     uint64_t bytes[TEMPERATURES] = {0};
     moving_seal(&r->values);
     tell_hot(r, bytes);
     for (unsigned t = 0; t < TEMPERATURES; t++) {
         if (bytes[t])
-            TRY(data_segment_begin(store->config.disk, k->folder, store->config.path,
-                                   k->cleaner.next_number++, bytes[t], &r->targets[t]));
+            TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes[t], &r->targets[t]));
     }
     r->begun = true;
     return status_ok();
@@ -388,7 +389,7 @@ static status_t finish_targets(struct store *store, struct cleaner_round *r)
             continue;
         r->targets[t] = NULL;
         add(&store->keeper.cleaner.copied_bytes, data_segment_bytes(d));
-        TRY(data_segment_finish(d, store->segments, &file));
+        TRY(data_segment_finish(d, &file));
         file->since_ms = clock_monotonic_us() / 1000;
     }
     return status_ok();
@@ -465,6 +466,9 @@ static void measure_fill(struct store *store)
     c->logged_ms = now_ms;
     c->logged_bytes = stats->bytes_written;
     c->logged_lsn = log_tail_lsn(store->log);
+    c->fill_lately -= c->fill_lately / FILL_LATELY_LOOKS;
+    if (c->fill_lately < c->fill_rate)
+        c->fill_lately = c->fill_rate;
     free(stats);
 }
 

@@ -37,11 +37,13 @@ struct cleaner {
     uint64_t idle_ms;                            /* when it last looked for something to do */
     uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
     uint64_t logged_lsn;                         /* its tail at logged_ms */
+    uint64_t fill_lately;                        /* the most lately; falls with time to 0 */
     bool removal_failed;
-    uint64_t awaited, awaited_ms; /* space_will_come: progress when it last changed, and when that was */
-    _Atomic uint64_t other_bytes; /* of tocs and of what is being written: space_may_allocate. Relaxed */
-    _Atomic uint64_t kept_bytes;  /* of room that the log may not take */
-    _Atomic uint64_t toc_bytes;   /* of that, what even deletes may not */
+    uint64_t awaited, awaited_ms;  /* space_will_come: progress when it last changed, and when that was */
+    _Atomic uint64_t other_bytes;  /* of tocs and of what is being written: space_may_allocate. Relaxed */
+    _Atomic uint64_t kept_bytes;   /* of room that the log may not take */
+    _Atomic uint64_t rounds_bytes; /* of that, for the cleaner, which can use spare files */
+    _Atomic uint64_t toc_bytes;    /* of kept_bytes, what even deletes may not take */
     /* Relaxed numbers: the keeper writes, any reads. */
     _Atomic uint64_t state, rounds, segments, copied_bytes, moved, failures, damaged, removed_segments,
         removed_bytes, pending_segments, pending_bytes;
@@ -70,6 +72,8 @@ bool space_reap_step(struct store *store, uint64_t *wait_us);
 enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */
 bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes);
+/* log_config.may_reuse; context: struct replay. */
+bool space_may_reuse(void *context, uint64_t bytes);
 /* log_config.may_wait: is there enough that is dead, and is it being cleared away? The log's thread only. */
 bool space_will_come(void *context, bool for_deletes);
 /* May a round write so many bytes? */

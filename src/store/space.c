@@ -15,7 +15,7 @@
 
 #include "base/check.h"
 #include "base/logger.h"
-#include "log/segment.h"
+#include "log/spare.h"
 #include "store/internal.h"
 #include "sys/clock.h"
 
@@ -28,9 +28,14 @@ enum {
     DELETES_BYTES = 3 << 20, /* some segments for deletes: one in use, one that waits for checkpoints */
     DEAD_SHARE = 16,         /* less than this part of all bytes is not worth waiting for */
     AWAIT_MS = 10000,        /* how long writes wait for room while nothing happens that could bring some */
-    REAP_PAUSE_US = 8000,    /* between two pieces of a removed file */
-    WORTH_PERCENT = 15,      /* of a log segment that is dead: then it helps to get it below the replay */
+    SPARE_SECONDS = 20,
+    SPARE_RATE_LEAST = 64 << 10, /* bytes a second; less is as if nobody wrote */
+    SPARE_BYTES_LEAST = 128 << 20,
+    REAP_PAUSE_US = 8000, /* between two pieces of a removed file */
+    WORTH_PERCENT = 15,   /* of a log segment that is dead: then it helps to get it below the replay */
 };
+
+#define SPARE_BYTES_MAX (4ull << 30)
 
 static uint64_t get(const _Atomic uint64_t *number)
 {
@@ -69,31 +74,61 @@ static void update(struct store *store)
     set(&k->cleaner.other_bytes, other);
     /* Without a limit the disk is shared with others anyway: only the next checkpoint is sure of its room. */
     uint64_t rounds = store->config.disk_limit_bytes ? 2 * cleaner_round_bytes(store) : 0;
+    set(&k->cleaner.rounds_bytes, rounds);
     set(&k->cleaner.toc_bytes, next_toc);
     set(&k->cleaner.kept_bytes, tocs + rounds + DELETES_BYTES);
 }
 
-static uint64_t room(struct store *store, uint64_t *total)
+struct room {
+    uint64_t left;    /* for new files */
+    uint64_t leaving; /* what will come free as soon as it is closed */
+    uint64_t spare;   /* in spare files */
+    uint64_t total;   /* with all that is taken */
+};
+
+static struct room room_now(struct store *store)
 {
     struct disk *disk = store->config.disk;
-    uint64_t used = segments_bytes(store->segments) + get(&store->keeper.cleaner.other_bytes);
-    uint64_t limit = store->config.disk_limit_bytes, left = limit > used ? limit - used : 0;
+    struct segments_bytes bytes = segments_bytes_get(store->segments);
+    struct room r = {.leaving = bytes.leaving, .spare = bytes.spare};
+    uint64_t used = bytes.all + get(&store->keeper.cleaner.other_bytes);
+    uint64_t limit = store->config.disk_limit_bytes;
     int64_t of_disk = disk->ops->free_bytes(disk, store->keeper.folder);
-    *total = limit;
-    if (of_disk >= 0 && (limit == 0 || (uint64_t)of_disk < left)) {
-        left = (uint64_t)of_disk;
-        *total = used + left;
+    r.left = limit > used ? limit - used : 0;
+    r.total = limit;
+    if (of_disk >= 0 && (limit == 0 || (uint64_t)of_disk < r.left)) {
+        r.left = (uint64_t)of_disk;
+        r.total = used + r.left;
     }
-    return left;
+    return r;
+}
+
+/* What new files must leave: spare ones will do for the cleaner. */
+static uint64_t kept_free(const struct store *store)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    uint64_t kept = get(&c->kept_bytes), rounds = get(&c->rounds_bytes);
+    return kept > rounds ? kept - rounds : 0;
 }
 
 bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
-    uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes); /* 0: the keeper has not begun */
+    const struct cleaner *c = &store->keeper.cleaner;
+    uint64_t kept = get(&c->kept_bytes);
+    if (kept == 0) /* the keeper has not begun */
+        return true;
+    struct room r = room_now(store);
     if (for_deletes)
-        kept = get(&store->keeper.cleaner.toc_bytes);
-    return kept == 0 || room(store, &total) >= bytes + kept;
+        return r.left >= bytes + get(&c->toc_bytes);
+    return r.left >= bytes + kept_free(store) && r.left + r.spare >= bytes + kept;
+}
+
+bool space_may_reuse(void *context, uint64_t bytes)
+{
+    struct store *store = ((struct replay *)context)->store;
+    struct room r = room_now(store);
+    return r.left + r.spare >= bytes + get(&store->keeper.cleaner.kept_bytes);
 }
 
 /* Changes with everything that brings room nearer. */
@@ -151,19 +186,20 @@ bool space_will_come(void *context, bool for_deletes)
 
 bool space_has_room(struct store *store, uint64_t bytes)
 {
-    uint64_t total;
-    return store->config.disk_limit_bytes == 0 || room(store, &total) >= bytes;
+    struct room r = room_now(store);
+    return store->config.disk_limit_bytes == 0 || r.left + r.spare >= bytes;
 }
 
 /* With so many more bytes free than there are now. */
 static enum space_level level_of(struct store *store, uint64_t more)
 {
-    uint64_t total, kept = get(&store->keeper.cleaner.kept_bytes), left = room(store, &total) + more;
+    struct room r = room_now(store);
+    uint64_t kept = get(&store->keeper.cleaner.kept_bytes), left = r.left + r.spare + more;
     if (log_lacks_room(store->log) && more == 0)
         return SPACE_CRITICAL;
-    if (store->config.disk_limit_bytes && left < kept + total / 16)
+    if (store->config.disk_limit_bytes && left < kept + r.total / 16)
         return SPACE_CRITICAL;
-    return left < total / 4 ? SPACE_LOW : SPACE_FINE;
+    return left < r.total / 4 ? SPACE_LOW : SPACE_FINE;
 }
 
 enum space_level space_level_now(struct store *store)
@@ -214,17 +250,35 @@ static bool survey_file(void *context, struct segment_file *file)
     return true;
 }
 
-static status_t remove_data_segment(struct store *store, struct segment_file *file)
+/* So much in spare files is worth keeping: what the log has lately taken in some seconds. While nobody writes
+ * they go. */
+static uint64_t spare_bytes_max(const struct store *store)
 {
-    struct disk *disk = store->config.disk;
-    char name[SEGMENT_NAME_BYTES];
-    segment_file_name(name, true, file->number);
-    CHECK(segments_live_bytes(store->segments, file) == 0);
-    int e = disk->ops->remove(disk, store->keeper.folder, name);
-    if (e < 0 && e != -ENOENT)
-        return status_errno(-e, "cannot remove %s/%s", store->config.path, name);
-    segments_unlist(store->segments, file);
-    return status_ok();
+    uint64_t rate = store->keeper.cleaner.fill_lately;
+    if (rate < SPARE_RATE_LEAST)
+        return 0;
+    uint64_t bytes = rate * SPARE_SECONDS, most = SPARE_BYTES_MAX;
+    return bytes < SPARE_BYTES_LEAST ? SPARE_BYTES_LEAST : bytes < most ? bytes : most;
+}
+
+static bool is_worth_keeping(struct store *store, const struct segment_file *file)
+{
+    struct room r = room_now(store);
+    uint64_t bytes =
+        atomic_load_explicit(&((struct segment_file *)(uintptr_t)file)->bytes, memory_order_relaxed);
+    bool tested = store->config.no_threads; /* where no time passes */
+    return (tested || bytes >= SEGMENT_BYTES_MIN) && r.left + r.leaving >= kept_free(store) &&
+           (tested || r.spare + bytes <= spare_bytes_max(store));
+}
+
+/* Too many spare files, or new ones need their room. */
+static bool drop_spare(struct store *store)
+{
+    const struct segment_folder folder = {store->config.disk, store->keeper.folder, store->config.path,
+                                          store->segments};
+    struct room r = room_now(store);
+    bool too_many = !store->config.no_threads && r.spare > spare_bytes_max(store);
+    return r.spare && (too_many || r.left + r.leaving < kept_free(store)) && spare_drop(&folder);
 }
 
 /* With a thread it is done bit by bit: space_reap_step. */
@@ -250,7 +304,7 @@ static bool remove_some(struct store *store, const struct survey *survey)
     for (unsigned i = 0; i < survey->removable_count; i++) {
         struct segment_file *file = survey->removable[i];
         uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
-        status_t s = file->data ? remove_data_segment(store, file) : log_remove_segment(store->log, file);
+        status_t s = log_remove_segment(store->log, file, is_worth_keeping(store, file));
         if (!status_is_ok(&s)) {
             if (!c->removal_failed)
                 LOG_WARNING("%s", s.text);
@@ -294,6 +348,7 @@ bool space_step(struct store *store, enum space_level *level)
         s.may_remove = k->toc_count == KEEPER_TOCS_KEPT || now == SPACE_CRITICAL;
     }
     segments_each(store->segments, survey_file, &s);
+    (void)drop_spare(store);
     *level = level_of(store, s.pending_bytes); /* what has died comes free without cleaning */
     set(&k->cleaner.pending_segments, s.pending);
     set(&k->cleaner.pending_bytes, s.pending_bytes);

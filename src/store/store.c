@@ -83,6 +83,16 @@ static void store_log_progress(void *context)
         store->config.on_progress(store->config.context);
 }
 
+/* Many small files where the disk is small: room comes free by whole files. */
+static uint64_t log_segment_bytes_max(const struct store_config *c)
+{
+    enum { FILES = 64, LEAST = 4 << 20, MOST = 64 << 20 };
+    uint64_t bytes = c->disk_limit_bytes / FILES;
+    if (c->log_segment_bytes_max || c->disk_limit_bytes == 0)
+        return c->log_segment_bytes_max;
+    return bytes < LEAST ? LEAST : bytes < MOST ? bytes & ~(uint64_t)(LOG_BLOCK_BYTES - 1) : MOST;
+}
+
 static status_t open_log(struct store *store)
 {
     const struct store_config *c = &store->config;
@@ -96,13 +106,14 @@ static status_t open_log(struct store *store)
         .segments = store->segments,
         .path = c->path,
         .segment_bytes_first = c->log_segment_bytes_first,
-        .segment_bytes_max = c->log_segment_bytes_max,
+        .segment_bytes_max = log_segment_bytes_max(c),
         .background = !c->no_threads,
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
         .on_locked = store_load,
         .replay = store_replay,
         .replay_progress = store_replay_progress,
         .may_allocate = space_may_allocate,
+        .may_reuse = space_may_reuse,
         .may_wait = space_will_come,
         .on_progress = store_log_progress,
         .context = store->replay,

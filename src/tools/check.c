@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "log/spare.h"
 #include "sys/clock.h"
 #include "tools/check_internal.h"
 #include "tools/options.h"
@@ -62,6 +63,9 @@ static int note_name(void *context, const char *name)
         check_note(c,
                    c->live ? "%s/%s is being written" : "%s/%s was not finished: the next start removes it",
                    c->path, check_key_text(slice_make(name, len), text));
+    } else if (spare_parse_name(name)) {
+        if (!c->live)
+            check_note(c, "%s/%s is a spare file, not needed: the next start removes it", c->path, name);
     } else if (strcmp(name, "lock") != 0) {
         check_note(c, "%s/%s is no file of kvasir's and not looked at", c->path,
                    check_key_text(slice_make(name, len), text));

@@ -12,7 +12,8 @@ enum {
     HEADER_GENERATION_AT = 24,
     HEADER_CHECKSUM_AT = 48,
     HEADER_AFTER_AT = 56,
-    HEADER_END = 72,
+    HEADER_REUSED_AT = 72,
+    HEADER_END = 80,
     LOOK_BYTES = 1 << 20,
 };
 
@@ -103,8 +104,9 @@ static void look_at_header(struct check *c, struct check_segment *s, int fd)
         s->generation = header.generation;
         s->made_bytes = header.bytes;
         s->after = header.after;
-        for (int64_t i = header.after ? HEADER_END : HEADER_AFTER_AT; i < n; i++) {
-            if (block[i] == 0)
+        s->reused = header.reused;
+        for (int64_t i = header.after ? HEADER_REUSED_AT : HEADER_AFTER_AT; i < n; i++) {
+            if (block[i] == 0 || (header.reused && i >= HEADER_REUSED_AT && i < HEADER_END))
                 continue;
             check_damage(c, "%s/%s at offset %" PRId64 ": bytes behind the header that should be others",
                          c->path, name, i);
@@ -163,6 +165,8 @@ static void open_one(struct check *c, struct check_segment *s)
         if (s->truncated)
             check_damage(c, "%s/%s at offset %" PRIu64 ": the file ends there; it had %" PRIu64 " bytes",
                          c->path, name, s->bytes, s->made_bytes);
+        if (s->data && s->usable && s->bytes > s->made_bytes)
+            s->bytes = s->made_bytes;
     }
     if (fd >= 0)
         c->disk->ops->close(c->disk, fd);

@@ -22,9 +22,10 @@ struct check_segment {
     bool data;
     uint64_t number;
     uint64_t generation;
-    uint64_t bytes;      /* of the file */
+    uint64_t bytes;      /* of the file; of data: without what an earlier use has left behind its end */
     uint64_t made_bytes; /* of the file when it was made */
     uint64_t after;      /* number of the log segment that was written to then; 0: not known */
+    bool reused;         /* the file had other bytes before: they may be behind the last batch */
     bool usable;         /* the generation is known: it can be scanned */
     bool unused;         /* nothing was ever written to it */
     bool bad_header;

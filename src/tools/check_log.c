@@ -211,7 +211,7 @@ void check_scan(struct check *c, const struct check_segment *s, const struct sca
         check_unreadable(c, "%s/%s cannot be opened: %s", c->path, name, strerror(-fd));
         return;
     }
-    struct scan_file f = {c->disk, fd, s->data, s->number, s->generation, end};
+    struct scan_file f = {c->disk, fd, s->data, s->number, s->generation, end, s->reused};
     scan_segment(&f, sink);
     c->disk->ops->close(c->disk, fd);
 }

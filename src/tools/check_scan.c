@@ -16,7 +16,7 @@ enum {
 struct scan {
     struct disk *disk;
     int fd;
-    bool data;
+    bool data, reused;
     uint64_t base; /* address of the file's first byte */
     uint64_t generation, end;
     const struct scan_sink *sink;
@@ -265,14 +265,15 @@ static void take_batch(struct scan *s, const struct batch_header *h, uint64_t of
         sink->damage(sink->context, &d);
 }
 
-/* No batch begins in [from, to), and not all is zero there. */
-static void take_gap(struct scan *s, uint64_t from, uint64_t to, uint64_t used_until)
+/* No batch begins in [from, to), and not all is zero there. Behind the last batch of a file that is used
+ * again only valid records count. */
+static void take_gap(struct scan *s, uint64_t from, uint64_t to, uint64_t used_until, bool is_last)
 {
     struct search q = {.scan = s, .from = from, .to = to};
     search_records(&q);
     struct scan_damage d = {
         .kind = SCAN_NO_BATCH, .offset = from, .bytes = used_until - from, .records = q.records};
-    if (s->sink->damage)
+    if (s->sink->damage && (q.records || !is_last || !s->reused))
         s->sink->damage(s->sink->context, &d);
 }
 
@@ -281,6 +282,7 @@ static struct scan scan_begin(const struct scan_file *f, const struct scan_sink 
     struct scan s = {.disk = f->disk,
                      .fd = f->fd,
                      .data = f->data,
+                     .reused = f->reused,
                      .base = segment_lsn(f->number, 0) | (f->data ? SEGMENT_DATA_ADDRESS : 0),
                      .generation = f->generation,
                      .end = f->end,
@@ -298,7 +300,7 @@ static void scan_batches(struct scan *s)
         struct batch_header h;
         if (header_at(s, offset, &h)) {
             if (used_until)
-                take_gap(s, gap, offset, used_until);
+                take_gap(s, gap, offset, used_until, false);
             gap = used_until = 0;
             take_batch(s, &h, offset);
             offset += round_up(h.length, LOG_BLOCK_BYTES);
@@ -314,7 +316,7 @@ static void scan_batches(struct scan *s)
         offset += len;
     }
     if (used_until)
-        take_gap(s, gap, offset < s->end ? offset : s->end, used_until);
+        take_gap(s, gap, offset < s->end ? offset : s->end, used_until, true);
 }
 
 void scan_segment(const struct scan_file *file, const struct scan_sink *sink)

@@ -51,6 +51,7 @@ struct scan_file {
     bool data;
     uint64_t number, generation; /* as in its header */
     uint64_t end;                /* bytes that are to be looked at */
+    bool reused;                 /* what is behind the last batch may be of an earlier use */
 };
 
 /* Any sink function may be NULL. A data segment has no batches: its records come as in a whole one. */

@@ -242,6 +242,11 @@ static int sim_folder_sync(struct disk *disk, int folder)
     return 0;
 }
 
+static int sim_links(struct disk *disk, int fd)
+{
+    return open_file(disk, fd)->named;
+}
+
 /* Never over another file: nothing here does that. */
 static int sim_rename(struct disk *disk, int folder, const char *from, const char *to)
 {
@@ -306,6 +311,7 @@ static const struct disk_ops sim_ops = {
     .truncate = sim_truncate,
     .sync = sim_sync,
     .folder_sync = sim_folder_sync,
+    .links = sim_links,
     .rename = sim_rename,
     .remove = sim_remove,
     .list = sim_list,

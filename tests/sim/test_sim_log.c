@@ -48,7 +48,7 @@ struct world {
     bool removed; /* segments below older are gone: only newest and older can be started from */
     struct log_slot unpublished; /* bytes > 0: one reservation is held back */
     char *scratch;
-    uint64_t crashes, opens, batches, checkpoints, removed_bytes;
+    uint64_t crashes, opens, batches, checkpoints, removed_bytes, reused;
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -208,7 +208,7 @@ static void step_checkpoint(struct world *w)
     }
     if (w->older.lsn && prng_below(&w->prng, 2)) {
         uint64_t bytes;
-        status_t s = log_remove_segments_below(w->log, w->older.lsn, &bytes);
+        status_t s = log_remove_segments_below(w->log, w->older.lsn, prng_below(&w->prng, 2), &bytes);
         REQUIRE(w, status_is_ok(&s));
         w->removed |= bytes > 0;
         w->removed_bytes += bytes;
@@ -259,6 +259,9 @@ static void drain(struct world *w)
 static void stop(struct world *w)
 {
     unsigned how = (unsigned)prng_below(&w->prng, 6);
+    struct log_stats stats;
+    log_stats_get(w->log, &stats);
+    w->reused += stats.segments_reused;
     if (how == 0) {
         drain(w);
         log_close(w->log);
@@ -323,16 +326,18 @@ static void test_crashes(void **state)
 {
     (void)state;
     struct sim_seeds seeds = sim_seeds_get(300);
+    logger_set_level(LOGGER_ERROR);
     struct world *w = calloc(1, sizeof *w);
     w->scratch = malloc(1 << 20);
     for (uint64_t seed = seeds.first; seed < seeds.end; seed++)
         run_seed(w, seed);
     printf("%llu seeds from %llu: %llu opens, %llu crashes, %llu records, %llu batches, %llu checkpoints, "
-           "%llu KiB removed\n",
+           "%llu KiB removed, %llu files used again\n",
            (unsigned long long)(seeds.end - seeds.first), (unsigned long long)seeds.first,
            (unsigned long long)w->opens, (unsigned long long)w->crashes, (unsigned long long)w->next_id,
            (unsigned long long)w->batches, (unsigned long long)w->checkpoints,
-           (unsigned long long)w->removed_bytes >> 10);
+           (unsigned long long)w->removed_bytes >> 10, (unsigned long long)w->reused);
+    assert_true(w->reused > 0 || seeds.end - seeds.first == 1);
     free(w->scratch);
     free(w);
 }

@@ -91,7 +91,8 @@ struct world {
     uint32_t next_id;
     char *scratch, *read_buffer;
     uint64_t base_ms;
-    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, cleaned, moved, removed, refused;
+    uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, cleaned, moved, removed, refused,
+        reused;
     bool limited, was_limited; /* there is a limit on the disk this time; there was one for this seed */
 };
 
@@ -556,6 +557,9 @@ static void stop(struct world *w)
     w->cleaned += cleaner.segments;
     w->moved += cleaner.moved;
     w->removed += cleaner.removed_segments;
+    struct log_stats log;
+    log_stats_get(w->store->log, &log);
+    w->reused += log.segments_reused;
     store_close(w->store);
     if (!clean && prng_below(&w->prng, 4))
         sim_disk_crash(w->sim);
@@ -719,12 +723,13 @@ static void test_crashes(void **state)
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
         "values evicted, %llu segments cleaned, %llu values moved, %llu segments removed, %llu refused, %llu "
         "checkpoints, "
-        "%llu damaged\n",
+        "%llu damaged, %llu files used again\n",
         (unsigned long long)(seeds.end - seeds.first), (unsigned long long)seeds.first,
         (unsigned long long)w->crashes, (unsigned long long)w->operations, (unsigned long long)w->busy,
         (unsigned long long)w->lost, (unsigned long long)w->evicted, (unsigned long long)w->cleaned,
         (unsigned long long)w->moved, (unsigned long long)w->removed, (unsigned long long)w->refused,
-        (unsigned long long)w->checkpoints, (unsigned long long)w->damaged);
+        (unsigned long long)w->checkpoints, (unsigned long long)w->damaged, (unsigned long long)w->reused);
+    assert_true(w->reused > 0 || seeds.end - seeds.first == 1);
     assert_true(w->crashes > 0 || seeds.end - seeds.first == 1);
     free(w->scratch);
     free(w->read_buffer);

@@ -27,6 +27,7 @@ struct world {
     struct sim_disk *sim;
     struct segments *segments;
     int folder;
+    struct segment_folder segment_folder;
     char *value;
     uint64_t addresses[RECORDS];
 };
@@ -50,6 +51,7 @@ static struct world *world_create(void)
     w->sim = sim_disk_create(1);
     w->segments = segments_create(&w->sim->disk);
     w->folder = w->sim->disk.ops->folder_open(&w->sim->disk, "sim", true);
+    w->segment_folder = (struct segment_folder){&w->sim->disk, w->folder, "sim", w->segments};
     w->value = malloc(VALUE_BYTES_MAX);
     assert_non_null(w->value);
     return w;
@@ -69,7 +71,7 @@ static status_t write_all(struct world *w, uint64_t number, int n, struct segmen
 {
     struct data_segment *d;
     char name[16];
-    TRY(data_segment_begin(&w->sim->disk, w->folder, "sim", number, 1 << 20, &d));
+    TRY(data_segment_begin(&w->segment_folder, number, 1 << 20, &d));
     for (int i = 0; i < n; i++) {
         status_t s = data_segment_add(d, key_of(name, i), value_of(w, i), 1000 + (uint64_t)i, (uint64_t)i % 3,
                                       &w->addresses[i]);
@@ -78,7 +80,7 @@ static status_t write_all(struct world *w, uint64_t number, int n, struct segmen
             return s;
         }
     }
-    return data_segment_finish(d, w->segments, file);
+    return data_segment_finish(d, file);
 }
 
 static void check_record(struct world *w, int i)

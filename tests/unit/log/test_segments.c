@@ -127,7 +127,7 @@ static void test_references(void **state)
     struct segment_file *b = segments_acquire(s, address_of(false, 1, 0));
     assert_ptr_equal(a, kept);
     assert_ptr_equal(b, kept);
-    segments_unlist(s, kept);
+    segments_unlist(s, kept, 0);
     assert_null(segments_find(s, address_of(false, 1, 77)));
     assert_null(segments_acquire(s, address_of(false, 1, 77)));
     assert_int_equal(segments_reap(s), 1);
@@ -183,8 +183,8 @@ static void test_numbers(void **state)
     segments_each(s, count_and_stop, &n);
     assert_int_equal(n, 2);
     struct segment_file *held = segments_acquire(s, address_of(false, 5, 0));
-    segments_unlist(s, held);
-    segments_unlist(s, segments_find(s, address_of(false, 3, 0)));
+    segments_unlist(s, held, 0);
+    segments_unlist(s, segments_find(s, address_of(false, 3, 0)), 0);
     segments_totals_get(s, &totals);
     assert_int_equal(totals.log_segments, 1);
     assert_int_equal(totals.log_bytes, 4 * 4096);
@@ -241,7 +241,7 @@ static void test_real_file(void **state)
     struct segment_file *file = segments_acquire(s, segment_lsn(5, 0));
     assert_non_null(file);
     assert_int_equal(disk->ops->remove(disk, folder, "log-0000000005.kv"), 0);
-    segments_unlist(s, file);
+    segments_unlist(s, file, 0);
     assert_int_equal(segments_reap(s), 1);
     char *buffer = aligned_alloc(4096, 4096);
     assert_int_equal(pread(file->fd, buffer, unit, 0), unit);
@@ -337,7 +337,7 @@ static void test_race(void **state)
          turn++) {
         uint64_t number = prng_below(&prng, RACE_FILES);
         if (files[number]) {
-            segments_unlist(r.segments, files[number]);
+            segments_unlist(r.segments, files[number], 0);
             files[number] = NULL;
         } else {
             files[number] = add(r.disk, r.segments, false, number);
@@ -382,19 +382,19 @@ static void test_reap_step(void **state)
         struct segment_file *file = segments_add(s, false, (uint64_t)i, 1, 10 * MIB, fds[i]);
         segments_seal(file);
         assert_int_equal(disk->ops->remove(disk, folder, name), 0);
-        segments_unlist(s, file);
+        segments_unlist(s, file, 0);
     }
-    assert_int_equal(segments_bytes(s), 20 * MIB);
+    assert_int_equal(segments_bytes_get(s).all, 20 * MIB);
     assert_true(segments_reap_step(s)); /* the first: a piece; the second: closed, it is not ours alone */
     assert_true(segments_reap_step(s));
     assert_int_equal(disk->ops->size(disk, kept[0]), 6 * MIB);
     assert_int_equal(disk->ops->size(disk, kept[1]), 10 * MIB);
-    assert_int_equal(segments_bytes(s), 6 * MIB);
+    assert_int_equal(segments_bytes_get(s).all, 6 * MIB);
     assert_true(segments_reap_step(s));
     assert_int_equal(disk->ops->size(disk, kept[0]), 2 * MIB);
     assert_true(segments_reap_step(s));
     assert_false(segments_reap_step(s));
-    assert_int_equal(segments_bytes(s), 0);
+    assert_int_equal(segments_bytes_get(s).all, 0);
     assert_int_equal(disk->ops->size(disk, kept[1]), 10 * MIB);
     segments_destroy(s);
     assert_int_equal(disk->ops->remove(disk, folder, "other name"), 0);

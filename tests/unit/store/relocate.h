@@ -53,7 +53,8 @@ static inline unsigned relocate_some(struct store_worker *sw, struct prng *prng,
     struct segment_file *file;
     struct ordered_cursor cursor;
     struct node *node;
-    status_t s = data_segment_begin(store->config.disk, folder, "sim", number, 0, &d);
+    const struct segment_folder place = {store->config.disk, folder, "sim", store->segments};
+    status_t s = data_segment_begin(&place, number, 0, &d);
     ordered_seek(&cursor, &store->ordered, slice_make("", 0), false);
     while (status_is_ok(&s) && n < MOST && (node = ordered_next(&cursor))) {
         if (node_meta(node) & NODE_TOMBSTONE || prng_below(prng, 256) >= share ||
@@ -63,7 +64,7 @@ static inline unsigned relocate_some(struct store_worker *sw, struct prng *prng,
         n++;
     }
     if (status_is_ok(&s))
-        s = data_segment_finish(d, store->segments, &file);
+        s = data_segment_finish(d, &file);
     for (unsigned i = 0; i < n; i++) {
         if (status_is_ok(&s) && keylock_try(&store->locks, keylock_stripe(all[i].hash))) {
             node = hash_table_find(&store->hash, all[i].hash, all[i].key);

@@ -292,11 +292,12 @@ static void test_relocation(void **state)
     uint64_t tree = view.address;
     assert_true(is_cold(&f, "k", &view));
     uint64_t from = view.address, version = view.sequence >> 1;
-    status_t s = data_segment_begin(&f.sim->disk, f.store->keeper.folder, "sim", 1, 4096, &d);
+    const struct segment_folder folder = {&f.sim->disk, f.store->keeper.folder, "sim", f.store->segments};
+    status_t s = data_segment_begin(&folder, 1, 4096, &d);
     assert_true(status_is_ok(&s));
     s = data_segment_add(d, text("k"), text(LARGE), version, later, &to);
     assert_true(status_is_ok(&s));
-    s = data_segment_finish(d, f.store->segments, &file);
+    s = data_segment_finish(d, &file);
     assert_true(status_is_ok(&s));
     assert_int_equal(relocate(&f, "k", version, to), PAYLOAD_ELSEWHERE);
     assert_int_equal(relocate(&f, "k", from, to), PAYLOAD_MOVED);

@@ -111,6 +111,8 @@ static void end(struct store *store, const status_t *failure)
     struct keeper *k = &store->keeper;
     struct checkpoint *c = k->checkpoint;
     k->checkpoint = NULL;
+    if (failure)
+        k->spare_toc_bytes = 0;
     toc_write_abandon(c->writer);
     pthread_mutex_lock(&k->mutex);
     k->stats.running = false;
@@ -276,6 +278,7 @@ struct superfluous {
     const struct keeper *keeper;
     char before[TOC_NAME_BYTES]; /* has been tried */
     char name[TOC_NAME_BYTES];   /* the first behind it; empty: none */
+    bool temporary;
 };
 
 static int find_superfluous(void *context, const char *name)
@@ -288,9 +291,33 @@ static int find_superfluous(void *context, const char *name)
     for (unsigned i = 0; i < s->keeper->toc_count; i++)
         if (s->keeper->tocs[i].number == number && !temporary)
             return 0;
-    if (strcmp(name, s->before) > 0 && (s->name[0] == '\0' || strcmp(name, s->name) < 0))
+    if (temporary && number == s->keeper->next_number && s->keeper->spare_toc_bytes)
+        return 0;
+    if (strcmp(name, s->before) > 0 && (s->name[0] == '\0' || strcmp(name, s->name) < 0)) {
         toc_name(s->name, number, temporary);
+        s->temporary = temporary;
+    }
     return 0;
+}
+
+/* The next toc will be written over this one: its file gets that name. */
+static bool keep_for_next(struct store *store, const char *name)
+{
+    struct keeper *k = &store->keeper;
+    struct disk *disk = store->config.disk;
+    char next[TOC_NAME_BYTES];
+    if (k->spare_toc_bytes)
+        return false;
+    int fd = disk->ops->open(disk, k->folder, name, false, false);
+    if (fd < 0)
+        return false;
+    int64_t bytes = disk->ops->size(disk, fd);
+    disk->ops->close(disk, fd);
+    toc_name(next, k->next_number, true);
+    if (bytes <= 0 || disk->ops->rename(disk, k->folder, name, next) < 0)
+        return false;
+    k->spare_toc_bytes = (uint64_t)bytes;
+    return true;
 }
 
 /* Removes all tocs but those that are kept; damaged ones too. What cannot be removed keeps no other one. */
@@ -305,6 +332,8 @@ static void remove_others(struct store *store)
         bool listed = e >= 0;
         if (listed && s.name[0] == '\0')
             return;
+        if (listed && !s.temporary && keep_for_next(store, s.name))
+            continue;
         if (listed)
             e = disk->ops->remove(disk, folder, s.name);
         if (e < 0) /* the next checkpoint tries again */
@@ -314,6 +343,17 @@ static void remove_others(struct store *store)
             return;
         memcpy(s.before, s.name, sizeof s.before);
     }
+}
+
+void checkpoint_drop_spare(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    char name[TOC_NAME_BYTES];
+    toc_name(name, k->next_number, true);
+    if (k->spare_toc_bytes)
+        (void)store->config.disk->ops->remove(store->config.disk, k->folder,
+                                              name); /* or the next start will */
+    k->spare_toc_bytes = 0;
 }
 
 void checkpoint_drop_older(struct store *store)
@@ -335,6 +375,7 @@ static status_t publish(struct store *store, struct checkpoint *c)
     memmove(k->tocs + 1, k->tocs, k->toc_count * sizeof k->tocs[0]);
     k->tocs[0] = (struct kept_toc){k->next_number++, c->start_lsn, totals.keys, totals.bytes};
     k->toc_count++;
+    k->spare_toc_bytes = 0; /* it was this one */
     remove_others(store);
     k->retry_delay_ms = 0;
     LOG_INFO("checkpoint %" PRIu64 ": %" PRIu64 " keys, %" PRIu64 " MiB, %.1f s", k->tocs[0].number,

@@ -163,6 +163,7 @@ void keeper_stop(struct store *store)
         k->has_thread = false;
     }
     checkpoint_abandon(store);
+    checkpoint_drop_spare(store);
     cleaner_stop(store);
 }
 

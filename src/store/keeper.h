@@ -34,6 +34,8 @@ struct keeper {
     bool has_thread;
     struct kept_toc tocs[KEEPER_TOCS_KEPT]; /* newest first */
     unsigned toc_count;
+    uint64_t
+        spare_toc_bytes; /* of an older one's file, which has the name of the next to be written; 0: none */
     uint64_t next_number;
     uint64_t logged_bytes; /* replayed and written by the log in all when the newest toc began */
     uint64_t begin_ms;     /* when the last checkpoint began; monotonic; 0: none has */
@@ -114,6 +116,8 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
 /* Begins, goes on with, or ends a checkpoint. As keeper_step. */
 bool checkpoint_step(struct store *store, uint64_t *wait_us);
 void checkpoint_abandon(struct store *store);
+/* The file for the next toc goes: there will be none. */
+void checkpoint_drop_spare(struct store *store);
 /* Only the newest toc is kept from now on, until the next one. */
 void checkpoint_drop_older(struct store *store);
 

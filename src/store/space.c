@@ -71,7 +71,10 @@ static void update(struct store *store)
         other += k->tocs[i].bytes;
     /* There will be as many as are kept, and one that is being written. */
     uint64_t next_toc = next_toc_bytes(store), tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
-    set(&k->cleaner.other_bytes, other);
+    uint64_t spare = k->spare_toc_bytes < next_toc ? k->spare_toc_bytes : next_toc;
+    next_toc -= spare;
+    tocs -= spare;
+    set(&k->cleaner.other_bytes, other + k->spare_toc_bytes);
     /* Without a limit the disk is shared with others anyway: only the next checkpoint is sure of its room. */
     uint64_t rounds = store->config.disk_limit_bytes ? 2 * cleaner_round_bytes(store) : 0;
     set(&k->cleaner.rounds_bytes, rounds);

@@ -19,7 +19,7 @@ struct toc_writer {
     int folder, fd; /* fd: -1 once finished */
     char *file;     /* path and name, for error texts */
     uint64_t number, start_lsn, generation;
-    bool has_failed, is_finished;
+    bool has_failed, is_finished, is_reused;
     char *buffer;      /* BUFFER_BLOCKS blocks, aligned to 4096 */
     unsigned buffered; /* complete blocks in it; the next one is being filled */
     uint32_t used;     /* bytes of entries in the block being filled */
@@ -51,6 +51,27 @@ static char *file_text(const char *path, uint64_t number)
     return file;
 }
 
+/* The file may be there: an older toc that is not needed any more and is to be written over, or what is left
+ * of an attempt. Blocks that it has need not be freed and found again. */
+static int open_file(struct toc_writer *w, const char *name)
+{
+    struct disk *disk = w->disk;
+    int fd = disk->ops->create(disk, w->folder, name, true);
+    if (fd != -EEXIST)
+        return fd;
+    fd = disk->ops->open(disk, w->folder, name, true, true);
+    /* A backup may have it too. The sync: its old name must have gone before it gets other bytes. */
+    if (fd >= 0 && disk->ops->links && disk->ops->links(disk, fd) == 1 &&
+        disk->ops->folder_sync(disk, w->folder) >= 0) {
+        w->is_reused = true;
+        return fd;
+    }
+    if (fd >= 0)
+        disk->ops->close(disk, fd);
+    int r = disk->ops->remove(disk, w->folder, name);
+    return r < 0 ? r : disk->ops->create(disk, w->folder, name, true);
+}
+
 status_t toc_write_begin(struct disk *disk, int folder, const char *path, uint64_t number, uint64_t start_lsn,
                          struct toc_writer **out)
 {
@@ -72,11 +93,7 @@ status_t toc_write_begin(struct disk *disk, int folder, const char *path, uint64
         s = status_errno(errno, "cannot get random bytes");
         goto done;
     }
-    w->fd = disk->ops->create(disk, folder, name, true);
-    if (w->fd == -EEXIST) { /* left over from an attempt whose clearing away failed */
-        int r = disk->ops->remove(disk, folder, name);
-        w->fd = r < 0 ? r : disk->ops->create(disk, folder, name, true);
-    }
+    w->fd = open_file(w, name);
     if (w->fd < 0)
         s = file_error(w, w->fd, "make");
 done:
@@ -284,7 +301,9 @@ status_t toc_write_finish(struct toc_writer *w, uint64_t end_lsn, uint64_t index
     TRY(write_list(w, segments, &footer));
     TRY(write_page(w, &footer, sizeof footer, footer_offset, w->generation));
     TRY(write_page(w, &header, sizeof header, 0, 0));
-    int r = w->disk->ops->sync(w->disk, w->fd);
+    int r = w->is_reused ? w->disk->ops->truncate(w->disk, w->fd, footer_offset + TOC_PAGE_BYTES) : 0;
+    if (r >= 0)
+        r = w->disk->ops->sync(w->disk, w->fd);
     if (r < 0)
         return file_error(w, r, "sync");
     w->disk->ops->close(w->disk, w->fd);

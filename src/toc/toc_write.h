@@ -29,7 +29,8 @@ struct toc_totals {
     uint64_t bytes;     /* of the file so far */
 };
 
-/* path: the folder's, for error texts. start_lsn: every write below it will be in the entries. */
+/* path: the folder's, for error texts. start_lsn: every write below it will be in the entries. A file with
+ * the temporary name of this toc is written over. */
 STATUS_MUST_USE status_t toc_write_begin(struct disk *disk, int folder, const char *path, uint64_t number,
                                          uint64_t start_lsn, struct toc_writer **out);
 

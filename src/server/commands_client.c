@@ -305,13 +305,13 @@ static enum command_result client_reply(struct command_call *call)
 {
     struct conn *conn = call->conn;
     if (subcommand_is(call->argv[2], "on")) {
-        conn->flags &= ~(uint32_t)(CONN_REPLY_OFF | CONN_REPLY_SKIP);
+        conn->flags &= ~(uint32_t)CONN_REPLY_MUTE;
         reply_ok(call->reply);
     } else if (subcommand_is(call->argv[2], "off")) {
         conn->flags |= CONN_REPLY_OFF;
     } else if (subcommand_is(call->argv[2], "skip")) {
         if (!(conn->flags & CONN_REPLY_OFF))
-            conn->flags |= CONN_REPLY_SKIP;
+            conn->flags |= CONN_REPLY_SKIP_NEXT;
     } else {
         reply_error(call->reply, "ERR syntax error");
     }

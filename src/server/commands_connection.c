@@ -127,7 +127,7 @@ enum command_result command_reset(struct command_call *call)
 {
     client_name_set(call, slice_make("", 0));
     resp_set(call, 2);
-    call->conn->flags &= ~(uint32_t)(CONN_REPLY_OFF | CONN_REPLY_SKIP);
+    call->conn->flags &= ~(uint32_t)CONN_REPLY_OFF; /* CLIENT REPLY SKIP holds for this reply too */
     reply_status(call->reply, "RESET");
     return COMMAND_DONE;
 }

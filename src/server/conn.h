@@ -38,10 +38,12 @@ enum conn_flag {
     CONN_READ_OFF = 32,    /* reading is stopped */
     CONN_EOF = 64,         /* the peer sends no more */
     CONN_REPLY_OFF = 128,  /* CLIENT REPLY OFF */
-    CONN_REPLY_SKIP = 256, /* CLIENT REPLY SKIP: the next command's reply */
+    CONN_REPLY_SKIP = 256, /* this command's reply is left out: CLIENT REPLY SKIP came before it */
     CONN_COUNTED = 512,    /* counts against --max-clients */
     CONN_FETCHING = 1024,  /* waiter or ahead is in use */
     CONN_BEYOND = 2048,    /* the one that may have more input than the common share allows (budget.h) */
+    CONN_REPLY_SKIP_NEXT = 4096, /* CLIENT REPLY SKIP: this reply and the next command's are left out */
+    CONN_REPLY_MUTE = CONN_REPLY_OFF | CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT,
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };
 

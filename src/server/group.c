@@ -100,14 +100,15 @@ static void count_call(struct worker *worker, const struct group_item *item, con
 }
 
 /* The reply is there: notes what it depends on. */
-static void after_reply(struct conn *conn, struct reply_position before, uint64_t from, uint64_t commit_lsn,
-                        bool skipping)
+static void after_reply(struct conn *conn, struct reply_position before, uint64_t from, uint64_t commit_lsn)
 {
     struct worker *worker = conn->worker;
     uint64_t depends_lsn = worker->sw->depends_lsn;
-    if (UNLIKELY(conn->flags & CONN_REPLY_OFF || skipping)) {
+    if (UNLIKELY(conn->flags & CONN_REPLY_MUTE)) {
+        bool skip_next = conn->flags & CONN_REPLY_SKIP_NEXT;
         reply_rollback(&conn->reply, before);
-        conn->flags &= ~(uint32_t)(skipping ? CONN_REPLY_SKIP : 0);
+        conn->flags &= ~(uint32_t)(CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT);
+        conn->flags |= skip_next ? CONN_REPLY_SKIP : 0;
     } else if (depends_lsn >= commit_lsn) {
         if (conn->hold_lsn == 0)
             conn->hold_from = from;
@@ -171,7 +172,6 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
     }
     struct slice *argv = group->argv + item->argv;
     struct reply_position before = reply_position(r);
-    bool skipping = conn->flags & CONN_REPLY_SKIP;
     enum command_result result;
     uint64_t errors = r->error_count;
     worker->sw->depends_lsn = 0;
@@ -203,7 +203,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         end_fetching(worker, conn);
     if (UNLIKELY(r->error_count != errors))
         STAT_ADD(worker->stats.errors, 1);
-    after_reply(conn, before, from, commit_lsn, skipping);
+    after_reply(conn, before, from, commit_lsn);
     if (UNLIKELY(result == COMMAND_CLOSE))
         conn_close_after_reply(conn);
 }
@@ -397,7 +397,7 @@ __attribute__((noinline)) static struct source *refuse_long(struct group *group,
                 (unsigned long long)most);
     STAT_ADD(conn->worker->stats.errors, 1);
     conn->worker->sw->depends_lsn = 0;
-    after_reply(conn, before, from, UINT64_MAX, conn->flags & CONN_REPLY_SKIP);
+    after_reply(conn, before, from, UINT64_MAX);
     source->at += conn->request.position;
     resp_request_skip_begin(&conn->request);
     return source;

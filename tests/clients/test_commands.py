@@ -7,7 +7,7 @@ import time
 
 import pytest
 import redis
-from kvasir_client import Error, wait_until
+from kvasir_client import Error, encode, wait_until
 from kvasir_server import IS_REDIS
 
 kvasir = pytest.mark.kvasir
@@ -447,6 +447,32 @@ def test_client_kills_itself(server):
         assert c("CLIENT", "KILL", "ID", me, "SKIPME", "yes") == 0
         c.send(b"CLIENT KILL ID %d SKIPME no\r\n" % me)
         assert c.rest() == b":1\r\n"
+
+
+REPLY_ON, REPLY_OFF, REPLY_SKIP = (encode("CLIENT", "REPLY", how) for how in ("ON", "OFF", "SKIP"))
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["together", "one by one"])
+@pytest.mark.parametrize(
+    "commands, answered",
+    [
+        ([REPLY_SKIP, "a", "b"], [b"b"]),
+        ([REPLY_SKIP, REPLY_ON, "a"], ["OK", b"a"]),
+        ([REPLY_SKIP, REPLY_SKIP, "a", "b"], [b"b"]),
+        ([REPLY_SKIP, REPLY_OFF, "a", REPLY_ON, "b"], ["OK", b"b"]),
+        ([REPLY_OFF, "a", REPLY_SKIP, "b", "c", REPLY_ON, "d"], ["OK", b"d"]),
+        ([REPLY_SKIP, encode("bogus"), "a"], [b"a"]),
+        ([REPLY_SKIP, encode("RESET"), "a"], [b"a"]),
+        ([REPLY_OFF, encode("RESET"), "a"], ["RESET", b"a"]),
+    ],
+)
+def test_client_reply(server, commands, answered, pieces):
+    requests = [one if isinstance(one, bytes) else encode("ECHO", one) for one in commands]
+    with server.client() as c:
+        for piece in requests if pieces else [b"".join(requests)]:
+            c.send(piece)
+        assert [c.reply() for _ in answered] == answered
+        assert c("PING") == "PONG"
 
 
 def test_reset(server):

@@ -170,6 +170,31 @@ static const struct setting *find_setting(struct slice name)
     return NULL;
 }
 
+static void refuse_setting(struct command_call *call, const char *name, const char *why)
+{
+    reply_error(call->reply, "ERR CONFIG SET failed (possibly related to argument '%s') - %s", name, why);
+}
+
+/* All names are known, and none comes twice. False: the error is the reply. */
+static bool check_names(struct command_call *call)
+{
+    bool named[SETTING_COUNT] = {false};
+    for (int i = 2; i < call->argc; i += 2) {
+        const struct setting *setting = find_setting(call->argv[i]);
+        if (setting == NULL) {
+            reply_error(call->reply, "ERR Unknown option or number of arguments for CONFIG SET - '%.*s'",
+                        (int)(call->argv[i].len < 128 ? call->argv[i].len : 128), call->argv[i].data);
+            return false;
+        }
+        if (named[setting - settings]) {
+            refuse_setting(call, setting->name, "duplicate parameter");
+            return false;
+        }
+        named[setting - settings] = true;
+    }
+    return true;
+}
+
 /* True when applied, or when it is the value it has already. */
 static bool apply_setting(struct command_call *call, const struct setting *setting, struct slice value)
 {
@@ -185,8 +210,7 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
         why =
             is_memory ? "argument must be a memory value" : "argument couldn't be parsed or is out of range";
     }
-    reply_error(call->reply, "ERR CONFIG SET failed (possibly related to argument '%s') - %s", setting->name,
-                why);
+    refuse_setting(call, setting->name, why);
     return false;
 }
 
@@ -196,13 +220,8 @@ static enum command_result config_set(struct command_call *call)
         reply_error(call->reply, "ERR wrong number of arguments for 'config|set' command");
         return COMMAND_DONE;
     }
-    for (int i = 2; i < call->argc; i += 2) {
-        if (find_setting(call->argv[i]) == NULL) {
-            reply_error(call->reply, "ERR Unknown option or number of arguments for CONFIG SET - '%.*s'",
-                        (int)(call->argv[i].len < 128 ? call->argv[i].len : 128), call->argv[i].data);
-            return COMMAND_DONE;
-        }
-    }
+    if (!check_names(call))
+        return COMMAND_DONE;
     char before[SETTING_COUNT][VALUE_BYTES];
     for (unsigned i = 0; i < SETTING_COUNT; i++)
         read_setting(call->server, &settings[i], before[i]);

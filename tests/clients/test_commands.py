@@ -377,6 +377,15 @@ def test_config_set_is_all_or_nothing(c):
         c("CONFIG", "SET", "maxmemory", "0")
 
 
+def test_config_set_refuses_a_name_twice(c):
+    before = c("CONFIG", "GET", "max*")
+    twice = "ERR CONFIG SET failed (possibly related to argument '%s') - duplicate parameter"
+    assert c.error("CONFIG", "SET", "maxmemory", "64mb", "maxmemory", "128mb") == twice % "maxmemory"
+    assert c.error("CONFIG", "SET", "maxmemory", "64mb", "maxclients", "9", "maxclients", "9") == twice % "maxclients"
+    assert "Unknown option" in c.error("CONFIG", "SET", "nosuch", "1", "nosuch", "1")
+    assert c("CONFIG", "GET", "max*") == before
+
+
 def client_lines(c, *options):
     return [dict(field.split("=", 1) for field in line.split(" ")) for line in c("CLIENT", "LIST", *options).decode().splitlines()]
 

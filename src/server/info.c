@@ -144,13 +144,13 @@ static void print_server(struct info *i)
     struct utsname system;
     uint64_t uptime_s = (i->now_us - server->started_us) / 1000000;
     uname(&system);
-    fprintf(
-        i->out,
-        "redis_version:%s\r\nredis_mode:standalone\r\nkvasir_version:%s\r\nos:%s %s %s\r\narch_bits:64\r\n"
-        "multiplexing_api:%s\r\ngcc_version:%d.%d.%d\r\nprocess_id:%d\r\nrun_id:%s\r\ntcp_port:%d\r\n",
-        SERVER_REDIS_VERSION, KVASIR_VERSION, system.sysname, system.release, system.machine,
-        backend_name(server), __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__, (int)getpid(), server->run_id,
-        server->port);
+    fprintf(i->out,
+            "redis_version:%s\r\nredis_git_sha1:00000000\r\nredis_git_dirty:0\r\nredis_mode:"
+            "standalone\r\nkvasir_version:%s\r\nos:%s %s %s\r\narch_bits:64\r\n"
+            "multiplexing_api:%s\r\ngcc_version:%d.%d.%d\r\nprocess_id:%d\r\nrun_id:%s\r\ntcp_port:%d\r\n",
+            SERVER_REDIS_VERSION, KVASIR_VERSION, system.sysname, system.release, system.machine,
+            backend_name(server), __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__, (int)getpid(),
+            server->run_id, server->port);
     LINE_U64(i, "server_time_usec", clock_unix_ms() * 1000);
     LINE_U64(i, "uptime_in_seconds", uptime_s);
     LINE_U64(i, "uptime_in_days", uptime_s / 86400);
@@ -233,6 +233,11 @@ static void print_replication(struct info *i)
 {
     fprintf(i->out, "role:master\r\nconnected_slaves:0\r\nmaster_replid:%s\r\nmaster_repl_offset:0\r\n",
             i->server->run_id);
+}
+
+static void print_cluster(struct info *i)
+{
+    LINE_U64(i, "cluster_enabled", 0);
 }
 
 static void print_cpu(struct info *i)
@@ -412,6 +417,7 @@ static const struct section {
     {"cpu", "CPU", print_cpu, true},
     {"commandstats", "Commandstats", print_commandstats, false},
     {"errorstats", "Errorstats", print_errorstats, true},
+    {"cluster", "Cluster", print_cluster, true},
     {"keyspace", "Keyspace", print_keyspace, true},
     {"kvasir", "Kvasir", print_kvasir, true},
 };

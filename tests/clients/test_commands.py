@@ -240,7 +240,7 @@ def test_info_has_the_usual_fields(server, c):
             connected_clients maxclients used_memory used_memory_human used_memory_rss maxmemory loading aof_enabled
             total_connections_received total_commands_processed instantaneous_ops_per_sec total_net_input_bytes
             total_net_output_bytes expired_keys evicted_keys keyspace_hits keyspace_misses role connected_slaves
-            used_cpu_sys used_cpu_user""".split():
+            used_cpu_sys used_cpu_user redis_git_sha1 cluster_enabled""".split():
         assert name in fields, name
     assert fields["tcp_port"] == str(server.port)
     assert fields["role"] == "master"

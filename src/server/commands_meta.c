@@ -1,6 +1,7 @@
 /* PING, ECHO, TIME, and COMMAND, which tells about the others. */
 #include <sys/time.h>
 
+#include "server/command_syntax.h"
 #include "server/commands.h"
 #include "server/subcommand.h"
 
@@ -71,14 +72,19 @@ static void reply_info(struct reply *r, const struct command *c)
 
 static void reply_docs(struct reply *r, const struct command *c)
 {
+    const char *syntax = command_syntax_find(c->name);
     reply_bulk_text(r, c->name);
-    reply_map(r, 3);
+    reply_map(r, syntax ? 4 : 3);
     reply_bulk_text(r, "summary");
     reply_bulk_text(r, c->summary);
     reply_bulk_text(r, "since");
     reply_bulk_text(r, c->since);
     reply_bulk_text(r, "group");
     reply_bulk_text(r, c->group);
+    if (syntax) {
+        reply_bulk_text(r, "arguments");
+        command_syntax_reply(r, syntax);
+    }
 }
 
 static enum command_result command_docs(struct command_call *call)

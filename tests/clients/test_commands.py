@@ -340,6 +340,63 @@ def test_command(c):
     assert len(c("COMMAND", "DOCS")) == 2 * count
 
 
+def argument(described):
+    """An argument that COMMAND DOCS describes, as nested tuples: name, type, token, flags, parts."""
+    parts = [argument(part) for part in described.get(b"arguments", [])]
+    return described[b"name"], described[b"type"], described.get(b"token"), sorted(described.get(b"flags", [])), parts
+
+
+def words(described):
+    """The fewest and the most words that may be typed for an argument."""
+    parts = [words(part) for part in described.get(b"arguments", [])]
+    flags, kind = described.get(b"flags", []), described[b"type"]
+    assert kind in b"key string integer double pattern unix-time pure-token oneof block".split(), described
+    assert bool(parts) == (kind in (b"oneof", b"block")) and (kind != b"pure-token" or b"token" in described), described
+    assert described[b"name"] and described.get(b"token", b"X").isupper(), described
+    least, most = 1 + (b"token" in described and kind != b"pure-token"), None
+    if kind == b"oneof":
+        least, most = min(part[0] for part in parts), max(part[1] for part in parts)
+    elif kind == b"block":
+        least, most = sum(part[0] for part in parts), sum(part[1] for part in parts)
+    return 0 if "optional" in flags else least, 999 if "multiple" in flags else most or least
+
+
+def test_command_docs_tell_the_arguments(server):
+    key, value = (b"key", b"key", None, [], []), (b"value", b"string", None, [], [])
+    condition = [(b"nx", b"pure-token", b"NX", [], []), (b"xx", b"pure-token", b"XX", [], [])]
+    expiration = [
+        (b"seconds", b"integer", b"EX", [], []),
+        (b"milliseconds", b"integer", b"PX", [], []),
+        (b"unix-time-seconds", b"unix-time", b"EXAT", [], []),
+        (b"unix-time-milliseconds", b"unix-time", b"PXAT", [], []),
+        (b"keepttl", b"pure-token", b"KEEPTTL", [], []),
+    ]
+    with server.client() as c:
+        c("HELLO", "3")
+        docs = c("COMMAND", "DOCS", "set", "mget", "dbsize")
+    assert b"arguments" not in docs[b"dbsize"]
+    assert [argument(a) for a in docs[b"mget"][b"arguments"]] == [(b"key", b"key", None, ["multiple"], [])]
+    assert [argument(a) for a in docs[b"set"][b"arguments"]] == [
+        key,
+        value,
+        (b"condition", b"oneof", None, ["optional"], condition),
+        (b"get", b"pure-token", b"GET", ["optional"], []),
+        (b"expiration", b"oneof", None, ["optional"], expiration),
+    ]
+
+
+@kvasir
+def test_command_docs_fit_what_the_commands_take(server):
+    with server.client() as c:
+        c("HELLO", "3")
+        docs, arities = c("COMMAND", "DOCS"), {row[0]: row[1] for row in c("COMMAND")}
+    for name, doc in docs.items():
+        counts = [words(a) for a in doc.get(b"arguments", [])]
+        least, most = 1 + sum(count[0] for count in counts), 1 + sum(count[1] for count in counts)
+        assert least == abs(arities[name]), (name, doc)
+        assert (most == least) == (arities[name] > 0) or name == b"quit", (name, doc)
+
+
 def test_config(c):
     assert c("CONFIG", "GET", "maxmemory") == [b"maxmemory", b"0"]
     assert c("CONFIG", "SET", "maxmemory", "1gb") == "OK"

@@ -198,26 +198,30 @@ static bool check_names(struct command_call *call)
 /* True when applied, or when it is the value it has already. */
 static bool apply_setting(struct command_call *call, const struct setting *setting, struct slice value)
 {
-    char now[VALUE_BYTES];
+    char now[VALUE_BYTES]; /* then why not */
+    int64_t number;
     read_setting(call->server, setting, now);
     if (subcommand_is(value, now))
         return true;
-    const char *why = "can't set immutable config";
-    if (setting->set) {
-        if (setting->set(call->server, value))
-            return true;
-        bool is_memory = strcmp(setting->name, "maxmemory") == 0;
-        why =
-            is_memory ? "argument must be a memory value" : "argument couldn't be parsed or is out of range";
-    }
-    refuse_setting(call, setting->name, why);
+    if (setting->set == NULL)
+        snprintf(now, sizeof now, "can't set immutable config");
+    else if (setting->set(call->server, value))
+        return true;
+    else if (setting->set == set_maxmemory)
+        snprintf(now, sizeof now, "argument must be a memory value");
+    else if (!parse_i64(value, &number))
+        snprintf(now, sizeof now, "argument couldn't be parsed into an integer");
+    else
+        snprintf(now, sizeof now, "argument must be between 1 and %" PRIu64 " inclusive",
+                 call->server->config.clients_max);
+    refuse_setting(call, setting->name, now);
     return false;
 }
 
 static enum command_result config_set(struct command_call *call)
 {
     if (call->argc % 2) {
-        reply_error(call->reply, "ERR wrong number of arguments for 'config|set' command");
+        reply_error(call->reply, "ERR syntax error");
         return COMMAND_DONE;
     }
     if (!check_names(call))

@@ -434,6 +434,17 @@ def test_config_set_is_all_or_nothing(c):
         c("CONFIG", "SET", "maxmemory", "0")
 
 
+def test_config_set_says_what_is_wrong(c):
+    failed = "ERR CONFIG SET failed (possibly related to argument '%s') - "
+    assert c.error("CONFIG", "SET", "maxmemory", "1gb", "maxclients") == "ERR syntax error"
+    assert c.error("CONFIG", "SET", "maxclients", "many") == failed % "maxclients" + "argument couldn't be parsed into an integer"
+    for number in ("0", "-1"):
+        text = c.error("CONFIG", "SET", "maxclients", number)
+        assert re.fullmatch(re.escape(failed % "maxclients") + r"argument must be between 1 and \d+ inclusive", text)
+    assert c.error("CONFIG", "SET", "maxmemory", "lots") == failed % "maxmemory" + "argument must be a memory value"
+    assert c.error("CONFIG", "SET", "databases", "4") == failed % "databases" + "can't set immutable config"
+
+
 def test_config_set_refuses_a_name_twice(c):
     before = c("CONFIG", "GET", "max*")
     twice = "ERR CONFIG SET failed (possibly related to argument '%s') - duplicate parameter"

@@ -67,7 +67,7 @@ static void reply_info(struct reply *r, const struct command *c)
     reply_integer(r, c->last_key);
     reply_integer(r, c->key_step);
     for (unsigned i = 0; i < 4; i++) /* ACL categories, tips, key specifications, subcommands */
-        reply_array(r, 0);
+        reply_set(r, 0);
 }
 
 static void reply_docs(struct reply *r, const struct command *c)

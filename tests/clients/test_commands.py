@@ -340,6 +340,14 @@ def test_command(c):
     assert len(c("COMMAND", "DOCS")) == 2 * count
 
 
+def test_command_info_has_sets_in_resp3(server):
+    with server.client() as c:
+        c("HELLO", "3")
+        raw = c.raw("COMMAND", "INFO", "time")  # of which Redis too has no tips, keys and subcommands
+        assert raw.startswith(b"*1\r\n*10\r\n$4\r\ntime\r\n:1\r\n~")
+        assert b"\r\n:0\r\n:0\r\n:0\r\n~" in raw and raw.endswith(b"~0\r\n~0\r\n")
+
+
 def argument(described):
     """An argument that COMMAND DOCS describes, as nested tuples: name, type, token, flags, parts."""
     parts = [argument(part) for part in described.get(b"arguments", [])]

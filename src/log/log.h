@@ -76,16 +76,19 @@ struct log_config {
     status_t (*replay)(void *context, const struct record *records, unsigned n);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
-    /* May the folder grow by a segment of so many bytes? No is answered as a full disk is. for_deletes: one
-     * that only LOG_HEADROOM reservations may use, out of what is kept back for them; asked for when there is
-     * no room for others. Called by the background thread with no lock held. May be NULL. */
+    /* May the folder grow by a segment of so many bytes? No is answered as a full disk is; after yes the room
+     * is the log's until it calls `allocated`. for_deletes: one that only LOG_HEADROOM reservations may use,
+     * out of what is kept back for them; asked for when there is no room for others. Called by the background
+     * thread with no lock held. May be NULL. */
     bool (*may_allocate)(void *context, uint64_t bytes, bool for_deletes);
-    /* The same of a spare file of so many bytes, which is on the disk already. May be NULL. */
+    /* The same of a spare file of so many bytes, which is on the disk already. NULL when may_allocate is. */
     bool (*may_reuse)(void *context, uint64_t bytes);
-    /* There is no room for a segment: will there be soon, by itself? Then writes (or deletes) wait (LOG_WAIT)
-     * instead of being refused, and it is asked again some times a second. Called as may_allocate. May be
-     * NULL. */
-    bool (*may_wait)(void *context, bool for_deletes);
+    /* The segment is listed, or was not made. Called as may_allocate, and NULL when that is. */
+    void (*allocated)(void *context, uint64_t bytes);
+    /* There is no room for a segment of so many bytes: will there be soon, by itself? Then writes (or
+     * deletes) wait (LOG_WAIT) instead of being refused, and it is asked again some times a second. Called as
+     * may_allocate. May be NULL. */
+    bool (*may_wait)(void *context, uint64_t bytes, bool for_deletes);
     /* The commit point moved, or space came free, or the log died: whoever holds replies or parked operations
      * should look again. Called by log_flush_done's thread or the background thread, with no lock held. May
      * be NULL. */

@@ -11,10 +11,17 @@
 
 enum { FILL_REST_US_MAX = 2000 };
 
-/* What to make: number and size, from the state under the lock. False: nothing is wanted. A prepared segment
- * that is too small for a waiting record is taken back first. */
-static bool next_plan(struct log *log, uint64_t *number, uint64_t *after, uint64_t *bytes,
-                      struct segment **outgrown)
+/* What to make. */
+struct plan {
+    uint64_t number, after;
+    uint64_t bytes;
+    uint64_t wanted; /* by a large record: bytes are not less */
+    uint64_t taken;  /* of the room */
+};
+
+/* From the state under the lock. False: nothing is wanted. A prepared segment that is too small for a waiting
+ * record is taken back first. */
+static bool next_plan(struct log *log, struct plan *plan, struct segment **outgrown)
 {
     *outgrown = NULL;
     spin_lock(&log->lock);
@@ -22,12 +29,15 @@ static bool next_plan(struct log *log, uint64_t *number, uint64_t *after, uint64
         *outgrown = log->prepared;
         log->prepared = NULL;
     }
-    bool wanted = log->prepared == NULL || log->prepared->for_deletes;
-    *number = log->next_number;
-    *after = log->current->number; /* and stays it, for there is no other to go on to */
-    *bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes;
+    bool is_wanted = log->prepared == NULL || log->prepared->for_deletes;
+    *plan = (struct plan){
+        .number = log->next_number,
+        .after = log->current->number, /* and stays it, for there is no other to go on to */
+        .bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes,
+        .wanted = log->wanted_bytes,
+    };
     spin_unlock(&log->lock);
-    return wanted;
+    return is_wanted;
 }
 
 void log_discard(struct log *log, struct segment *s)
@@ -75,6 +85,17 @@ static void take_prepared(struct log *log, struct segment *s)
         log->config.on_progress(log->config.context);
 }
 
+static bool take_room(struct log *log, uint64_t bytes, bool for_deletes)
+{
+    return !log->config.may_allocate || log->config.may_allocate(log->config.context, bytes, for_deletes);
+}
+
+static void release_room(struct log *log, uint64_t bytes)
+{
+    if (log->config.may_allocate)
+        log->config.allocated(log->config.context, bytes);
+}
+
 /* There is no room for a segment: one that only deletes may use. Only this thread makes segments, so what is
  * prepared can only go meanwhile. */
 static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after)
@@ -86,13 +107,14 @@ static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after
         return;
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
-    bool may = log->config.may_allocate(log->config.context, SEGMENT_BYTES_MIN, true);
+    bool may = take_room(log, SEGMENT_BYTES_MIN, true);
     status_t status = may ? segment_create(log->config.disk, log->folder, log->path, number, after,
                                            SEGMENT_BYTES_MIN, s, NULL)
                           : status_error(STATUS_NO_SPACE, "the room kept back is used up");
     if (!status_is_ok(&status)) {
         free(s);
-        bool waits = log->config.may_wait && log->config.may_wait(log->config.context, true);
+        bool waits =
+            log->config.may_wait && log->config.may_wait(log->config.context, SEGMENT_BYTES_MIN, true);
         atomic_store_explicit(&log->deletes_wait, waits, memory_order_relaxed);
     } else {
         s->for_deletes = true;
@@ -104,6 +126,8 @@ static void prepare_for_deletes(struct log *log, uint64_t number, uint64_t after
         spin_unlock(&log->lock);
         atomic_store_explicit(&log->deletes_wait, false, memory_order_relaxed);
     }
+    if (may)
+        release_room(log, SEGMENT_BYTES_MIN);
     if (log->config.on_progress)
         log->config.on_progress(log->config.context);
 }
@@ -121,79 +145,86 @@ static void rest_between(void *context, uint64_t spent_us)
     nanosleep(&time, NULL);
 }
 
-static bool room_will_come(const struct log *log)
+static bool room_will_come(const struct log *log, uint64_t bytes)
 {
-    return log->config.may_wait && !log_disk_full(log) && log->config.may_wait(log->config.context, false);
+    return log->config.may_wait && !log_disk_full(log) &&
+           log->config.may_wait(log->config.context, bytes, false);
 }
 
-/* Of a spare file that is not much smaller than `bytes`, if there is one and it may be used. */
-static bool make_of_spare(struct log *log, struct segment *s, uint64_t number, uint64_t after, uint64_t bytes,
-                          uint64_t wanted)
+/* Of a spare file that is not much smaller, if there is one and it may be used. */
+static bool make_of_spare(struct log *log, struct segment *s, struct plan *p)
 {
     const struct segment_folder folder = log_segment_folder(log);
-    uint64_t most_of_it = bytes - bytes / 4, least = most_of_it > wanted ? most_of_it : wanted;
-    uint64_t largest = segments_spare_largest(folder.segments);
+    uint64_t most_of_it = p->bytes - p->bytes / 4, least = most_of_it > p->wanted ? most_of_it : p->wanted;
+    uint64_t bytes = segments_spare_size(folder.segments, least, UINT64_MAX, p->bytes);
     bool found;
-    if (largest == 0 || largest < least)
+    if (bytes == 0 || (log->config.may_allocate && !log->config.may_reuse(log->config.context, bytes)))
         return false;
-    if (log->config.may_reuse && !log->config.may_reuse(log->config.context, largest))
-        return false;
-    status_t status = spare_use_for_log(&folder, number, after, least, s, &found);
-    if (status_is_ok(&status))
-        return found;
-    LOG_WARNING("%s; a new file is made instead", status.text);
+    p->taken = bytes;
+    status_t status = spare_use_for_log(&folder, p->number, p->after, least, p->bytes, s, &found);
+    if (status_is_ok(&status) && found)
+        return true;
+    if (!status_is_ok(&status))
+        LOG_WARNING("%s; a new file is made instead", status.text);
+    release_room(log, bytes);
     return false;
 }
 
-/* A new file, of `bytes`, or half of it and so on when there is not so much room and none will come by
- * itself. */
-static status_t make_new(struct log *log, struct segment *s, uint64_t number, uint64_t after, uint64_t bytes,
-                         uint64_t wanted)
+static status_t make_new(struct log *log, struct segment *s, struct plan *p)
+{
+    const struct segment_rest rest = {rest_between, log};
+    if (!take_room(log, p->bytes, false))
+        return status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB", log->path,
+                            p->bytes >> 10);
+    p->taken = p->bytes;
+    status_t status =
+        segment_create(log->config.disk, log->folder, log->path, p->number, p->after, p->bytes, s, &rest);
+    if (!status_is_ok(&status))
+        release_room(log, p->taken);
+    return status;
+}
+
+/* As large as planned, or half of it and so on when there is not so much room and none will come by itself.
+ */
+static status_t make(struct log *log, struct segment *s, struct plan *p)
 {
     const struct segment_folder folder = log_segment_folder(log);
-    const struct segment_rest rest = {rest_between, log};
-    status_t status;
-    for (;; bytes /= 2) {
-        if (log->config.may_allocate && !log->config.may_allocate(log->config.context, bytes, false))
-            status = status_error(STATUS_NO_SPACE, "%s may not grow by a log segment of %" PRIu64 " KiB",
-                                  log->path, bytes >> 10);
-        else
-            status = segment_create(folder.disk, folder.fd, log->path, number, after, bytes, s, &rest);
-        bool halves = bytes / 2 >= SEGMENT_BYTES_MIN && bytes / 2 >= wanted && !room_will_come(log);
-        if (status.code != STATUS_NO_SPACE || !halves)
-            break;
+    for (;; p->bytes /= 2) {
+        if (make_of_spare(log, s, p))
+            return status_ok();
+        status_t status = make_new(log, s, p);
+        uint64_t half = p->bytes / 2;
+        if (status.code == STATUS_NO_SPACE && half >= SEGMENT_BYTES_MIN && half >= p->wanted &&
+            !room_will_come(log, p->bytes))
+            continue;
+        /* What lies in spare files that are too small is room too. */
+        if (status.code == STATUS_NO_SPACE && segments_spare_size(folder.segments, 0, p->wanted, p->wanted) &&
+            spare_drop(&folder))
+            (void)segments_reap(folder.segments);
+        return status;
     }
-    /* What lies in spare files that are too small is room too. */
-    uint64_t largest = segments_spare_largest(folder.segments);
-    if (status.code == STATUS_NO_SPACE && largest && largest < wanted && spare_drop(&folder))
-        (void)segments_reap(folder.segments);
-    return status;
 }
 
 bool log_prepare(struct log *log)
 {
-    uint64_t number, after, bytes;
+    struct plan plan;
     struct segment *outgrown;
-    if (!next_plan(log, &number, &after, &bytes, &outgrown))
+    if (!next_plan(log, &plan, &outgrown))
         return false;
     if (outgrown)
         log_discard(log, outgrown);
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
-    spin_lock(&log->lock);
-    uint64_t wanted = log->wanted_bytes;
-    spin_unlock(&log->lock);
-    status_t status = status_ok();
-    if (!make_of_spare(log, s, number, after, bytes, wanted))
-        status = make_new(log, s, number, after, bytes, wanted);
+    status_t status = make(log, s, &plan);
     if (status_is_ok(&status)) {
         take_prepared(log, s);
+        release_room(log, plan.taken);
         return true;
     }
     free(s);
     if (status.code == STATUS_NO_SPACE)
-        prepare_for_deletes(log, number, after);
-    bool waits = status.code == STATUS_NO_SPACE && room_will_come(log);
+        prepare_for_deletes(log, plan.number, plan.after);
+    bool waits = status.code == STATUS_NO_SPACE && room_will_come(log, SEGMENT_BYTES_MIN);
     atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
     if (waits)
         return false;

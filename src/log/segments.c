@@ -326,10 +326,10 @@ bool segments_spare_take(struct segments *s, uint64_t least, uint64_t most, uint
     return file != NULL;
 }
 
-uint64_t segments_spare_largest(struct segments *s)
+uint64_t segments_spare_size(struct segments *s, uint64_t least, uint64_t most, uint64_t wanted)
 {
     pthread_mutex_lock(&s->mutex);
-    const struct segment_file *file = spare_find(s, 0, UINT64_MAX, UINT64_MAX);
+    const struct segment_file *file = spare_find(s, least, most, wanted);
     uint64_t bytes = file ? bytes_of(file) : 0;
     pthread_mutex_unlock(&s->mutex);
     return bytes;

@@ -94,8 +94,8 @@ struct segments_spare {
  * is none. */
 bool segments_spare_take(struct segments *segments, uint64_t least, uint64_t most, uint64_t wanted,
                          struct segments_spare *out);
-/* Size of the largest that could be taken; 0: there is none. */
-uint64_t segments_spare_largest(struct segments *segments);
+/* Size of the one that it would take; 0: there is none. */
+uint64_t segments_spare_size(struct segments *segments, uint64_t least, uint64_t most, uint64_t wanted);
 /* One spare file is none any more, but to be closed; returns its number, 0: there is none. */
 uint64_t segments_spare_drop(struct segments *segments);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "base/check.h"
 #include "base/logger.h"
 
@@ -105,12 +106,12 @@ static int write_header(struct disk *disk, const struct segment *segment)
 }
 
 status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number, uint64_t after,
-                           uint64_t least, struct segment *out, bool *found)
+                           uint64_t least, uint64_t wanted, struct segment *out, bool *found)
 {
     struct disk *disk = folder->disk;
     struct segments_spare spare;
     char name[SEGMENT_NAME_BYTES], old_name[SEGMENT_NAME_BYTES];
-    *found = segments_spare_take(folder->segments, least, UINT64_MAX, UINT64_MAX, &spare);
+    *found = segments_spare_take(folder->segments, least, UINT64_MAX, wanted, &spare);
     if (!*found)
         return status_ok();
     spare_name(old_name, spare.number);
@@ -138,6 +139,22 @@ status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number,
     return e < 0 ? status_errno(-e, "cannot make log segment %s/%s of %s", folder->path, name, old_name) : s;
 }
 
+static uint64_t data_bytes_least(uint64_t bytes)
+{
+    return bytes - bytes / 4;
+}
+
+static uint64_t data_bytes_most(uint64_t bytes)
+{
+    return bytes + bytes / 3;
+}
+
+bool spare_suits_data(const struct segment_folder *folder, uint64_t bytes_expected)
+{
+    uint64_t bytes = round_up(LOG_BLOCK_BYTES + bytes_expected, LOG_BLOCK_BYTES);
+    return segments_spare_size(folder->segments, data_bytes_least(bytes), data_bytes_most(bytes), bytes) > 0;
+}
+
 status_t spare_use_for_data(const struct segment_folder *folder, const char *name, uint64_t bytes, int *fd,
                             uint64_t *file_bytes)
 {
@@ -145,7 +162,8 @@ status_t spare_use_for_data(const struct segment_folder *folder, const char *nam
     struct segments_spare spare;
     char old_name[SEGMENT_NAME_BYTES];
     *fd = -1;
-    if (!segments_spare_take(folder->segments, bytes - bytes / 4, bytes + bytes / 3, bytes, &spare))
+    if (!segments_spare_take(folder->segments, data_bytes_least(bytes), data_bytes_most(bytes), bytes,
+                             &spare))
         return status_ok();
     spare_name(old_name, spare.number);
     int e = disk->ops->folder_sync(disk, folder->fd); /* the old name has gone */

@@ -28,10 +28,15 @@ void spare_clear(struct disk *disk, int folder, const char *path);
 STATUS_MUST_USE status_t spare_retire(const struct segment_folder *folder, struct segment_file *file,
                                       bool keep);
 
-/* The next segment of the log, as segment_create makes it, from a spare file of at least so many bytes.
- * *found: there was one. It is gone if this fails. */
+/* The next segment of the log, as segment_create makes it, from a spare file of at least so many bytes, if
+ * there is one the smallest with the wanted bytes. *found: there was one. It is gone if this fails. */
 STATUS_MUST_USE status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number,
-                                           uint64_t after, uint64_t least, struct segment *out, bool *found);
+                                           uint64_t after, uint64_t least, uint64_t wanted,
+                                           struct segment *out, bool *found);
+
+/* Is there a spare file that suits a data segment with so many bytes of records? Not by much smaller or
+ * larger. */
+bool spare_suits_data(const struct segment_folder *folder, uint64_t bytes_expected);
 
 /* A spare file that suits a data segment of so many bytes, under that name. Its bytes are what they are. -1:
  * there is none; else the descriptor, the caller's. *file_bytes: its size. */

@@ -403,6 +403,7 @@ bool checkpoint_step(struct store *store, uint64_t *wait_us)
     if (c == NULL) {
         if (!is_due(store))
             return false;
+        space_for_checkpoint(store);
         begin(store);
         return true;
     }

@@ -9,6 +9,7 @@
 #include "log/data_segment.h"
 #include "log/segment.h"
 #include "log/segment_scan.h"
+#include "log/spare.h"
 #include "store/internal.h"
 #include "store/moving.h"
 #include "sys/clock.h"
@@ -63,7 +64,8 @@ struct cleaner_round {
     size_t at;
     uint64_t bytes; /* of the values' records */
     struct data_segment *targets[TEMPERATURES];
-    bool begun; /* the targets are */
+    bool begun;           /* the targets are */
+    uint64_t taken_bytes; /* space_take, for this part and those to come */
     /* For the rate: */
     uint64_t start_us, done_bytes;
 };
@@ -86,7 +88,10 @@ static struct keeper_step step_begin(const struct store *store)
 
 uint64_t cleaner_round_bytes(const struct store *store)
 {
+    const struct cleaner *c = &store->keeper.cleaner;
     uint64_t bytes = ROUND_BYTES, limit = store->config.disk_limit_bytes;
+    if (limit == 0)
+        limit = atomic_load_explicit(&((struct cleaner *)(uintptr_t)c)->disk_bytes, memory_order_relaxed);
     uint64_t cap =
         atomic_load_explicit(&((struct store *)(uintptr_t)store)->memory_bytes_max, memory_order_relaxed);
     if (cap && bytes > cap / ROUND_SHARE)
@@ -106,6 +111,7 @@ static void round_free(struct store *store)
     for (unsigned t = 0; t < TEMPERATURES; t++)
         data_segment_abandon(r->targets[t]);
     moving_free(&r->values);
+    space_release(store, r->taken_bytes);
     free(r);
     store->keeper.cleaner.round = NULL;
 }
@@ -222,6 +228,17 @@ static int best_first(const void *a, const void *b)
     return (x->file->number > y->file->number) - (x->file->number < y->file->number);
 }
 
+/* Of the files that so many bytes of records go into, with headers and padding. */
+static uint64_t files_bytes(uint64_t bytes)
+{
+    return bytes + TEMPERATURES * 2 * LOG_BLOCK_BYTES;
+}
+
+static uint64_t room_needed(uint64_t live)
+{
+    return files_bytes(live + live / PART_MARGIN_SHARE);
+}
+
 /* As few parts as are no larger than `most` each, and of about the same size. A victim's live bytes are not
  * quite those of its records: some more do not make another part. */
 static uint64_t part_bytes(uint64_t live, uint64_t most)
@@ -249,8 +266,11 @@ static bool choose(struct store *store, enum space_level level)
     qsort(c.victims, c.count, sizeof *c.victims, best_first);
     struct cleaner_round *r = calloc(1, sizeof *r);
     CHECK(r != NULL);
+    uint64_t room = space_for_rounds(store);
     for (size_t i = 0; i < c.count && r->victim_count < VICTIMS_MAX; i++) {
         const struct victim *v = &c.victims[i];
+        if (room_needed(r->victim_live + v->live) > room) /* perhaps another one fits */
+            continue;
         if (r->victim_count && (r->victim_live + v->live > most || r->victim_bytes >= VICTIM_BYTES_MAX))
             break;
         r->victims[r->victim_count++] = *v;
@@ -258,10 +278,12 @@ static bool choose(struct store *store, enum space_level level)
         r->victim_bytes += v->bytes;
     }
     free(c.victims);
-    if (!space_has_room(store, r->victim_live)) {
+    uint64_t needed = room_needed(r->victim_live);
+    if (r->victim_count == 0 || !space_take(store, needed)) {
         free(r);
         return false;
     }
+    r->taken_bytes = needed;
     r->part_bytes_max = part_bytes(r->victim_live, most);
     r->start_us = clock_monotonic_us();
     k->cleaner.round = r;
@@ -372,7 +394,16 @@ static status_t begin_targets(struct store *store, struct cleaner_round *r)
     uint64_t bytes[TEMPERATURES] = {0};
     moving_seal(&r->values);
     tell_hot(r, bytes);
+    uint64_t needed = files_bytes(bytes[COLD] + bytes[HOT]);
+    if (needed > r->taken_bytes) { /* seldom: more is live than was counted, or there are many parts */
+        if (!space_take(store, needed - r->taken_bytes))
+            return status_error(STATUS_NO_SPACE, "%s has no room for data segments of %" PRIu64 " KiB",
+                                store->config.path, needed >> 10);
+        r->taken_bytes = needed;
+    }
     for (unsigned t = 0; t < TEMPERATURES; t++) {
+        if (bytes[t] && !spare_suits_data(&folder, bytes[t]))
+            space_clear(store, files_bytes(bytes[t]));
         if (bytes[t])
             TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes[t], &r->targets[t]));
     }
@@ -392,6 +423,9 @@ static status_t finish_targets(struct store *store, struct cleaner_round *r)
         TRY(data_segment_finish(d, &file));
         file->since_ms = clock_monotonic_us() / 1000;
     }
+    uint64_t used = files_bytes(r->bytes) < r->taken_bytes ? files_bytes(r->bytes) : r->taken_bytes;
+    r->taken_bytes -= used;
+    space_release(store, used);
     return status_ok();
 }
 

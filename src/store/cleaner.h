@@ -10,7 +10,8 @@
  * Choice of victims: cost-benefit, (1 - u) * age / (1 + u), u being the live part. Source: Rosenblum and
  * Ousterhout, "The design and implementation of a log-structured file system", 1992.
  *
- * Thread safety: all of it the keeper's thread, but space_may_allocate, space_will_come and the numbers. */
+ * Thread safety: all of it the keeper's thread, but space_may_allocate, space_allocated, space_will_come and
+ * the numbers. */
 #ifndef KVASIR_STORE_CLEANER_H
 #define KVASIR_STORE_CLEANER_H
 
@@ -43,7 +44,9 @@ struct cleaner {
     _Atomic uint64_t other_bytes;  /* of tocs and of what is being written: space_may_allocate. Relaxed */
     _Atomic uint64_t kept_bytes;   /* of room that the log may not take */
     _Atomic uint64_t rounds_bytes; /* of that, for the cleaner, which can use spare files */
-    _Atomic uint64_t toc_bytes;    /* of kept_bytes, what even deletes may not take */
+    _Atomic uint64_t toc_bytes;    /* of kept_bytes, what even deletes and the cleaner may not take */
+    _Atomic uint64_t disk_bytes;   /* without a limit: what the folder could have. Relaxed */
+    _Atomic uint64_t taken_bytes;  /* of room, by files that do not count yet; space_take */
     /* Relaxed numbers: the keeper writes, any reads. */
     _Atomic uint64_t state, rounds, segments, copied_bytes, moved, failures, damaged, removed_segments,
         removed_bytes, pending_segments, pending_bytes;
@@ -74,9 +77,19 @@ enum space_level space_level_now(struct store *store);
 bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes);
 /* log_config.may_reuse; context: struct replay. */
 bool space_may_reuse(void *context, uint64_t bytes);
+/* log_config.allocated. Any thread. */
+void space_allocated(void *context, uint64_t bytes);
 /* log_config.may_wait: is there enough that is dead, and is it being cleared away? The log's thread only. */
-bool space_will_come(void *context, bool for_deletes);
-/* May a round write so many bytes? */
-bool space_has_room(struct store *store, uint64_t bytes);
+bool space_will_come(void *context, uint64_t bytes, bool for_deletes);
+/* So much may rounds write: not the next checkpoint's room, without which nothing comes free. */
+uint64_t space_for_rounds(struct store *store);
+/* A file of a round needs so many bytes: false: there are not as many. They are taken until space_release,
+ * which is called when the file is listed, or will not be. */
+bool space_take(struct store *store, uint64_t bytes);
+void space_release(struct store *store, uint64_t bytes);
+/* Spare files go until a new file of so many bytes has room. */
+void space_clear(struct store *store, uint64_t bytes);
+/* A checkpoint begins. In need the older toc makes room for it. */
+void space_for_checkpoint(struct store *store);
 
 #endif

@@ -15,6 +15,8 @@
 #include "store/store.h"
 
 enum {
+    STORE_LOG_SEGMENTS =
+        64, /* a small disk, or disk limit, has so many or more: room comes free by whole files */
     STORE_RANGES_MAX = 16,       /* deleted trees whose keys are still being unlinked */
     STORE_HINTS = 256,           /* remembered places in the ordered index, by hash */
     STORE_SWEEP_PERIOD_MS = 100, /* how often the sweeper for expired keys gets a budget */

@@ -5,7 +5,9 @@
  * checkpoint that begins later. It goes when all kept checkpoints began later, and, for the log, when it lies
  * below the start of the oldest.
  *
- * Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may use.
+ * Who makes a file takes its room first, and gives that back when the file counts: log and keeper are two
+ * threads. Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may
+ * use; from deletes and the cleaner the next toc's: without a checkpoint nothing comes free.
  * Deletes may use what is kept for cleaning too: their segments hold nothing live, so checkpoints alone free
  * them. */
 #include <errno.h>
@@ -62,26 +64,6 @@ static uint64_t next_toc_bytes(const struct store *store)
     return bytes + bytes / 4;
 }
 
-/* What else the folder holds, or will soon, and what must stay free. */
-static void update(struct store *store)
-{
-    struct keeper *k = &store->keeper;
-    uint64_t other = 0;
-    for (unsigned i = 0; i < k->toc_count; i++)
-        other += k->tocs[i].bytes;
-    /* There will be as many as are kept, and one that is being written. */
-    uint64_t next_toc = next_toc_bytes(store), tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
-    uint64_t spare = k->spare_toc_bytes < next_toc ? k->spare_toc_bytes : next_toc;
-    next_toc -= spare;
-    tocs -= spare;
-    set(&k->cleaner.other_bytes, other + k->spare_toc_bytes);
-    /* Without a limit the disk is shared with others anyway: only the next checkpoint is sure of its room. */
-    uint64_t rounds = store->config.disk_limit_bytes ? 2 * cleaner_round_bytes(store) : 0;
-    set(&k->cleaner.rounds_bytes, rounds);
-    set(&k->cleaner.toc_bytes, next_toc);
-    set(&k->cleaner.kept_bytes, tocs + rounds + DELETES_BYTES);
-}
-
 struct room {
     uint64_t left;    /* for new files */
     uint64_t leaving; /* what will come free as soon as it is closed */
@@ -106,7 +88,45 @@ static struct room room_now(struct store *store)
     return r;
 }
 
-/* What new files must leave: spare ones will do for the cleaner. */
+/* What else the folder holds, or will soon, and what must stay free. */
+static void update(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t other = 0, rounds = 2 * cleaner_round_bytes(store);
+    for (unsigned i = 0; i < k->toc_count; i++)
+        other += k->tocs[i].bytes;
+    /* There will be as many as are kept, and one that is being written: perhaps over an older one. */
+    uint64_t next_toc = next_toc_bytes(store), tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
+    uint64_t spare = k->spare_toc_bytes < next_toc ? k->spare_toc_bytes : next_toc;
+    set(&k->cleaner.other_bytes, other + k->spare_toc_bytes);
+    set(&k->cleaner.toc_bytes, next_toc - spare);
+    set(&k->cleaner.disk_bytes, room_now(store).total);
+    set(&k->cleaner.rounds_bytes, rounds);
+    set(&k->cleaner.kept_bytes, tocs - spare + rounds + DELETES_BYTES);
+}
+
+void space_release(struct store *store, uint64_t bytes)
+{
+    /* Release: the file counts already. Pairs with take. */
+    atomic_fetch_sub_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_release);
+}
+
+/* So many bytes, such that `kept` remain, of it in_new not in spare files (0: the
+ * file is no new one). First it is taken, then looked
+ * whether it was there: of two threads at least the later one sees what both have taken (sequentially
+ * consistent). What is released meanwhile may count twice, never not at all. */
+static bool take(struct store *store, uint64_t bytes, uint64_t kept, uint64_t in_new)
+{
+    uint64_t taken =
+        atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst) + bytes;
+    struct room r = room_now(store);
+    if (r.left + r.spare >= taken + kept && (in_new == 0 || r.left >= taken + in_new))
+        return true;
+    space_release(store, bytes);
+    return false;
+}
+
+/* What new files of the log must leave: spare ones will do for the cleaner. */
 static uint64_t kept_free(const struct store *store)
 {
     const struct cleaner *c = &store->keeper.cleaner;
@@ -118,20 +138,63 @@ bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
     const struct cleaner *c = &store->keeper.cleaner;
-    uint64_t kept = get(&c->kept_bytes);
-    if (kept == 0) /* the keeper has not begun */
+    uint64_t kept = get(&c->kept_bytes), toc = get(&c->toc_bytes);
+    if (kept == 0) { /* the keeper has not begun */
+        atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst);
         return true;
-    struct room r = room_now(store);
-    if (for_deletes)
-        return r.left >= bytes + get(&c->toc_bytes);
-    return r.left >= bytes + kept_free(store) && r.left + r.spare >= bytes + kept;
+    }
+    return for_deletes ? take(store, bytes, toc, toc) : take(store, bytes, kept, kept_free(store));
 }
 
 bool space_may_reuse(void *context, uint64_t bytes)
 {
     struct store *store = ((struct replay *)context)->store;
+    return take(store, bytes, get(&store->keeper.cleaner.kept_bytes), 0);
+}
+
+void space_allocated(void *context, uint64_t bytes)
+{
+    space_release(((struct replay *)context)->store, bytes);
+}
+
+bool space_take(struct store *store, uint64_t bytes)
+{
+    update(store); /* there may be more keys than when the round began */
+    return take(store, bytes, get(&store->keeper.cleaner.toc_bytes), 0);
+}
+
+uint64_t space_for_rounds(struct store *store)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
     struct room r = room_now(store);
-    return r.left + r.spare >= bytes + get(&store->keeper.cleaner.kept_bytes);
+    uint64_t left = r.left + r.spare, used = get(&c->taken_bytes) + get(&c->toc_bytes);
+    return left > used ? left - used : 0;
+}
+
+static struct segment_folder folder_of(const struct store *store)
+{
+    return (struct segment_folder){store->config.disk, store->keeper.folder, store->config.path,
+                                   store->segments};
+}
+
+void space_clear(struct store *store, uint64_t bytes)
+{
+    const struct segment_folder folder = folder_of(store);
+    while (room_now(store).left < bytes && spare_drop(&folder))
+        (void)segments_reap(store->segments);
+}
+
+void space_for_checkpoint(struct store *store)
+{
+    struct keeper *k = &store->keeper;
+    uint64_t needed = next_toc_bytes(store);
+    needed -= k->spare_toc_bytes < needed ? k->spare_toc_bytes : needed;
+    space_clear(store, needed);
+    uint64_t left = room_now(store).left;
+    if (k->toc_count < KEEPER_TOCS_KEPT || left >= needed || left + k->tocs[1].bytes < needed)
+        return;
+    LOG_INFO("space is short: only the newest checkpoint is kept until there is another");
+    checkpoint_drop_older(store);
 }
 
 /* Changes with everything that brings room nearer. */
@@ -168,7 +231,7 @@ static bool deletes_will_go(struct store *store)
     return found || totals.leaving_segments > 0;
 }
 
-bool space_will_come(void *context, bool for_deletes)
+bool space_will_come(void *context, uint64_t bytes, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
     if (for_deletes)
@@ -177,20 +240,17 @@ bool space_will_come(void *context, bool for_deletes)
     struct segments_totals totals;
     uint64_t now_ms = clock_monotonic_us() / 1000, now = progress(store);
     segments_totals_get(store->segments, &totals);
-    uint64_t bytes = totals.log_bytes + totals.data_bytes, dead = bytes - totals.live_bytes;
-    if (store->config.no_threads || totals.live_bytes > bytes || dead < bytes / DEAD_SHARE)
+    uint64_t all = totals.log_bytes + totals.data_bytes, dead = all - totals.live_bytes;
+    if (store->config.no_threads || totals.live_bytes > all || dead < all / DEAD_SHARE)
+        return false;
+    if (bytes > SEGMENT_BYTES_MIN &&
+        bytes > room_now(store).total / STORE_LOG_SEGMENTS) /* rather a smaller one */
         return false;
     if (!log_lacks_room(store->log) || now != c->awaited) { /* it begins to wait, or there is progress */
         c->awaited = now;
         c->awaited_ms = now_ms;
     }
     return now_ms < c->awaited_ms + AWAIT_MS;
-}
-
-bool space_has_room(struct store *store, uint64_t bytes)
-{
-    struct room r = room_now(store);
-    return store->config.disk_limit_bytes == 0 || r.left + r.spare >= bytes;
 }
 
 /* With so many more bytes free than there are now. */
@@ -277,8 +337,7 @@ static bool is_worth_keeping(struct store *store, const struct segment_file *fil
 /* Too many spare files, or new ones need their room. */
 static bool drop_spare(struct store *store)
 {
-    const struct segment_folder folder = {store->config.disk, store->keeper.folder, store->config.path,
-                                          store->segments};
+    const struct segment_folder folder = folder_of(store);
     struct room r = room_now(store);
     bool too_many = !store->config.no_threads && r.spare > spare_bytes_max(store);
     return r.spare && (too_many || r.left + r.leaving < kept_free(store)) && spare_drop(&folder);

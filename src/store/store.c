@@ -86,8 +86,8 @@ static void store_log_progress(void *context)
 /* Many small files where the disk is small: room comes free by whole files. */
 static uint64_t log_segment_bytes_max(const struct store_config *c)
 {
-    enum { FILES = 64, LEAST = 4 << 20, MOST = 64 << 20 };
-    uint64_t bytes = c->disk_limit_bytes / FILES;
+    enum { LEAST = 4 << 20, MOST = 64 << 20 };
+    uint64_t bytes = c->disk_limit_bytes / STORE_LOG_SEGMENTS;
     if (c->log_segment_bytes_max || c->disk_limit_bytes == 0)
         return c->log_segment_bytes_max;
     return bytes < LEAST ? LEAST : bytes < MOST ? bytes & ~(uint64_t)(LOG_BLOCK_BYTES - 1) : MOST;
@@ -114,6 +114,7 @@ static status_t open_log(struct store *store)
         .replay_progress = store_replay_progress,
         .may_allocate = space_may_allocate,
         .may_reuse = space_may_reuse,
+        .allocated = space_allocated,
         .may_wait = space_will_come,
         .on_progress = store_log_progress,
         .context = store->replay,

@@ -314,6 +314,42 @@ def test_disk_full(small_disk, io):
         assert count == len(stored) - 2 + 1 + 50
 
 
+@pytest.mark.parametrize("size", [40, 1000])
+def test_a_small_full_disk_does_not_get_stuck(make_server, size):
+    """Nobody else takes room: checkpoints succeed while log and cleaner fill the disk, and what is deleted comes free."""
+    server = make_server("--threads", 2)
+    os.makedirs(server.data)
+    server.prefix = on_small_disk("48m", server.data)
+    server.start()
+    value, stored, batch = b"x" * size, 0, 500
+    with server.client(timeout=60) as c:
+        while True:
+            assert stored < 1000000
+            new = [("SET", b"k:%07d" % i, value) for i in range(stored, stored + batch)]
+            old = [("SET", b"k:%07d" % (i * 7 % (stored + 1)), value) for i in range(stored, stored + batch)]
+            replies = c.pipeline(new + old)
+            assert all(r == "OK" or str(r).startswith("ERR disk full") for r in replies), replies
+            refused = any(r != "OK" for r in replies[:batch])
+            stored += 0 if refused else batch
+            if refused:
+                break
+        for first in range(0, stored, batch):
+            assert set(c.pipeline(("DEL", b"k:%07d" % i) for i in range(first, first + batch) if i % 4)) == {1}
+
+        def writes_again():
+            return c.pipeline([("SET", b"again", value)]) == ["OK"]
+
+        for first in range(0, stored // 4, batch):
+            keys = [b"new:%07d" % i for i in range(first, first + batch)]
+            left = keys
+            while left:
+                wait_until(writes_again, 30, "writes to resume")
+                replies = c.pipeline(("SET", key, value) for key in left)
+                left = [key for key, r in zip(left, replies) if r != "OK"]
+        c("SAVE")
+        assert "was given up" not in server.log(), server.log()
+
+
 def test_no_room_at_the_start(make_server):
     server = make_server()
     os.makedirs(server.data)

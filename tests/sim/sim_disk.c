@@ -179,8 +179,11 @@ static int64_t sim_write(struct disk *disk, int fd, const void *buffer, size_t l
     int r = fault(sim, SIM_WRITE);
     if (r < 0)
         return r;
-    if (offset + len > f->size)
+    if (offset + len > f->size) {
+        if (sim->capacity && used_bytes(sim) + (offset + len - f->size) > sim->capacity)
+            return -ENOSPC;
         sim_disk_resize(f, offset + len);
+    }
     memcpy(f->data + offset, buffer, len);
     for (uint64_t s = offset / SIM_SECTOR_BYTES; s <= (offset + len - 1) / SIM_SECTOR_BYTES; s++)
         f->dirty[s] = 1;
@@ -193,9 +196,10 @@ static int sim_allocate(struct disk *disk, int fd, uint64_t len)
     int r = fault(sim, SIM_ALLOCATE);
     if (r < 0)
         return r;
-    if (sim->capacity && used_bytes(sim) + len > sim->capacity)
+    struct sim_file *f = open_file(disk, fd);
+    if (sim->capacity && len > f->size && used_bytes(sim) + (len - f->size) > sim->capacity)
         return -ENOSPC;
-    sim_disk_resize(open_file(disk, fd), len);
+    sim_disk_resize(f, len);
     return 0;
 }
 

@@ -91,19 +91,19 @@ static void test_next_segment_of_the_log(void **state)
     assert_null(segments_find(w.folder.segments, address));
     assert_null(sim_disk_file(w.sim, "log-0000000001.kv"));
     assert_non_null(sim_disk_file(w.sim, "spare-0000000001.kv"));
-    assert_int_equal(segments_spare_largest(w.folder.segments), 0);
-    status_t s = spare_use_for_log(&w.folder, 2, 1, 0, &next, &found);
+    assert_int_equal(segments_spare_size(w.folder.segments, 0, UINT64_MAX, UINT64_MAX), 0);
+    status_t s = spare_use_for_log(&w.folder, 2, 1, 0, BYTES, &next, &found);
     assert_true(status_is_ok(&s) && !found);
     char byte;
     assert_int_equal(w.sim->disk.ops->read(&w.sim->disk, file->fd, &byte, 1, LOG_BLOCK_BYTES), 1);
     assert_int_equal(byte, 'b');
     segments_release(file);
     assert_int_equal(segments_reap(w.folder.segments), 0); /* it is not closed */
-    assert_int_equal(segments_spare_largest(w.folder.segments), BYTES);
+    assert_int_equal(segments_spare_size(w.folder.segments, 0, UINT64_MAX, UINT64_MAX), BYTES);
     assert_int_equal(segments_bytes_get(w.folder.segments).spare, BYTES);
-    s = spare_use_for_log(&w.folder, 2, 1, BYTES + 1, &next, &found);
+    s = spare_use_for_log(&w.folder, 2, 1, BYTES + 1, BYTES + 1, &next, &found);
     assert_true(status_is_ok(&s) && !found); /* it is too small */
-    s = spare_use_for_log(&w.folder, 2, 1, BYTES, &next, &found);
+    s = spare_use_for_log(&w.folder, 2, 1, BYTES, BYTES, &next, &found);
     assert_true(status_is_ok(&s) && found);
     assert_int_equal(segments_bytes_get(w.folder.segments).all, 0);
     assert_true(next.reused && next.number == 2 && next.after == 1 && next.bytes == BYTES);
@@ -162,7 +162,8 @@ static void test_data_segments(void **state)
         assert_false(scan.damaged);
         segment_scan_end(&scan);
     }
-    assert_int_equal(segments_spare_largest(w.folder.segments), 256 << 10); /* far too large for any */
+    assert_int_equal(segments_spare_size(w.folder.segments, 0, UINT64_MAX, UINT64_MAX),
+                     256 << 10); /* far too large for any */
     assert_int_equal(named_files(w.sim, "spare-"), 1);
     world_destroy(&w);
 }
@@ -212,7 +213,7 @@ static void test_failures(void **state)
             status_t s = spare_retire(&w.folder, file, true);
             assert_true(status_is_ok(&s)); /* without a new name it is removed */
             assert_null(sim_disk_file(w.sim, "log-0000000001.kv"));
-            s = spare_use_for_log(&w.folder, 2, 1, 0, &next, &found);
+            s = spare_use_for_log(&w.folder, 2, 1, 0, BYTES, &next, &found);
             bool was_reached = w.sim->fail_after == 0, made = status_is_ok(&s) && found;
             assert_int_equal(made, !was_reached);
             if (was_reached) {
@@ -245,7 +246,7 @@ static void test_crashes(void **state)
         w.sim->fail_after = 1 + seed % 9;
         status_t s = spare_retire(&w.folder, file, true);
         if (status_is_ok(&s))
-            s = spare_use_for_log(&w.folder, 2, 1, 0, &next, &found);
+            s = spare_use_for_log(&w.folder, 2, 1, 0, BYTES, &next, &found);
         if (status_is_ok(&s) && found)
             segment_hand_over(&next, w.folder.segments);
         w.sim->dead = true;

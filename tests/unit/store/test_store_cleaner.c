@@ -434,12 +434,104 @@ static void test_deletes_go_on_when_it_is_full(void **state)
     fixture_deinit(&f);
 }
 
+/* As a worker does it, while the keeper is at work. */
+static enum store_result put_with_keeper(struct fixture *f, int key, struct slice value)
+{
+    char name[16];
+    enum store_result r = STORE_BUSY;
+    for (int turns = 0; r != STORE_OK && turns < 8; turns++) {
+        r = put(f->sw, key_of(name, key), value, 0);
+        if (r != STORE_OK || key % 100 == 0)
+            keep(f);
+    }
+    return r;
+}
+
+/* A small disk without a limit is filled with values of one size, some of them overwritten all the while, and
+ * then most are deleted. Nobody else uses it: so each checkpoint finds its room whatever log and cleaner
+ * take, deletes go through, and in the end new values find room. */
+static void fill_a_small_disk(size_t bytes, uint64_t capacity)
+{
+    struct fixture f = {.sim = sim_disk_create(1)};
+    struct store_checkpoint_stats stats;
+    static const char content[VALUE_BYTES];
+    struct slice value = slice_make(content, bytes);
+    char name[16];
+    f.sim->capacity = capacity;
+    open_limited(&f, 0);
+    int stored = 0;
+    enum store_result r = STORE_OK;
+    for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {
+        r = put(f.sw, key_of(name, stored), value, 0);
+        stored += r == STORE_OK;
+        if (r != STORE_OK || tries % 1000 == 0)
+            keep(&f);
+        for (int i = 0; r == STORE_OK && i < 2; i++)
+            (void)put(f.sw, key_of(name, (stored * 7 + i) % stored), value, 0);
+    }
+    assert_int_equal(r, STORE_NO_SPACE);
+    for (int key = 0; key < stored; key++)
+        if (key % 4)
+            assert_int_equal(put_with_keeper(&f, key, (struct slice){0}), STORE_OK);
+    background(&f);
+    for (int key = stored; key < stored + stored / 4; key++)
+        assert_int_equal(put_with_keeper(&f, key, value), STORE_OK);
+    store_checkpoint_stats_get(f.store, &stats);
+    assert_int_equal(stats.failures, 0);
+    uint64_t keys = count(f.sw);
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), keys);
+    fixture_deinit(&f);
+}
+
+static void test_a_small_disk_does_not_get_stuck(void **state)
+{
+    static const struct {
+        size_t bytes;
+        uint64_t capacity;
+    } disks[] = {{0, 16 << 20}, {0, 24 << 20}, {30, 24 << 20}, {400, 40 << 20}, {VALUE_BYTES, 40 << 20}};
+    (void)state;
+    for (size_t i = 0; i < sizeof disks / sizeof disks[0]; i++)
+        fill_a_small_disk(disks[i].bytes, disks[i].capacity);
+}
+
+/* What one has been given, and has not made a file of yet, nobody else gets: log and keeper are two threads.
+ */
+static void test_room_is_given_once(void **state)
+{
+    enum { CAPACITY = 32 << 20 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    (void)state;
+    f.sim->capacity = CAPACITY;
+    open_limited(&f, 0);
+    put_surely(&f, text("k"), text("v"));
+    checkpoint(&f);
+    uint64_t bytes = space_for_rounds(f.store);
+    assert_in_range(bytes, CAPACITY / 2, CAPACITY);
+    assert_true(space_may_allocate(f.store->replay, bytes / 2, false));
+    assert_int_equal(space_for_rounds(f.store), bytes - bytes / 2);
+    assert_false(space_take(f.store, bytes / 2 + 2)); /* the disk has as much */
+    assert_true(space_take(f.store, bytes / 4));
+    assert_false(space_may_allocate(f.store->replay, bytes / 2, true));
+    space_allocated(f.store->replay, bytes / 2); /* not made */
+    assert_true(space_may_allocate(f.store->replay, bytes / 2, true));
+    space_allocated(f.store->replay, bytes / 2);
+    space_release(f.store, bytes / 4);
+    assert_int_equal(space_for_rounds(f.store), bytes);
+    assert_true(space_take(f.store, bytes));
+    assert_false(space_take(f.store, 1)); /* that is the next checkpoint's */
+    space_release(f.store, bytes);
+    fixture_deinit(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_space_comes_back),
         cmocka_unit_test(test_large_victims_move_in_parts),
         cmocka_unit_test(test_orphans_go),
+        cmocka_unit_test(test_a_small_disk_does_not_get_stuck),
+        cmocka_unit_test(test_room_is_given_once),
         cmocka_unit_test(test_damage_keeps_a_victim),
         cmocka_unit_test(test_failures_lose_nothing),
         cmocka_unit_test(test_failing_checkpoints),

@@ -111,16 +111,17 @@ void space_release(struct store *store, uint64_t bytes)
     atomic_fetch_sub_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_release);
 }
 
-/* So many bytes, such that `kept` remain, of it in_new not in spare files (0: the
- * file is no new one). First it is taken, then looked
- * whether it was there: of two threads at least the later one sees what both have taken (sequentially
- * consistent). What is released meanwhile may count twice, never not at all. */
-static bool take(struct store *store, uint64_t bytes, uint64_t kept, uint64_t in_new)
+/* So many bytes, such that `kept` remain; of that, `shared` is for what others take. in_new: so much must
+ * remain that is not in spare files; 0: the file is no new one. First it is taken, then looked whether it was
+ * there: of two threads at least the later one sees what both have taken (sequentially consistent). What is
+ * released meanwhile may count twice, never not at all. */
+static bool take(struct store *store, uint64_t bytes, uint64_t kept, uint64_t shared, uint64_t in_new)
 {
-    uint64_t taken =
-        atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst) + bytes;
+    uint64_t others =
+        atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst);
+    uint64_t needed = bytes + (others > shared ? others - shared : 0);
     struct room r = room_now(store);
-    if (r.left + r.spare >= taken + kept && (in_new == 0 || r.left >= taken + in_new))
+    if (r.left + r.spare >= needed + kept && (in_new == 0 || r.left >= needed + in_new))
         return true;
     space_release(store, bytes);
     return false;
@@ -143,13 +144,15 @@ bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes)
         atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst);
         return true;
     }
-    return for_deletes ? take(store, bytes, toc, toc) : take(store, bytes, kept, kept_free(store));
+    return for_deletes ? take(store, bytes, toc, 0, toc)
+                       : take(store, bytes, kept, get(&c->rounds_bytes), kept_free(store));
 }
 
 bool space_may_reuse(void *context, uint64_t bytes)
 {
     struct store *store = ((struct replay *)context)->store;
-    return take(store, bytes, get(&store->keeper.cleaner.kept_bytes), 0);
+    const struct cleaner *c = &store->keeper.cleaner;
+    return take(store, bytes, get(&c->kept_bytes), get(&c->rounds_bytes), 0);
 }
 
 void space_allocated(void *context, uint64_t bytes)
@@ -160,7 +163,7 @@ void space_allocated(void *context, uint64_t bytes)
 bool space_take(struct store *store, uint64_t bytes)
 {
     update(store); /* there may be more keys than when the round began */
-    return take(store, bytes, get(&store->keeper.cleaner.toc_bytes), 0);
+    return take(store, bytes, get(&store->keeper.cleaner.toc_bytes), 0, 0);
 }
 
 uint64_t space_for_rounds(struct store *store)

@@ -4,7 +4,10 @@
  *
  * The last segments are copied, not linked: whoever starts from the backup may cut the end of its log, and a
  * cut would go through a link to the original. Where links are impossible (another file system) everything is
- * copied. The folder has its name only when all is in it and synced; until then it is PATH.tmp.
+ * copied. The folder has its name only when all is in it and synced; until then it is PATH.tmp. A file
+ * `unfinished-backup` in it says whose it is: who makes the backup has it locked. What a crash has left with
+ * that file in it, and without the lock, is removed by the next backup to the same path; without the file it
+ * may be anybody's data.
  *
  * Nothing that the backup needs goes meanwhile: files are removed by the keeper, which is busy here. */
 #include <errno.h>
@@ -21,11 +24,13 @@
 
 enum { PIECE_BYTES = 1 << 20, BYTES_PER_SECOND = 256 << 20 };
 
+static const char marker[] = "unfinished-backup";
+
 struct backup {
     struct store *store;
     const char *path; /* what it will be called */
     char *temporary;  /* and is called until then */
-    int folder;
+    int folder, lock; /* -1: not there */
     char *buffer;     /* PIECE_BYTES, aligned */
     uint64_t end_lsn; /* of what is durable */
     bool links;       /* still possible */
@@ -156,41 +161,138 @@ static status_t fill(struct backup *b)
     return s;
 }
 
+/* ---- beginning and end ---- */
+
 struct leftover {
-    char name[256];
+    char name[256]; /* empty: there is none but the marker */
+    bool foreign;   /* it is no file of ours */
 };
 
 static int note_name(void *context, const char *name)
 {
     struct leftover *l = context;
+    uint64_t number;
+    bool temporary;
+    if (strcmp(name, marker) == 0)
+        return 0;
     snprintf(l->name, sizeof l->name, "%s", name);
-    return 1;
+    l->foreign = !segment_parse_name(name, &number) && !segment_parse_data_name(name, &number) &&
+                 !toc_parse_name(name, &number, &temporary);
+    return l->foreign;
 }
 
-/* An unfinished backup goes. */
-static void clear_away(struct backup *b)
+/* An unfinished backup goes, its marker last. */
+static status_t clear_away(struct backup *b)
 {
     struct disk *disk = b->store->config.disk;
     for (;;) {
-        struct leftover l = {{0}};
-        if (disk->ops->list(disk, b->folder, note_name, &l) < 0 || l.name[0] == '\0' ||
-            disk->ops->remove(disk, b->folder, l.name) < 0)
+        struct leftover l = {{0}, false};
+        int e = disk->ops->list(disk, b->folder, note_name, &l);
+        if (e < 0)
+            return disk_error(b, e, "list", "");
+        if (l.foreign)
+            return status_error(STATUS_INVALID, "%s/%s is no file of a backup: remove it", b->temporary,
+                                l.name);
+        if (l.name[0] == '\0')
             break;
+        e = disk->ops->remove(disk, b->folder, l.name);
+        if (e < 0)
+            return disk_error(b, e, "remove", l.name);
     }
-    (void)disk->ops->folder_remove(disk, b->temporary);
+    (void)disk->ops->remove(disk, b->folder, marker);
+    int e = disk->ops->folder_remove(disk, b->temporary);
+    return e < 0 ? status_errno(-e, "cannot remove the folder %s", b->temporary) : status_ok();
+}
+
+static void close_both(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    if (b->lock >= 0)
+        disk->ops->close(disk, b->lock);
+    if (b->folder >= 0)
+        disk->ops->close(disk, b->folder);
+    b->lock = b->folder = -1;
+}
+
+static status_t lock(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    b->lock = disk->ops->lock(disk, b->folder, marker);
+    if (b->lock == -EWOULDBLOCK)
+        return status_error(STATUS_BUSY, "another server makes a backup in %s", b->temporary);
+    return b->lock < 0 ? disk_error(b, b->lock, "lock", marker) : status_ok();
+}
+
+/* Is the folder an unfinished backup? A crash right behind its making leaves it empty. */
+static bool is_leftover(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    struct leftover l = {{0}, false};
+    if (b->folder < 0)
+        return false;
+    int fd = disk->ops->open(disk, b->folder, marker, false, false);
+    if (fd >= 0)
+        disk->ops->close(disk, fd);
+    return fd >= 0 || (disk->ops->list(disk, b->folder, note_name, &l) >= 0 && l.name[0] == '\0');
+}
+
+/* Something has the name already. */
+static status_t remove_leftover(struct backup *b)
+{
+    b->folder = b->store->config.disk->ops->folder_open(b->store->config.disk, b->temporary, false);
+    status_t s = is_leftover(b)
+                     ? lock(b)
+                     : status_error(STATUS_INVALID,
+                                    "%s exists already and is no unfinished backup: remove it", b->temporary);
+    if (status_is_ok(&s))
+        s = clear_away(b);
+    close_both(b);
+    if (status_is_ok(&s))
+        LOG_INFO("the unfinished backup %s is removed", b->temporary);
+    return s;
+}
+
+static status_t begin(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    b->folder = disk->ops->folder_create(disk, b->temporary);
+    if (b->folder == -EEXIST) {
+        TRY(remove_leftover(b));
+        b->folder = disk->ops->folder_create(disk, b->temporary);
+    }
+    if (b->folder < 0)
+        return status_errno(-b->folder, "cannot create the folder %s", b->temporary);
+    status_t s = lock(b);
+    int e = status_is_ok(&s) ? disk->ops->folder_sync(disk, b->folder) : 0; /* the marker before all else */
+    if (e < 0)
+        s = disk_error(b, e, "sync", "");
+    if (!status_is_ok(&s) && s.code != STATUS_BUSY) /* then it is another server's */
+        (void)clear_away(b);
+    return s;
+}
+
+static status_t complete(struct backup *b)
+{
+    struct disk *disk = b->store->config.disk;
+    int e = disk->ops->remove(disk, b->folder, marker);
+    if (e >= 0)
+        e = disk->ops->folder_sync(disk, b->folder);
+    if (e >= 0)
+        e = disk->ops->folder_rename(disk, b->temporary, b->path);
+    return e < 0 ? status_errno(-e, "cannot complete the backup %s", b->path) : status_ok();
 }
 
 static status_t make(struct backup *b)
 {
-    struct disk *disk = b->store->config.disk;
+    TRY(begin(b));
     status_t s = fill(b);
-    int e = status_is_ok(&s) ? disk->ops->folder_sync(disk, b->folder) : 0;
-    if (status_is_ok(&s) && e >= 0)
-        e = disk->ops->folder_rename(disk, b->temporary, b->path);
-    if (status_is_ok(&s) && e < 0)
-        s = status_errno(-e, "cannot complete the backup %s", b->path);
-    if (!status_is_ok(&s))
-        clear_away(b);
+    if (status_is_ok(&s))
+        s = complete(b);
+    if (!status_is_ok(&s)) {
+        status_t cleared = clear_away(b);
+        if (!status_is_ok(&cleared))
+            LOG_WARNING("what there is of the backup %s stays: %s", b->path, cleared.text);
+    }
     return s;
 }
 
@@ -198,7 +300,7 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
 {
     struct disk *disk = store->config.disk;
     size_t len = strlen(path);
-    struct backup b = {.store = store, .path = path, .links = true};
+    struct backup b = {.store = store, .path = path, .folder = -1, .lock = -1, .links = true};
     int exists = disk->ops->folder_open(disk, path, false);
     if (exists >= 0)
         disk->ops->close(disk, exists);
@@ -208,14 +310,8 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
     b.buffer = aligned_alloc(LOG_BLOCK_BYTES, PIECE_BYTES);
     CHECK(b.temporary && b.buffer);
     snprintf(b.temporary, len + 5, "%s.tmp", path);
-    b.folder = disk->ops->folder_create(disk, b.temporary);
-    status_t s;
-    if (b.folder < 0) {
-        s = status_errno(-b.folder, "cannot create the folder %s", b.temporary);
-    } else {
-        s = make(&b);
-        disk->ops->close(disk, b.folder);
-    }
+    status_t s = make(&b);
+    close_both(&b);
     if (status_is_ok(&s)) {
         snprintf(text, STORE_BACKUP_TEXT_BYTES,
                  "%" PRIu64 " files, %" PRIu64 " bytes linked, %" PRIu64 " bytes copied", b.files,

@@ -59,17 +59,18 @@ static int note_name(void *context, const char *name)
     } else if (toc_parse_name(name, &number, &temporary) && !temporary) {
         c->tocs = grow(c->tocs, c->toc_count, sizeof *c->tocs);
         c->tocs[c->toc_count++] = (struct check_toc){.number = number};
-    } else if (len > 4 && strcmp(name + len - 4, ".tmp") == 0) {
+    } else if (temporary) {
         check_note(c,
                    c->live ? "%s/%s is being written" : "%s/%s was not finished: the next start removes it",
-                   c->path, check_key_text(slice_make(name, len), text));
+                   c->path, name);
     } else if (spare_parse_name(name)) {
         if (!c->live)
             check_note(c, "%s/%s is a spare file, not needed: the next start removes it", c->path, name);
+    } else if (strcmp(name, "unfinished-backup") == 0) {
+        check_note(c, "%s is a backup that is not finished: files may be missing", c->path);
     } else if (strcmp(name, "lock") != 0) {
         check_note(c, "%s/%s is no file of kvasir's and not looked at", c->path,
                    check_key_text(slice_make(name, len), text));
-        c->other_files++;
     }
     return 0;
 }

@@ -75,7 +75,6 @@ struct check {
     size_t segment_count, log_count;
     struct check_toc *tocs; /* newest first */
     size_t toc_count;
-    size_t other_files;
     uint64_t *starts; /* a bit for each 8 bytes of the group's segments: a value's record begins there */
     struct check_chain chain;
     uint64_t durable_lsn; /* the highest that anything calls durable */

@@ -1,7 +1,9 @@
 """SAVE, BGSAVE and LASTSAVE: checkpoints on demand; BACKUP."""
 
+import fcntl
 import glob
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -309,6 +311,52 @@ def test_backups_one_at_a_time(slow_saver, tmp_path):
 
         wait_until(possible, what="a fourth backup")
     assert sorted(os.listdir(tmp_path)) == ["first", "fourth", "second", "third"]
+
+
+def test_a_killed_backup_blocks_no_other(saver, tmp_path):
+    """Its copy of the log's last segment takes a fifth of a second; the kill comes when that has begun."""
+    folder = str(tmp_path / "copy")
+    with saver.start().client() as c:
+        c.pipeline(["SET", f"key:{i}", b"v" * 10000] for i in range(5000))
+        c.send(b"BACKUP %s\r\n" % folder.encode())
+        wait_until(lambda: glob.glob(folder + ".tmp/log-*"), what="the copy's beginning")
+        saver.kill()
+    assert "unfinished-backup" in os.listdir(folder + ".tmp")
+    with saver.start().client() as c:
+        assert c("BACKUP", folder).startswith("OK ")
+        assert c("DBSIZE") == 5000
+    assert os.listdir(tmp_path) == ["copy"]
+    assert "unfinished-backup" not in os.listdir(folder)
+
+
+def test_a_backup_removes_only_what_is_its_own(saver, tmp_path):
+    folder, temporary = str(tmp_path / "copy"), str(tmp_path / "copy.tmp")
+    with saver.start().client() as c:
+        c("SET", "k", "v")
+        shutil.copytree(saver.data, temporary)  # somebody's folder
+        assert c.error("BACKUP", folder).endswith(f"{temporary} exists already and is no unfinished backup: remove it")
+        marker = os.path.join(temporary, "unfinished-backup")
+        with open(marker, "w"):
+            pass
+        assert c.error("BACKUP", folder).endswith(f"{temporary}/lock is no file of a backup: remove it")
+        os.unlink(os.path.join(temporary, "lock"))
+        with open(marker, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert c.error("BACKUP", folder).endswith(f"another server makes a backup in {temporary}")
+        assert os.path.exists(marker)
+        assert c("BACKUP", folder).startswith("OK ")
+        assert os.listdir(tmp_path) == ["copy"]
+        os.mkdir(temporary)  # what a crash right at the beginning leaves
+        os.rename(folder, folder + "-1")
+        assert c("BACKUP", folder).startswith("OK ")
+        with open(temporary, "w"):
+            pass
+        os.rename(folder, folder + "-2")
+        assert "remove it" in c.error("BACKUP", folder)
+        os.unlink(temporary)
+        os.symlink(folder + "-2", temporary)  # complete: not to be touched
+        assert "remove it" in c.error("BACKUP", folder)
+        assert len(os.listdir(folder + "-2")) >= 2
 
 
 def test_stopping_gives_a_backup_up(slow_saver, tmp_path):

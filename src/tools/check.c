@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/check.h"
 #include "log/spare.h"
@@ -16,7 +17,10 @@
 #include "tools/options.h"
 #include "tools/tools.h"
 
-enum { TRIES = 3 };
+enum {
+    TRIES = 3,
+    LISTINGS_MAX = 1000, /* of the folder of a busy server, until one holds still */
+};
 
 static const char about[] =
     "Verifies every checksum of a data folder: the log's segments, the checkpoints (tocs), and that each "
@@ -42,6 +46,24 @@ static void *grow(void *array, size_t count, size_t element)
     array = realloc(array, (count ? count * 2 : 1) * element);
     CHECK(array != NULL);
     return array;
+}
+
+static int add_name(void *context, const char *name)
+{
+    uint64_t number;
+    bool temporary = false;
+    if (segment_parse_name(name, &number) || segment_parse_data_name(name, &number) ||
+        (toc_parse_name(name, &number, &temporary) && !temporary))
+        *(uint64_t *)context += XXH3_64bits(name, strlen(name));
+    return 0;
+}
+
+/* Of which segments and tocs are there. */
+static uint64_t sum_of_names(struct check *c)
+{
+    uint64_t sum = 0;
+    (void)c->disk->ops->list(c->disk, c->folder, add_name, &sum);
+    return sum;
 }
 
 static int note_name(void *context, const char *name)
@@ -126,6 +148,7 @@ static status_t list_folder(struct check *c)
     if (c->folder < 0)
         return status_errno(-c->folder, "cannot open the folder %s", c->path);
     c->live = is_locked(c);
+    uint64_t before = c->live ? sum_of_names(c) : 0;
     int e = c->disk->ops->list(c->disk, c->folder, note_name, c);
     if (e < 0)
         return status_errno(-e, "cannot list the folder %s", c->path);
@@ -137,6 +160,12 @@ static status_t list_folder(struct check *c)
     if (c->toc_count)
         qsort(c->tocs, c->toc_count, sizeof *c->tocs, newest_first);
     check_toc_headers(c);
+    /* A listing has all that was there from its beginning to its end; of files made or renamed meanwhile it
+     * may have the later and not the earlier. So all the files that these tocs name are in it, and no other
+     * toc names any, only if nothing has changed from before it to behind the tocs' opening. */
+    c->changed = c->live && sum_of_names(c) != before;
+    if (c->changed)
+        return status_ok();
     check_headers(c);
     if (c->live)
         find_limit(c);
@@ -251,6 +280,8 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
         fprintf(stderr, "kvasir check: %s\n", s.text);
         return CHECK_UNREADABLE;
     }
+    if (c->changed)
+        return CHECK_UNREADABLE;
     count_total(c);
     check_groups(c, check_one_segment, check_tocs, NULL);
     check_toc_choose(c);
@@ -279,8 +310,9 @@ static bool files_gone(struct check *c)
     return gone;
 }
 
-/* *again: what was found may only look like damage, because files went meanwhile. */
-static enum check_code check_once(const struct check_options *o, FILE *out, bool *again)
+/* *changed: nothing was looked at, because the folder was changing. *again: what was found may only look like
+ * damage, because files went meanwhile. */
+static enum check_code check_once(const struct check_options *o, FILE *out, bool *changed, bool *again)
 {
     struct check c = {.disk = o->disk,
                       .path = o->path,
@@ -292,7 +324,8 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
     enum check_code code = check_all(&c, o);
     bool doubtful =
         c.damages || c.unreadables || c.chosen == NULL; /* or all has gone that could be looked at */
-    *again = c.live && doubtful && files_gone(&c);
+    *changed = c.changed;
+    *again = c.changed || (c.live && doubtful && files_gone(&c));
     for (size_t i = 0; i < c.toc_count; i++)
         toc_close(c.tocs[i].toc);
     if (c.folder >= 0)
@@ -304,14 +337,19 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
 
 enum check_code check_run(const struct check_options *o)
 {
-    for (unsigned tries = 1;; tries++) {
+    for (unsigned tries = 1, listings = 1;; tries++) {
         char *text = NULL;
         size_t bytes = 0;
-        bool again;
+        bool changed, again;
         FILE *out = open_memstream(&text, &bytes);
         CHECK(out != NULL);
-        enum check_code code = check_once(o, out, &again);
+        enum check_code code = check_once(o, out, &changed, &again);
         CHECK(fclose(out) == 0);
+        if (changed && listings++ < LISTINGS_MAX) {
+            tries--;
+            free(text);
+            continue;
+        }
         bool tell = !again || tries == TRIES;
         if (tell)
             (void)fwrite(text, 1, bytes, o->out); /* the caller looks for errors of the stream */

@@ -90,15 +90,26 @@ static void bad_header(struct check *c, struct check_segment *s, int fd, const c
                  s->usable ? "" : ", and without it nothing in the file can be read");
 }
 
+/* *n: bytes of the block that there are, or -errno. */
+static status_t read_header(struct check *c, struct check_segment *s, int fd, char *block, int64_t *n,
+                            struct segment *header)
+{
+    memset(block, 0, LOG_BLOCK_BYTES);
+    *n = c->disk->ops->read(c->disk, fd, block, LOG_BLOCK_BYTES, 0);
+    return segment_read_header(c->disk, fd, c->path, s->data, s->number, header);
+}
+
 static void look_at_header(struct check *c, struct check_segment *s, int fd)
 {
     struct segment header;
+    int64_t n;
     char *block = aligned_alloc(LOG_BLOCK_BYTES, LOG_BLOCK_BYTES), name[SEGMENT_NAME_BYTES];
     CHECK(block != NULL);
-    memset(block, 0, LOG_BLOCK_BYTES);
     segment_file_name(name, s->data, s->number);
-    int64_t n = c->disk->ops->read(c->disk, fd, block, LOG_BLOCK_BYTES, 0);
-    status_t r = segment_read_header(c->disk, fd, c->path, s->data, s->number, &header);
+    status_t r = read_header(c, s, fd, block, &n, &header);
+    /* The server may have got ready with it, and begun to write to it, between two looks. */
+    if (c->live && r.code == STATUS_CORRUPT && !never_used(c, fd, s->bytes))
+        r = read_header(c, s, fd, block, &n, &header);
     if (status_is_ok(&r)) {
         s->usable = true;
         s->generation = header.generation;

@@ -67,6 +67,7 @@ struct check {
     const char *path;
     int folder;
     bool live;           /* a server has the folder open */
+    bool changed;        /* its files were other ones at the end of the listing than at its beginning */
     uint64_t limit_lsn;  /* what lies at or above it is not looked at */
     uint64_t start_lsn;  /* of the oldest toc whose header is good: files may be missing below */
     uint64_t chosen_lsn; /* where the replay of a server would begin; 0: at the log's beginning */

@@ -570,7 +570,12 @@ static void test_read_errors(void **state)
 
 static struct {
     struct store *store;
-    unsigned cleanings, done; /* after so many listings still to come; so far */
+    unsigned cleanings, done; /* still to come; so far */
+    bool listed;              /* since the last cleaning */
+    void (*at_listing)(void); /* called behind the next listing, which does not have `hidden` */
+    const char *hidden;
+    unsigned empty_reads; /* of file's first block: still to come */
+    int file;
 } cleaner;
 
 /* All log files but the newest go, and the tocs that named them. */
@@ -597,22 +602,64 @@ static void clean_all(struct store *store)
     assert_true(gone > 0);
 }
 
-static int list_then_clean(struct disk *disk, int folder, int (*each)(void *context, const char *name),
-                           void *context)
+struct listing {
+    int (*each)(void *context, const char *name);
+    void *context;
+};
+
+static int pass_on(void *context, const char *name)
+{
+    struct listing *l = context;
+    return cleaner.hidden && strcmp(name, cleaner.hidden) == 0 ? 0 : l->each(l->context, name);
+}
+
+static int busy_list(struct disk *disk, int folder, int (*each)(void *context, const char *name),
+                     void *context)
 {
     (void)disk;
-    int r = disk_real()->ops->list(disk_real(), folder, each, context);
-    if (cleaner.cleanings) {
-        cleaner.cleanings--;
-        clean_all(cleaner.store);
-    }
+    struct listing l = {each, context};
+    int r = disk_real()->ops->list(disk_real(), folder, pass_on, &l);
+    cleaner.hidden = NULL;
+    cleaner.listed = true;
+    if (cleaner.at_listing)
+        cleaner.at_listing();
+    cleaner.at_listing = NULL;
     return r;
 }
 
-static enum check_code check_beside_cleaning(unsigned cleanings)
+/* Cleans when the folder has been listed and the first segment is looked at. */
+static int busy_open(struct disk *disk, int folder, const char *name, bool write, bool direct)
+{
+    uint64_t number;
+    (void)disk;
+    if (cleaner.listed && cleaner.cleanings && direct && segment_parse_name(name, &number)) {
+        cleaner.listed = false;
+        cleaner.cleanings--;
+        clean_all(cleaner.store);
+    }
+    int fd = disk_real()->ops->open(disk_real(), folder, name, write, direct);
+    if (cleaner.empty_reads && cleaner.file < 0 && strcmp(name, "log-0000000001.kv") == 0)
+        cleaner.file = fd;
+    return fd;
+}
+
+static int64_t busy_read(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset)
+{
+    (void)disk;
+    int64_t n = disk_real()->ops->read(disk_real(), fd, buffer, len, offset);
+    if (cleaner.empty_reads && fd == cleaner.file && offset == 0) {
+        cleaner.empty_reads--;
+        memset(buffer, 0, len);
+    }
+    return n;
+}
+
+static enum check_code check_busy(unsigned cleanings)
 {
     struct disk_ops ops = *disk_real()->ops;
-    ops.list = list_then_clean;
+    ops.list = busy_list;
+    ops.open = busy_open;
+    ops.read = busy_read;
     struct disk disk = {&ops};
     char path[PATH_BYTES];
     FILE *out = fmemopen(out_text, OUT_BYTES, "w");
@@ -621,23 +668,77 @@ static enum check_code check_beside_cleaning(unsigned cleanings)
     cleaner.cleanings = cleanings;
     enum check_code code = check_run(&options);
     fclose(out);
-    assert_int_equal(cleaner.cleanings, 0);
+    assert_int_equal(cleaner.cleanings + cleaner.empty_reads, 0);
+    assert_null(cleaner.at_listing);
+    assert_null(cleaner.hidden);
     return code;
+}
+
+static void open_busy(void)
+{
+    free(make_history("base", 2, true, true));
+    memset(&cleaner, 0, sizeof cleaner);
+    status_t s = open_store("base", &cleaner.store);
+    assert_true(status_is_ok(&s));
+}
+
+static void make_checkpoint(void)
+{
+    checkpoint(cleaner.store);
+}
+
+/* When the folder has been listed the server replaces an old toc; a data segment in the making has no header
+ * yet. */
+static void test_beside_a_checkpoint(void **state)
+{
+    static const char zeros[8192];
+    (void)state;
+    open_busy();
+    checkpoint(cleaner.store);
+    file_write("base", "data-0000000099.kv", zeros, sizeof zeros);
+    cleaner.at_listing = make_checkpoint;
+    assert_int_equal(check_busy(0), CHECK_WELL);
+    assert_null(strstr(out_text, "damaged"));
+    store_close(cleaner.store);
+}
+
+/* A listing need not have a file that was made meanwhile, but may have a later one, which needs it. */
+static void test_beside_new_files(void **state)
+{
+    static const char *const names[] = {"data-0000000002.kv", "log-0000000001.kv", "toc-0000000002.kv"};
+    (void)state;
+    open_busy();
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        cleaner.hidden = names[i];
+        assert_int_equal(check_busy(0), CHECK_WELL);
+        assert_null(strstr(out_text, "damaged"));
+    }
+    store_close(cleaner.store);
+}
+
+/* The header of a new segment is written last. Records may follow between a look at the header and one at
+ * them. */
+static void test_beside_a_new_segment(void **state)
+{
+    (void)state;
+    open_busy();
+    cleaner.file = -1;
+    cleaner.empty_reads = 2;
+    assert_int_equal(check_busy(0), CHECK_WELL);
+    assert_null(strstr(out_text, "damaged"));
+    store_close(cleaner.store);
 }
 
 static void test_beside_cleaning(void **state)
 {
     (void)state;
-    free(make_history("base", 2, true, true));
-    status_t s = open_store("base", &cleaner.store);
-    assert_true(status_is_ok(&s));
-    cleaner.done = 0;
-    assert_int_equal(check_beside_cleaning(0), CHECK_WELL);
+    open_busy();
+    assert_int_equal(check_busy(0), CHECK_WELL);
     for (unsigned n = 1; n < 3; n++) {
-        assert_int_equal(check_beside_cleaning(n), CHECK_WELL);
+        assert_int_equal(check_busy(n), CHECK_WELL);
         assert_null(strstr(out_text, "damaged"));
     }
-    assert_int_equal(check_beside_cleaning(3), CHECK_UNREADABLE);
+    assert_int_equal(check_busy(3), CHECK_UNREADABLE);
     assert_says("kvasir backup");
     /* Damage is damage, also then. */
     struct folder_file files[FILES_MAX];
@@ -645,7 +746,7 @@ static void test_beside_cleaning(void **state)
     for (unsigned i = 0; i < n; i++)
         if (strncmp(files[i].name, "toc-", 4) == 0)
             flip("base", files[i].name, 4096 + 500, 1);
-    assert_true(check_beside_cleaning(0) != CHECK_WELL);
+    assert_true(check_busy(0) != CHECK_WELL);
     assert_says("damaged");
     assert_null(strstr(out_text, "kvasir backup"));
     store_close(cleaner.store);
@@ -686,6 +787,9 @@ int main(void)
         cmocka_unit_test(test_no_folder),
         cmocka_unit_test(test_read_errors),
         cmocka_unit_test(test_beside_cleaning),
+        cmocka_unit_test(test_beside_a_checkpoint),
+        cmocka_unit_test(test_beside_new_files),
+        cmocka_unit_test(test_beside_a_new_segment),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

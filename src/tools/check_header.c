@@ -78,8 +78,7 @@ static void bad_header(struct check *c, struct check_segment *s, int fd, const c
 {
     char name[SEGMENT_NAME_BYTES];
     segment_file_name(name, s->data, s->number);
-    if (!s->data && never_used(c, fd, s->bytes)) {
-        s->unused = true;
+    if (s->unused) {
         check_note(c, "%s/%s was never used: a crash, or a full disk, while it was made", c->path, name);
         return;
     }
@@ -107,9 +106,13 @@ static void look_at_header(struct check *c, struct check_segment *s, int fd)
     CHECK(block != NULL);
     segment_file_name(name, s->data, s->number);
     status_t r = read_header(c, s, fd, block, &n, &header);
+    s->unused = !s->data && r.code == STATUS_CORRUPT && never_used(c, fd, s->bytes);
     /* The server may have got ready with it, and begun to write to it, between two looks. */
-    if (c->live && r.code == STATUS_CORRUPT && !never_used(c, fd, s->bytes))
+    if (c->live && r.code == STATUS_CORRUPT && !s->unused) {
+        int64_t size = c->disk->ops->size(c->disk, fd);
+        s->bytes = size > 0 ? (uint64_t)size : s->bytes;
         r = read_header(c, s, fd, block, &n, &header);
+    }
     if (status_is_ok(&r)) {
         s->usable = true;
         s->generation = header.generation;

@@ -51,14 +51,49 @@ static status_t open_log(struct sim_disk *sim, struct log **log)
     return open_sized(sim, 64 << 10, log);
 }
 
+static struct log *opened_sized(struct sim_disk *sim, uint64_t first_bytes)
+{
+    struct log *log;
+    status_t s = open_sized(sim, first_bytes, &log);
+    assert_true(status_is_ok(&s));
+    return log;
+}
+
+static struct log *opened(struct sim_disk *sim)
+{
+    return opened_sized(sim, 64 << 10);
+}
+
+/* As SIGKILL leaves it. */
+static void kill_log(struct sim_disk *sim, struct log *log)
+{
+    sim->dead = true;
+    log_close(log);
+    sim_disk_restart(sim);
+}
+
+static void close_both(struct sim_disk *sim, struct log *log)
+{
+    log_close(log);
+    sim_disk_destroy(sim);
+}
+
 static struct sim_disk *make_closed(unsigned records)
 {
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log;
-    status_t s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened(sim);
     fill(sim, log, 0, records, 100);
     log_close(log);
+    return sim;
+}
+
+/* A log that was killed. */
+static struct sim_disk *make_killed(uint64_t seed, unsigned records)
+{
+    struct sim_disk *sim = sim_disk_create(seed);
+    struct log *log = opened(sim);
+    fill(sim, log, 0, records, 100);
+    kill_log(sim, log);
     return sim;
 }
 
@@ -120,13 +155,9 @@ static void test_missing_segments(void **state)
     }
     /* Also when only a restart divides them. */
     struct sim_disk *two = make_closed(2);
-    struct log *log;
-    status_t s = open_log(two, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened(two);
     fill(two, log, 2, 1, 100);
-    two->dead = true;
-    log_close(log);
-    sim_disk_restart(two);
+    kill_log(two, log);
     sim_disk_file(two, "log-0000000001.kv")->named = false;
     expect_corrupt(two, "missing", 1);
     sim_disk_destroy(sim);
@@ -139,14 +170,7 @@ static void test_missing_segments(void **state)
 static void test_missing_newest(void **state)
 {
     (void)state;
-    struct sim_disk *sim = sim_disk_create(1), *copy = sim_disk_create(2);
-    struct log *log;
-    status_t s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
-    fill(sim, log, 0, 40, 100);
-    sim->dead = true;
-    log_close(log);
-    sim_disk_restart(sim);
+    struct sim_disk *sim = make_killed(1, 40), *copy = sim_disk_create(2);
     assert_non_null(sim_disk_file(sim, "log-0000000004.kv")); /* made ahead */
     sim_disk_file(sim, "log-0000000003.kv")->named = false;
     sim_disk_copy(copy, sim);
@@ -154,8 +178,7 @@ static void test_missing_newest(void **state)
     for (unsigned at = 56; at < 72; at++) {
         sim_disk_copy(copy, sim);
         sim_disk_file(copy, "log-0000000004.kv")->data[at] ^= 1;
-        s = open_log(copy, &log);
-        assert_true(status_is_ok(&s));
+        struct log *log = opened(copy);
         assert_true(replayed > 0 && replayed < 40);
         log_close(log);
     }
@@ -169,24 +192,15 @@ static void test_dying_while_unused_files_go(void **state)
     (void)state;
     struct log *log;
     for (uint64_t step = 1, died = 1; died; step++) {
-        struct sim_disk *sim = sim_disk_create(step);
-        status_t s = open_log(sim, &log);
-        assert_true(status_is_ok(&s));
-        fill(sim, log, 0, 3, 100);
-        sim->dead = true;
-        log_close(log);
-        sim_disk_restart(sim);
-        s = open_log(sim, &log); /* nothing is logged this time: two unused files */
-        assert_true(status_is_ok(&s));
+        struct sim_disk *sim = make_killed(step, 3);
+        log = opened(sim); /* nothing is logged this time: two unused files */
         assert_true(log_prepare(log));
-        sim->dead = true;
-        log_close(log);
-        sim_disk_restart(sim);
+        kill_log(sim, log);
         sim->fail_op = SIM_ANY;
         sim->fail_after = step;
         sim->fail_errno = EIO;
         sim->fail_dies = true;
-        s = open_log(sim, &log);
+        status_t s = open_log(sim, &log);
         died = sim->dead;
         assert_int_equal(status_is_ok(&s), !died);
         if (!died)
@@ -196,8 +210,7 @@ static void test_dying_while_unused_files_go(void **state)
         if (!status_is_ok(&s))
             fail_msg("died at step %llu, then: %s", (unsigned long long)step, s.text);
         assert_int_equal(replayed, 3);
-        log_close(log);
-        sim_disk_destroy(sim);
+        close_both(sim, log);
     }
 }
 
@@ -219,14 +232,11 @@ static void test_second_open_is_refused(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log, *second;
-    status_t s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
-    s = open_log(sim, &second);
+    struct log *log = opened(sim), *second;
+    status_t s = open_log(sim, &second);
     assert_int_equal(s.code, STATUS_BUSY);
     assert_non_null(strstr(s.text, "folder sim is in use by another kvasir process"));
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 /* Crash with the first two flushes after a restart in flight: a torn one, and a whole one behind it. That is
@@ -235,10 +245,8 @@ static void test_torn_right_after_restart(void **state)
 {
     (void)state;
     struct sim_disk *sim = make_closed(2);
-    struct log *log;
     struct log_flush a, b;
-    status_t s = open_sized(sim, 1 << 20, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened_sized(sim, 1 << 20);
     append(log, 2, 5000, LOG_NORMAL);
     assert_true(log_flush_take(log, 1, true, &a, NULL));
     append(log, 3, 100, LOG_NORMAL);
@@ -246,14 +254,10 @@ static void test_torn_right_after_restart(void **state)
     write_flush(sim, &a);
     write_flush(sim, &b);
     memset(sim->files[a.fd].data + a.offset + LOG_BLOCK_BYTES, 0x55, 512); /* its header is whole */
-    sim->dead = true;
-    log_close(log);
-    sim_disk_restart(sim);
-    s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
+    kill_log(sim, log);
+    log = opened(sim);
     assert_int_equal(replayed, 2);
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 /* Flushes complete in any order: the commit point advances over the complete ones at the front only. */
@@ -261,10 +265,8 @@ static void test_completion_order(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log;
     struct log_flush f[4];
-    status_t s = open_sized(sim, 1 << 20, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened_sized(sim, 1 << 20);
     uint64_t start = log_commit_lsn(log);
     for (unsigned i = 0; i < 4; i++) {
         append(log, i, 100, LOG_NORMAL);
@@ -284,24 +286,20 @@ static void test_completion_order(void **state)
     assert_int_equal(append(log, 5, 10, LOG_NORMAL), LOG_DEAD);
     assert_false(log_flush_take(log, 1, true, &none, NULL));
     assert_int_equal(log_commit_lsn(log), start + 3 * LOG_BLOCK_BYTES);
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 static void test_failed_write_names_the_error(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log;
     struct log_flush f;
-    status_t s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened(sim);
     append(log, 0, 100, LOG_NORMAL);
     assert_true(log_flush_take(log, 1, false, &f, NULL));
     log_flush_done(log, &f, -EIO, 1);
     assert_non_null(strstr(log_failed(log), "Input/output error"));
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 /* Full: normal writes stop first, deletes go on for a while, reading back works, and all resumes by itself.
@@ -310,11 +308,9 @@ static void test_disk_full(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log;
     unsigned n = 0, headroom = 0;
     sim->capacity = 5 << 19; /* one segment of 2 MiB, and 1/2 MiB: less than the smallest segment */
-    status_t s = open_sized(sim, 2 << 20, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened_sized(sim, 2 << 20);
     assert_false(log_prepare(log));
     assert_true(log_disk_full(log));
     while (append(log, n, 1000, LOG_NORMAL) == LOG_RESERVED) {
@@ -335,11 +331,9 @@ static void test_disk_full(void **state)
     flush(sim, log);
     n++;
     log_close(log);
-    s = open_log(sim, &log);
-    assert_true(status_is_ok(&s));
+    log = opened(sim);
     assert_int_equal(replayed, n);
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 /* The segment is used up before it is known that the disk is full: what is kept back for deletes is left. */
@@ -347,11 +341,9 @@ static void test_disk_full_found_late(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    struct log *log;
     unsigned n = 0, headroom = 0;
     sim->capacity = 5 << 19;
-    status_t s = open_sized(sim, 2 << 20, &log);
-    assert_true(status_is_ok(&s));
+    struct log *log = opened_sized(sim, 2 << 20);
     enum log_reserve_result r;
     while ((r = append(log, n, 1000, LOG_NORMAL)) == LOG_RESERVED) {
         n++;
@@ -369,8 +361,7 @@ static void test_disk_full_found_late(void **state)
     assert_true(log_prepare(log));
     assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);
     flush(sim, log);
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 static void test_start_on_a_full_disk(void **state)
@@ -383,10 +374,8 @@ static void test_start_on_a_full_disk(void **state)
     assert_int_equal(s.code, STATUS_NO_SPACE);
     assert_non_null(strstr(s.text, "No space left"));
     sim->capacity = 3 << 20; /* enough for a smaller one */
-    s = open_sized(sim, 4 << 20, &log);
-    assert_true(status_is_ok(&s));
-    log_close(log);
-    sim_disk_destroy(sim);
+    log = opened_sized(sim, 4 << 20);
+    close_both(sim, log);
 }
 
 static bool count_record(void *context, const struct record *record)
@@ -505,8 +494,7 @@ static void test_long_records_wait(void **state)
     assert_int_equal(append_large(log, BYTES), LOG_RESERVED);
     flush(sim, log);
     assert_false(log_large_must_wait(log));
-    log_close(log);
-    sim_disk_destroy(sim);
+    close_both(sim, log);
 }
 
 int main(void)

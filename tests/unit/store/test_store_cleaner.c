@@ -163,27 +163,34 @@ static void test_orphans_go(void **state)
     fixture_deinit(&f);
 }
 
+/* All values leave memory; the address of the key's. */
+static uint64_t evict_and_find(struct fixture *f, struct slice name)
+{
+    struct store_view view;
+    struct store_key key;
+    struct prng prng;
+    prng_seed(&prng, 1);
+    store_turn_begin(f->sw);
+    (void)cold_evict(f->sw, &prng, 256);
+    store_key_prepare(f->sw, &key, name);
+    assert_int_equal(store_find(f->sw, &key, &view), STORE_COLD);
+    store_turn_end(f->sw);
+    return view.address;
+}
+
 /* One live record of a victim is damaged: the file stays, the rest moves, and that is the end of it. */
 static void test_damage_keeps_a_victim(void **state)
 {
     struct fixture f;
-    struct store_view view;
-    struct store_key key;
     struct store_cleaner_stats cleaner;
     char name[SEGMENT_NAME_BYTES], *value;
     size_t len;
     (void)state;
     fixture_init(&f, 1);
     fill(&f);
-    struct prng prng;
-    prng_seed(&prng, 1);
-    store_turn_begin(f.sw);
-    (void)cold_evict(f.sw, &prng, 256);
-    store_key_prepare(f.sw, &key, text("key:004"));
-    assert_int_equal(store_find(f.sw, &key, &view), STORE_COLD);
-    store_turn_end(f.sw);
-    segment_name(name, view.address >> LOG_SEGMENT_SHIFT);
-    sim_disk_file(f.sim, name)->data[lsn_offset(view.address) + 100] ^= 1;
+    uint64_t address = evict_and_find(&f, text("key:004"));
+    segment_name(name, address >> LOG_SEGMENT_SHIFT);
+    sim_disk_file(f.sim, name)->data[lsn_offset(address) + 100] ^= 1;
     for (int i = 0; i < 6; i++)
         checkpoint(&f);
     store_cleaner_stats_get(f.store, &cleaner);
@@ -204,22 +211,14 @@ static void test_damage_keeps_a_victim(void **state)
 static void test_a_damaged_batch_keeps_a_victim(void **state)
 {
     struct fixture f;
-    struct store_view view;
-    struct store_key key;
     struct store_cleaner_stats cleaner;
     char name[SEGMENT_NAME_BYTES];
     (void)state;
     fixture_init(&f, 1);
     fill(&f);
-    struct prng prng;
-    prng_seed(&prng, 1);
-    store_turn_begin(f.sw);
-    (void)cold_evict(f.sw, &prng, 256);
-    store_key_prepare(f.sw, &key, text("key:004"));
-    assert_int_equal(store_find(f.sw, &key, &view), STORE_COLD);
-    store_turn_end(f.sw);
-    segment_name(name, view.address >> LOG_SEGMENT_SHIFT);
-    sim_disk_file(f.sim, name)->data[lsn_offset(view.address) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES + 8] ^= 1;
+    uint64_t address = evict_and_find(&f, text("key:004"));
+    segment_name(name, address >> LOG_SEGMENT_SHIFT);
+    sim_disk_file(f.sim, name)->data[lsn_offset(address) / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES + 8] ^= 1;
     for (int i = 0; i < 6; i++)
         checkpoint(&f);
     store_cleaner_stats_get(f.store, &cleaner);

@@ -3,6 +3,7 @@
  * written together are seen together, a deleted tree is gone as a whole. */
 #include "live_weights.h"
 #include "store_fixture.h"
+#include "unit/require.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -22,15 +23,6 @@ struct thread {
     struct prng prng;
     pthread_t id;
 };
-
-/* assert_* of cmocka belong to the main thread. */
-#define REQUIRE(condition)                                                                                   \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                          \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static uint64_t number(struct slice value)
 {

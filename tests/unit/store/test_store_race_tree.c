@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "store/internal.h"
+#include "unit/require.h"
 
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
 enum { ROUNDS = 5000 };
@@ -34,15 +35,6 @@ struct reader {
     pthread_t id;
     bool cursor;
 };
-
-/* assert_* of cmocka belong to the main thread. */
-#define REQUIRE(condition)                                                                                   \
-    do {                                                                                                     \
-        if (!(condition)) {                                                                                  \
-            fprintf(stderr, "line %d: %s\n", __LINE__, #condition);                                          \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static bool number_of(const struct store_view *view, uint64_t *n)
 {

@@ -26,8 +26,9 @@
 #include "sys/clock.h"
 #include "sys/disk.h"
 #include "sys/loop.h"
-#include "unit/sys/loop_fixture.h"
 #include "sys/net.h"
+#include "unit/sys/loop_fixture.h"
+#include "unit/sys/net_fixture.h"
 
 enum { EVENTS = 64, PATIENCE_US = 10000000 };
 
@@ -56,16 +57,6 @@ static int setup(void **state, enum loop_backend backend)
     f->loop = loop_fixture_create(backend);
     *state = f;
     return 0;
-}
-
-static int setup_uring(void **state)
-{
-    return setup(state, LOOP_URING);
-}
-
-static int setup_epoll(void **state)
-{
-    return setup(state, LOOP_EPOLL);
 }
 
 static int teardown(void **state)
@@ -172,25 +163,6 @@ static int start_pair(struct fixture *f, struct conn *c)
     assert_int_equal(fcntl(fds[1], F_SETFL, O_NONBLOCK), 0);
     start(f, c, fds[0]);
     return fds[1];
-}
-
-static int connect_to(int port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    return fd;
-}
-
-static int listen_somewhere(int *port)
-{
-    int fd = -1;
-    status_t s = net_listen_tcp("127.0.0.1:0", &fd, port);
-    if (!status_is_ok(&s))
-        fail_msg("%s", s.text);
-    return fd;
 }
 
 /* A TCP connection, accepted through the loop. */
@@ -644,12 +616,6 @@ static void test_auto_without_uring(void **state)
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
 }
-
-#define BOTH(test)                                                                                           \
-    {#test " (io_uring)", test, setup_uring, teardown, NULL},                                                \
-    {                                                                                                        \
-#test " (epoll)", test, setup_epoll, teardown, NULL                                                  \
-    }
 
 int main(void)
 {

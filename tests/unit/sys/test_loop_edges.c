@@ -29,8 +29,9 @@
 #include "base/prng.h"
 #include "sys/clock.h"
 #include "sys/loop.h"
-#include "unit/sys/loop_fixture.h"
 #include "sys/net.h"
+#include "unit/sys/loop_fixture.h"
+#include "unit/sys/net_fixture.h"
 
 enum { EVENTS = 64, PATIENCE_US = 20000000, HELD_MAX = 8192 };
 
@@ -70,16 +71,6 @@ static int setup(void **state, enum loop_backend backend)
     f->loop = loop_fixture_create(backend);
     *state = f;
     return 0;
-}
-
-static int setup_uring(void **state)
-{
-    return setup(state, LOOP_URING);
-}
-
-static int setup_epoll(void **state)
-{
-    return setup(state, LOOP_EPOLL);
 }
 
 static int teardown(void **state)
@@ -199,25 +190,6 @@ static int temporary_file(const char *text, size_t len)
 }
 
 /* ---- listening ---- */
-
-static int listen_somewhere(int *port)
-{
-    int fd = -1;
-    status_t s = net_listen_tcp("127.0.0.1:0", &fd, port);
-    if (!status_is_ok(&s))
-        fail_msg("%s", s.text);
-    return fd;
-}
-
-static int connect_to(int port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    return fd;
-}
 
 static void listen_at(struct loop *loop, int fd, struct door *door)
 {
@@ -797,12 +769,6 @@ static void test_refused_calls(void **state)
             fail_msg("without call %d (%s): wait status %d", calls[i / 2], strerror(errors[i % 2]), status);
     }
 }
-
-#define BOTH(test)                                                                                           \
-    {#test " (io_uring)", test, setup_uring, teardown, NULL},                                                \
-    {                                                                                                        \
-#test " (epoll)", test, setup_epoll, teardown, NULL                                                  \
-    }
 
 int main(void)
 {

@@ -64,16 +64,6 @@ static int setup(void **state, enum loop_backend backend)
     return 0;
 }
 
-static int setup_uring(void **state)
-{
-    return setup(state, LOOP_URING);
-}
-
-static int setup_epoll(void **state)
-{
-    return setup(state, LOOP_EPOLL);
-}
-
 static int teardown(void **state)
 {
     struct fixture *f = *state;
@@ -247,12 +237,6 @@ static void test_uring_reads_go_before_sends(void **state)
     }
     close(pair[1]);
 }
-
-#define BOTH(test)                                                                                           \
-    {#test " (io_uring)", test, setup_uring, teardown, NULL},                                                \
-    {                                                                                                        \
-#test " (epoll)", test, setup_epoll, teardown, NULL                                                  \
-    }
 
 int main(void)
 {

@@ -16,18 +16,9 @@
 #include <unistd.h>
 
 #include "sys/net.h"
+#include "unit/sys/net_fixture.h"
 
 enum { TEXT = 128 };
-
-static int connect_port(int port)
-{
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
-    return fd;
-}
 
 static int connect_path(const char *path)
 {
@@ -77,7 +68,7 @@ static void test_tcp(void **state)
     assert_non_null(strstr(s.text, address));
     assert_non_null(strstr(s.text, "--listen"));
 
-    int client = connect_port(port);
+    int client = connect_to(port);
     int server = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
     assert_true(server >= 0);
     net_tune(server);

@@ -278,7 +278,7 @@ struct superfluous {
     const struct keeper *keeper;
     char before[TOC_NAME_BYTES]; /* has been tried */
     char name[TOC_NAME_BYTES];   /* the first behind it; empty: none */
-    bool temporary;
+    bool was_kept;
 };
 
 static int find_superfluous(void *context, const char *name)
@@ -295,12 +295,13 @@ static int find_superfluous(void *context, const char *name)
         return 0;
     if (strcmp(name, s->before) > 0 && (s->name[0] == '\0' || strcmp(name, s->name) < 0)) {
         toc_name(s->name, number, temporary);
-        s->temporary = temporary;
+        s->was_kept = !temporary && number == s->keeper->superseded;
     }
     return 0;
 }
 
-/* The next toc will be written over this one: its file gets that name. */
+/* The next toc will be written over this one: its file gets that name. Only a good one is used so: anything
+ * may be named like a toc, also a link to what is needed. */
 static bool keep_for_next(struct store *store, const char *name)
 {
     struct keeper *k = &store->keeper;
@@ -332,7 +333,7 @@ static void remove_others(struct store *store)
         bool listed = e >= 0;
         if (listed && s.name[0] == '\0')
             return;
-        if (listed && !s.temporary && keep_for_next(store, s.name))
+        if (listed && s.was_kept && keep_for_next(store, s.name))
             continue;
         if (listed)
             e = disk->ops->remove(disk, folder, s.name);
@@ -356,9 +357,16 @@ void checkpoint_drop_spare(struct store *store)
     k->spare_toc_bytes = 0;
 }
 
+/* The newest stays. */
+static void drop_others(struct keeper *k)
+{
+    while (k->toc_count > 1)
+        k->superseded = k->tocs[--k->toc_count].number;
+}
+
 void checkpoint_drop_older(struct store *store)
 {
-    store->keeper.toc_count = 1;
+    drop_others(&store->keeper);
     remove_others(store);
 }
 
@@ -371,7 +379,7 @@ static status_t publish(struct store *store, struct checkpoint *c)
     if (!status_is_ok(&s))
         return s;
     if (k->toc_count == KEEPER_TOCS_KEPT)
-        k->toc_count--;
+        k->superseded = k->tocs[--k->toc_count].number;
     memmove(k->tocs + 1, k->tocs, k->toc_count * sizeof k->tocs[0]);
     k->tocs[0] = (struct kept_toc){k->next_number++, c->start_lsn, totals.keys, totals.bytes};
     k->toc_count++;

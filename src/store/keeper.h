@@ -34,6 +34,7 @@ struct keeper {
     bool has_thread;
     struct kept_toc tocs[KEEPER_TOCS_KEPT]; /* newest first */
     unsigned toc_count;
+    uint64_t superseded; /* number of the last that went from tocs; 0: none has */
     uint64_t
         spare_toc_bytes; /* of an older one's file, which has the name of the next to be written; 0: none */
     uint64_t next_number;

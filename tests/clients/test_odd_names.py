@@ -29,6 +29,7 @@ PASSED_OVER = [  # name, how it is made, does it go with the next checkpoint
     ("toc-99999999999.kv", write(JUNK), False),
     ("toc-0000000003.kv", write(JUNK), True),
     ("toc-0000000003.kv", link("toc-0000000002.kv"), True),
+    ("toc-0000000000.kv", link("toc-0000000002.kv"), True),
     ("toc-0000000003.kv", link("/dev/zero"), True),
     ("toc-0000000003.kv", os.mkfifo, True),
     ("data-0134217727.kv", write(JUNK), True),
@@ -83,7 +84,9 @@ def test_is_passed_over(filled, tmp_path, name, make, goes):
             assert [c("SAVE"), c("SAVE")] == ["OK", "OK"]
             assert c("BACKUP", str(tmp_path / f"copy{run}")).startswith("OK ")
         filled.kill()
-    tocs = {entry for entry in os.listdir(filled.data) if entry.startswith("toc-")} - {name}
+        left = [entry for entry in os.listdir(filled.data) if os.path.islink(os.path.join(filled.data, entry))]
+        assert not left, "a link is used as if it were a file of the server's own"
+    tocs = {entry for entry in os.listdir(filled.data) if entry.startswith("toc-") and entry.endswith(".kv")} - {name}
     assert len(tocs) == 2 and all(entry < "toc-0000000020" for entry in tocs), tocs
     assert os.path.lexists(path) == (not goes)
     for folder in (repaired, str(tmp_path / "copy1")):

@@ -1,14 +1,19 @@
 #include "server/budget.h"
 
+#include "base/check.h"
 #include "base/logger.h"
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
 
 enum {
-    INPUT_PART = 16,    /* of the cap, for all large requests but one */
+    INPUT_PART = 16,                        /* of the cap, for all large requests but one */
+    BURST_PART = 16,                        /* of the cap, kept for what a turn may bring */
+    SPARING_BYTES = BUDGET_LEAST_BYTES / 2, /* least that a connection may bring in a turn */
+    SMALL_PART = 32,    /* of the cap, that small ones may take before they must reserve */
     OUTPUT_PART = 4,    /* of the cap, for unsent replies */
     TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
+    GROW_TURNS = 8,     /* for which that step is meant: evicted values' memory is free some turns later */
     AHEAD_TURNS = 16,   /* it takes so many until values that left memory have made room */
     AHEAD_US = 2000000, /* how long room is kept that nobody has come for: cold values take their time */
     AHEAD_FACTOR = 4,   /* a reply needs more than it had when it had to stop */
@@ -37,6 +42,39 @@ uint64_t budget_reply_max(const struct server *server)
     return cap ? cap / 4 : UINT64_MAX;
 }
 
+/* ---- what the store is told ---- */
+
+/* What a worker's buffers may grow by in a turn without notice. */
+static uint64_t turn_step(const struct worker *worker, uint64_t cap)
+{
+    return cap / TURN_PART / worker->server->worker_count;
+}
+
+/* Each connection may bring a buffer in the next turn, before anything can be done about it. */
+static uint64_t burst_bytes(struct worker *worker)
+{
+    uint64_t bytes = (uint64_t)STAT_GET(worker->connections) * LOOP_BUFFER_BYTES;
+    uint64_t most = cap_bytes(worker->server) / BURST_PART / worker->server->worker_count;
+    return bytes < most ? bytes : most;
+}
+
+/* What the connections take and will soon take. */
+static void tell_store(struct worker *worker)
+{
+    worker->told_bytes = worker_buffer_bytes(worker);
+    store_buffers_set(worker->sw,
+                      worker->told_bytes + worker->loop->stats.buffer_bytes + burst_bytes(worker) +
+                          STAT_GET(worker->reserved_bytes) * REQUEST_COPIES + worker->ahead_bytes);
+}
+
+/* The same, in the middle of a turn in which that has grown much. */
+static void tell_growth(struct worker *worker)
+{
+    uint64_t cap = cap_bytes(worker->server);
+    if (UNLIKELY(cap && worker_buffer_bytes(worker) > worker->told_bytes + turn_step(worker, cap)))
+        tell_store(worker);
+}
+
 /* ---- input ---- */
 
 void budget_count(struct conn *conn)
@@ -46,8 +84,33 @@ void budget_count(struct conn *conn)
     bytes += conn->request.capacity * sizeof *conn->request.spans;
     if (bytes == conn->counted)
         return;
+    bool grows = bytes > conn->counted;
     STAT_ADD(worker->input_memory, bytes - conn->counted);
     conn->counted = bytes;
+    if (grows) /* else perhaps not in a turn */
+        tell_growth(worker);
+}
+
+/* Input of connections that have reserved nothing; about, as others change it. */
+static uint64_t unreserved_bytes(const struct server *server)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < server->worker_count; i++) {
+        struct worker *worker = server->workers[i];
+        uint64_t all = STAT_GET(worker->input_memory), reserved = STAT_GET(worker->reserved_bytes);
+        bytes += all > reserved ? all - reserved : 0;
+    }
+    return bytes;
+}
+
+static bool small_are_many(const struct server *server, uint64_t cap)
+{
+    return cap && unreserved_bytes(server) > cap / SMALL_PART;
+}
+
+uint64_t budget_small_bytes(const struct server *server)
+{
+    return small_are_many(server, cap_bytes(server)) ? BUDGET_LEAST_BYTES : BUDGET_SMALL_BYTES;
 }
 
 /* Takes more bytes of the common share. */
@@ -70,6 +133,13 @@ static void room_is_free(struct server *server)
         server_progress(server);
 }
 
+static void set_reserved(struct conn *conn, uint64_t bytes)
+{
+    STAT_ADD(conn->worker->reserved_bytes, bytes - conn->reserved);
+    conn->reserved = bytes;
+    conn->stream.roomy = bytes != 0;
+}
+
 static void give_back(struct conn *conn)
 {
     struct server *server = conn->worker->server;
@@ -81,8 +151,7 @@ static void give_back(struct conn *conn)
     } else {
         return;
     }
-    conn->worker->reserved_bytes -= conn->reserved;
-    conn->reserved = 0;
+    set_reserved(conn, 0);
     room_is_free(server);
 }
 
@@ -102,13 +171,12 @@ static bool try_reserve(struct conn *conn, uint64_t bytes)
 {
     struct worker *worker = conn->worker;
     uint64_t cap = cap_bytes(worker->server);
-    if (cap == 0 || bytes <= BUDGET_SMALL_BYTES || bytes <= conn->reserved)
+    if (cap == 0 || bytes <= conn->reserved || bytes <= budget_small_bytes(worker->server))
         return true;
     if (!(conn->flags & CONN_BEYOND) && !take_share(&worker->server->budget, bytes - conn->reserved, cap) &&
         !take_beyond(conn))
         return false;
-    worker->reserved_bytes += bytes - conn->reserved;
-    conn->reserved = bytes;
+    set_reserved(conn, bytes);
     conn->seen_input = conn->input_len;
     conn->still_looks = 0;
     budget_count(conn);
@@ -146,6 +214,23 @@ void budget_release(struct conn *conn)
     budget_count(conn);
 }
 
+void budget_shrink(struct conn *conn, uint64_t bytes)
+{
+    struct server *server = conn->worker->server;
+    struct budget *budget = &server->budget;
+    if (bytes >= conn->reserved)
+        return;
+    if (!(conn->flags & CONN_BEYOND)) {
+        atomic_fetch_sub(&budget->input_bytes, conn->reserved - bytes);
+    } else if (take_share(budget, bytes, cap_bytes(server))) {
+        conn->flags &= ~(uint32_t)CONN_BEYOND;
+        atomic_store(&budget->beyond, 0);
+    }
+    set_reserved(conn, bytes);
+    budget_count(conn);
+    room_is_free(server);
+}
+
 /* ---- output ---- */
 
 static uint64_t output_bytes(const struct server *server)
@@ -156,18 +241,27 @@ static uint64_t output_bytes(const struct server *server)
     return bytes;
 }
 
-static void tell_store(struct worker *worker)
+/* Output that is taken at once never counts as growth. */
+static void note_output(struct worker *worker)
 {
-    store_buffers_set(worker->sw, worker_buffer_bytes(worker) + worker->reserved_bytes * REQUEST_COPIES +
-                                      worker->ahead_bytes);
+    uint64_t busy = reply_pool_busy_bytes(worker->pool);
+    if (busy >= worker->seen_output && worker->turn - worker->seen_output_turn < GROW_TURNS)
+        return;
+    worker->seen_output = busy;
+    worker->seen_output_turn = worker->turn;
+}
+
+/* What the worker's output has grown by in the last few turns. */
+static uint64_t turn_grown(const struct worker *worker)
+{
+    uint64_t busy = reply_pool_busy_bytes(worker->pool);
+    return busy > worker->seen_output ? busy - worker->seen_output : 0;
 }
 
 /* Is there room for it in this turn? If not and it is long, room is made for later turns. */
 static bool fits_in_turn(struct worker *worker, uint64_t own, uint64_t len, uint64_t cap)
 {
-    uint64_t step = cap / TURN_PART / worker->server->worker_count,
-             busy = reply_pool_busy_bytes(worker->pool), most = step;
-    uint64_t grown = busy > worker->turn_output ? busy - worker->turn_output : 0;
+    uint64_t step = turn_step(worker, cap), grown = turn_grown(worker), most = step;
     if (worker->turn - worker->ahead_turn >= AHEAD_TURNS)
         most += worker->ahead_bytes;
     if (grown + len <= most) {
@@ -198,17 +292,28 @@ bool budget_reply_fits(struct worker *worker, uint64_t own, uint64_t len)
     return false;
 }
 
-uint64_t budget_output_max(const struct server *server)
+/* Replies of one group that do not ask must not be more than a step. */
+static uint64_t small_reply_bytes(const struct worker *worker, uint64_t cap)
 {
-    uint64_t cap = cap_bytes(server);
-    if (cap == 0)
-        return CONN_OUTPUT_BYTES_MAX;
-    uint64_t all = output_bytes(server);
-    if (all < cap / 8)
-        return CONN_OUTPUT_BYTES_MAX;
-    if (all < cap / 16 * 3)
+    uint64_t share = turn_step(worker, cap) / GROUP_COMMANDS_MAX;
+    if (cap == 0 || share >= BUDGET_SMALL_BYTES)
         return BUDGET_SMALL_BYTES;
-    return all < cap / OUTPUT_PART ? REPLY_CHUNK_BYTES : 0;
+    return share < BUDGET_LEAST_BYTES ? BUDGET_LEAST_BYTES : share;
+}
+
+void budget_output_look(struct worker *worker)
+{
+    uint64_t cap = cap_bytes(worker->server), all = cap ? output_bytes(worker->server) : 0;
+    bool grows = cap && turn_grown(worker) > turn_step(worker, cap);
+    bool many = grows || (cap && all >= cap / 8), crowded = cap && all >= cap / 16 * 3;
+    tell_growth(worker);
+    worker->output_max = CONN_OUTPUT_BYTES_MAX;
+    worker->reply_bytes_free = many ? BUDGET_LEAST_BYTES : small_reply_bytes(worker, cap);
+    if (crowded)
+        worker->output_max = all < cap / OUTPUT_PART ? REPLY_CHUNK_BYTES : 0;
+    else if (many)
+        worker->output_max = BUDGET_SMALL_BYTES;
+    reply_pool_save(worker->pool, crowded);
 }
 
 /* ---- who stands still ---- */
@@ -218,7 +323,7 @@ uint64_t budget_output_max(const struct server *server)
 static bool stands_still(struct conn *conn, bool input, bool output)
 {
     bool holds = input && conn->reserved && !conn->waiting_room.next && !(conn->flags & CONN_PARKED);
-    holds |= output && conn->flags & CONN_SENDING && reply_pending_bytes(&conn->reply) > BUDGET_SMALL_BYTES;
+    holds |= output && conn->flags & CONN_SENDING && reply_pending_bytes(&conn->reply) > BUDGET_LEAST_BYTES;
     bool moves = conn->input_len < conn->seen_input || conn->input_len >= conn->seen_input + STILL_BYTES ||
                  conn->reply.head_offset != conn->seen_output;
     conn->seen_input = conn->input_len;
@@ -254,19 +359,34 @@ static void look(struct worker *worker)
 
 /* ---- for the worker ---- */
 
-/* While there is little room, a connection must not bring much before it can be told to wait. */
+static bool is_recent(const struct worker *worker, uint64_t us)
+{
+    return us && worker->now_us - us < CAREFUL_US;
+}
+
+/* While there is little room, or where there are many connections for so much memory, one must not bring much
+ * before it can be told to wait. */
 static void take_care(struct worker *worker)
 {
     struct budget *budget = &worker->server->budget;
+    struct loop *loop = worker->loop;
     uint64_t cap = cap_bytes(worker->server);
-    if (cap && (atomic_load_explicit(&budget->input_bytes, memory_order_relaxed) > cap / 32 ||
-                atomic_load_explicit(&budget->beyond, memory_order_relaxed)))
+    uint64_t clients = atomic_load_explicit(&worker->server->clients, memory_order_relaxed);
+    uint64_t each = cap ? cap / BURST_PART / (clients + 1) : LOOP_BUFFER_BYTES;
+    if (small_are_many(worker->server, cap))
+        worker->sparing_us = worker->now_us;
+    if (each < LOOP_BUFFER_BYTES ||
+        (cap && (atomic_load_explicit(&budget->input_bytes, memory_order_relaxed) > cap / 32 ||
+                 atomic_load_explicit(&budget->beyond, memory_order_relaxed))))
         worker->crowded_us = worker->now_us;
-    bool careful = worker->crowded_us && worker->now_us - worker->crowded_us < CAREFUL_US;
-    if (careful == worker->loop->careful)
-        return;
-    worker->loop->careful = careful;
-    if (!careful)
+    bool was_sparing = loop->receive_bytes == SPARING_BYTES, sparing = is_recent(worker, worker->sparing_us);
+    bool careful = sparing || is_recent(worker, worker->crowded_us);
+    bool stricter = careful > loop->careful || sparing > was_sparing;
+    if (sparing || each < SPARING_BYTES)
+        each = SPARING_BYTES;
+    loop->careful = careful;
+    loop->receive_bytes = each < LOOP_BUFFER_BYTES ? (uint32_t)each : 0;
+    if (!stricter)
         return;
     for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next)
         conn_read_anew(CONN_OF(link, all));
@@ -275,7 +395,8 @@ static void take_care(struct worker *worker)
 bool budget_must_look(const struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server);
-    return cap && worker_buffer_bytes(worker) > cap / 64;
+    return cap && (STAT_GET(((struct worker *)(uintptr_t)worker)->reserved_bytes) ||
+                   worker_buffer_bytes(worker) > cap / 64);
 }
 
 void budget_turn(struct worker *worker)
@@ -294,7 +415,7 @@ void budget_turn(struct worker *worker)
     }
     if (worker->ahead_bytes && worker->now_us - worker->ahead_us > AHEAD_US)
         worker->ahead_bytes = 0;
-    worker->turn_output = reply_pool_busy_bytes(worker->pool);
+    note_output(worker);
     tell_store(worker);
 }
 

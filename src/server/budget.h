@@ -6,6 +6,10 @@
  * neither is not read from (its data stays in the kernel) until room is given back. A request may be a
  * quarter of the cap long; a longer one is refused at once (group.c).
  *
+ * Small requests reserve nothing, until all that have not come to their end take a thirty-second of the cap.
+ * Then those beyond BUDGET_LEAST_BYTES must reserve too, and connections without room are received from in
+ * small pieces: what many thousands of them hold is little.
+ *
  * No deadlock. Room is given back by requests that complete; the one beyond the share waits for nobody's
  * room, so there is always one that may complete. Then the next one that waits takes its place, so a large
  * request cannot starve behind small ones. What can stand still is a client: one that holds room while
@@ -13,7 +17,8 @@
  *
  * Replies. Unsent output of all connections may be a quarter of the cap; the fuller that is, the less a
  * connection may have before its next command runs. A reply that would pass it waits (COMMAND_AGAIN) until
- * others have been taken. One reply may be a quarter of the cap long, and a value.
+ * others have been taken. One reply may be a quarter of the cap long, and a value. When an eighth is used,
+ * also a reply beyond BUDGET_LEAST_BYTES must ask, and chunks become small.
  *
  * Values leave memory some turns before their memory is free. So what a request will take when it runs (its
  * log record, the new value) counts from the time when it reserves, and in one turn replies may take a
@@ -33,6 +38,7 @@ struct worker;
 
 enum {
     BUDGET_SMALL_BYTES = 64 << 10, /* of input or of one reply: need no room */
+    BUDGET_LEAST_BYTES = 2 << 10,  /* the same, when many connections have small ones */
     BUDGET_LOOK_US = 1000000,      /* between looks who stands still */
 };
 
@@ -49,11 +55,15 @@ uint64_t budget_reply_max(const struct server *server);
 
 /* ---- input ---- */
 
+/* Input that needs no room now. */
+uint64_t budget_small_bytes(const struct server *server);
 /* Raises what the connection has reserved to `bytes`. False: there is no room; it is in the worker's list of
  * those that wait, and must not be read from, until budget_turn finds room for it. */
 bool budget_reserve(struct conn *conn, uint64_t bytes);
 /* It needs no more room than a small request: gives back, waits no longer. */
 void budget_release(struct conn *conn);
+/* It needs no more than so many bytes of what it has reserved. */
+void budget_shrink(struct conn *conn, uint64_t bytes);
 /* After its memory for input has changed: counts it. */
 void budget_count(struct conn *conn);
 
@@ -62,8 +72,8 @@ void budget_count(struct conn *conn);
 /* May a reply, so far `own` bytes long, become len bytes longer? False: others must be sent first, or values
  * leave memory: try again in a later turn. */
 bool budget_reply_fits(struct worker *worker, uint64_t own, uint64_t len);
-/* Unsent output of a connection beyond which it runs no command. */
-uint64_t budget_output_max(const struct server *server);
+/* Before commands run: sets the worker's limits of output, by what is unsent now. */
+void budget_output_look(struct worker *worker);
 
 /* ---- for the worker ---- */
 

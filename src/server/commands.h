@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "server/budget.h"
 #include "server/command.h"
+#include "server/worker.h"
 
 /* ---- shared ---- */
 
@@ -48,7 +49,7 @@ void command_prepare_keys(struct command_call *call, struct store_key *first, si
 bool command_reply_fits_slow(struct command_call *call, uint64_t len);
 static inline bool command_reply_fits(struct command_call *call, uint64_t len)
 {
-    return LIKELY(len < BUDGET_SMALL_BYTES) || command_reply_fits_slow(call, len);
+    return LIKELY(len < call->worker->reply_bytes_free) || command_reply_fits_slow(call, len);
 }
 /* The room for a reply of many items. */
 struct command_room {

@@ -152,8 +152,12 @@ static bool matches(const struct filter *filter, const struct command_call *call
 
 static enum command_result reply_lines(struct command_call *call, const struct filter *filter)
 {
+    enum { LINE_BYTES_USUAL = 256 };
     char line[LINE_BYTES], *text = NULL;
     size_t size = 0;
+    uint64_t clients = atomic_load_explicit(&call->server->clients, memory_order_relaxed);
+    if (!command_reply_fits(call, clients * LINE_BYTES_USUAL))
+        return COMMAND_AGAIN;
     FILE *out = open_memstream(&text, &size);
     CHECK(out);
     pthread_mutex_lock(&call->server->registry_lock);

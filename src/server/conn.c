@@ -103,16 +103,18 @@ static void input_grow(struct conn *conn, size_t len)
     if (needed <= conn->input_capacity)
         return;
     uint64_t announced = resp_request_announced(&conn->request);
+    uint64_t most = budget_request_max(conn->worker->server),
+             small = budget_small_bytes(conn->worker->server);
+    uint64_t behind = small == BUDGET_SMALL_BYTES ? LOOP_BUFFER_BYTES : BUDGET_LEAST_BYTES / 2;
     size_t capacity = conn->input_capacity * 2;
-    if (announced > needed && capacity > announced + LOOP_BUFFER_BYTES)
-        capacity = announced + LOOP_BUFFER_BYTES;
-    uint64_t most = budget_request_max(conn->worker->server);
+    if (announced > needed && capacity > announced + behind)
+        capacity = announced + behind;
     uint64_t wanted = capacity < most ? capacity : most;
     if (wanted < needed)
         wanted = needed;
-    if (wanted < announced + LOOP_BUFFER_BYTES)
-        wanted = announced + LOOP_BUFFER_BYTES;
-    if (UNLIKELY(wanted > BUDGET_SMALL_BYTES)) {
+    if (wanted < announced + behind)
+        wanted = announced + behind;
+    if (UNLIKELY(wanted > small)) {
         if (!budget_reserve(conn, wanted))
             capacity = needed;
         else if (conn->reserved)
@@ -135,17 +137,19 @@ static void input_move_down(struct conn *conn)
 /* Commands have run: what came behind a large one must not keep its memory. */
 static void input_settle(struct conn *conn)
 {
-    size_t held = conn->input_len - conn->input_position, needed = held;
+    size_t needed = conn->input_len - conn->input_position;
     uint64_t announced = resp_request_announced(&conn->request);
     if (needed < announced)
         needed = announced;
-    if (needed > BUDGET_SMALL_BYTES && needed > conn->input_capacity / 4)
+    bool small = needed <= budget_small_bytes(conn->worker->server);
+    if (!small && needed > conn->input_capacity / 4)
         return;
     input_move_down(conn);
-    budget_release(conn);
-    if (needed > BUDGET_SMALL_BYTES && !budget_reserve(conn, needed))
-        needed = held;
     input_resize(conn, needed < INPUT_BYTES_LEAST ? INPUT_BYTES_LEAST : needed);
+    if (small)
+        budget_release(conn);
+    else
+        budget_shrink(conn, needed);
 }
 
 void conn_input_append(struct conn *conn, const char *data, size_t len)

@@ -254,7 +254,7 @@ static void run_items(struct group *group)
 {
     uint64_t commit_lsn = store_commit_lsn(group->worker->sw->store);
     uint32_t n = group->item_count;
-    group->worker->output_max = budget_output_max(group->worker->server);
+    budget_output_look(group->worker);
     prefetch_places(group);
     prefetch_order(group);
     prefetch_nodes(group, GROUP_STEP);

@@ -31,6 +31,7 @@ struct reply_mark {
 struct reply_pool {
     struct reply_chunk *free;
     unsigned free_count;
+    bool saves;                                 /* reply_pool_save */
     _Atomic uint64_t bytes;                     /* relaxed: a statistic, written by the pool's worker only */
     _Atomic uint64_t busy_bytes;                /* same; without the free ones */
     _Atomic uint64_t errors[REPLY_ERROR_KINDS]; /* same */
@@ -38,8 +39,9 @@ struct reply_pool {
 
 enum {
     CHUNK_DATA_BYTES = REPLY_CHUNK_BYTES - (int)sizeof(struct reply_chunk),
-    POOL_FREE_MAX = 256, /* 4 MiB kept for the next burst */
-    MARKS_MAX = 64,      /* further ones merge into the last: held a little longer, never too short */
+    SMALL_DATA_BYTES = 512 - (int)sizeof(struct reply_chunk), /* when memory is short */
+    POOL_FREE_MAX = 256,                                      /* 4 MiB kept for the next burst */
+    MARKS_MAX = 64, /* further ones merge into the last: held a little longer, never too short */
     INTEGER_BYTES_MAX = 24,
     ERROR_BYTES_MAX = 2048,
 };
@@ -51,6 +53,11 @@ struct reply_pool *reply_pool_create(void)
     struct reply_pool *pool = calloc(1, sizeof *pool);
     CHECK(pool);
     return pool;
+}
+
+void reply_pool_save(struct reply_pool *pool, bool on)
+{
+    pool->saves = on;
 }
 
 void reply_pool_destroy(struct reply_pool *pool)
@@ -113,8 +120,9 @@ static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
         change(&pool->busy_bytes, chunk_bytes(chunk));
         return chunk;
     }
-    if (capacity < CHUNK_DATA_BYTES)
-        capacity = CHUNK_DATA_BYTES;
+    size_t least = pool->saves ? SMALL_DATA_BYTES : CHUNK_DATA_BYTES;
+    if (capacity < least)
+        capacity = least;
     chunk = malloc(sizeof *chunk + capacity);
     CHECK(chunk);
     chunk->capacity = capacity;

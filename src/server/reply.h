@@ -35,6 +35,8 @@ struct reply {
 
 struct reply_pool *reply_pool_create(void);
 void reply_pool_destroy(struct reply_pool *pool);
+/* Shall new chunks be small, as there is little memory for them? */
+void reply_pool_save(struct reply_pool *pool, bool on);
 uint64_t reply_pool_bytes(
     const struct reply_pool *pool); /* memory held by the pool and by its chunks in use; any thread */
 

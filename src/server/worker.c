@@ -45,6 +45,7 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     worker->pool = reply_pool_create();
     worker->flush_due_us = UINT64_MAX;
     worker->output_max = CONN_OUTPUT_BYTES_MAX;
+    worker->reply_bytes_free = BUDGET_SMALL_BYTES;
     conn_list_init(&worker->dirty);
     conn_list_init(&worker->held);
     conn_list_init(&worker->retry);
@@ -453,9 +454,11 @@ static void retry_connections(struct worker *worker)
     struct conn_link *last = worker->retry.previous;
     if (conn_list_empty(&worker->retry))
         return;
-    /* Mostly writes that wait for room on disk, which comes later than with the next turn. */
+    /* Mostly writes that wait for room on disk, or replies that wait until others are taken: that comes later
+     * than with the next turn. */
     struct log *log = store_log(worker->server->store);
-    if (log && log_lacks_room(log) && worker->now_us < worker->retried_us + PARKED_RETRY_US)
+    bool crowded = worker->output_max == 0 || (log && log_lacks_room(log));
+    if (crowded && worker->now_us < worker->retried_us + PARKED_RETRY_US)
         return;
     worker->retried_us = worker->now_us;
     for (bool more = true; more;) {

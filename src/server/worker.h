@@ -101,14 +101,17 @@ struct worker {
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
     /* budget.c */
-    uint64_t reserved_bytes; /* of its connections: conn->reserved */
-    uint64_t turn_output;    /* bytes of unsent output when the turn began */
-    uint64_t ahead_bytes;    /* for which room is made, for long replies */
-    uint64_t ahead_us;       /* monotonic: when somebody wanted that */
-    uint32_t ahead_turn;     /* in which ahead_bytes was set */
-    uint64_t looked_us;      /* monotonic: the last look who stands still */
-    uint64_t crowded_us;     /* monotonic: when there was little room for input the last time */
-    uint64_t output_max;     /* budget_output_max, of a moment ago */
+    uint64_t told_bytes;  /* worker_buffer_bytes when the store was last told */
+    uint64_t seen_output; /* bytes of unsent output some turns ago */
+    uint32_t seen_output_turn;
+    uint64_t ahead_bytes;      /* for which room is made, for long replies */
+    uint64_t ahead_us;         /* monotonic: when somebody wanted that */
+    uint32_t ahead_turn;       /* in which ahead_bytes was set */
+    uint64_t looked_us;        /* monotonic: the last look who stands still */
+    uint64_t crowded_us;       /* monotonic: when there was little room for input the last time */
+    uint64_t sparing_us;       /* the same, when small requests took much */
+    uint64_t output_max;       /* unsent output of a connection beyond which it runs no command */
+    uint64_t reply_bytes_free; /* a reply that is shorter need not ask for room */
     void *scratch;
     size_t scratch_bytes;
     pthread_t thread;
@@ -119,6 +122,7 @@ struct worker {
     _Alignas(64) _Atomic bool waiting; /* see above */
     _Atomic uint32_t connections;      /* relaxed: for choosing a worker and statistics */
     _Atomic uint64_t input_memory;     /* relaxed: connections' memory for input; the worker writes it */
+    _Atomic uint64_t reserved_bytes;   /* relaxed, same: of that, what was reserved (conn->reserved) */
     pthread_mutex_t mail_lock;
     struct mail *mail; /* under mail_lock */
     unsigned mail_count, mail_capacity;

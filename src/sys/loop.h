@@ -52,6 +52,7 @@ struct loop_stream {
     int fd;
     uint8_t state;                  /* backend's flags */
     uint8_t reading;                /* backend's: a receive is armed */
+    bool roomy;                     /* set by the caller at any time: see loop->receive_bytes */
     uint16_t kernel_refs;           /* operations that the kernel still holds (io_uring) */
     struct loop_stream *next_ready; /* backend's list links */
     struct loop_stream *previous_ready;
@@ -78,6 +79,7 @@ struct loop_stats {
     uint64_t turns;        /* calls of loop_wait */
     uint64_t system_calls; /* made by this loop's thread, all kinds */
     uint64_t events;
+    uint64_t buffer_bytes; /* of receive buffers, where they come and go (epoll) */
 };
 
 struct loop;
@@ -103,6 +105,8 @@ struct loop {
     bool careful; /* its thread sets it: a stream brings at most one buffer in a turn, so that turning its
                      reading off comes in time. Does not concern a receive that is armed already: turn reading
                      off and on again. Costs a little */
+    uint32_t receive_bytes; /* the same, with careful: most that a stream that is not roomy brings in a turn;
+                               0: a buffer */
 };
 
 enum {

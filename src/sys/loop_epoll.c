@@ -24,7 +24,8 @@
 enum {
     READY_MAX = 512,
     RECEIVES_MAX = 4, /* of one stream in a turn */
-    BUFFERS_MAX = 4096,
+    BUFFERS_MAX = 512,
+    BUFFERS_KEPT = 128, /* of free ones; the others' memory goes back */
     LISTENERS_MAX = 4,
     ACCEPTS_MAX = 256,
     ACCEPT_RETRY_US = 100000,
@@ -61,9 +62,10 @@ struct epoll_loop {
     struct loop_stream *closes; /* to be closed at the next wait; next_ready */
     struct loop_event *queue;   /* events to hand out: queue_count from queue_head on */
     size_t queue_head, queue_count, queue_capacity;
-    char **buffers;
-    uint32_t *free_buffers;
-    uint32_t buffer_count, free_count;
+    char *buffers[BUFFERS_MAX]; /* NULL: it has no memory now */
+    /* Free ids: kept_count with memory from the beginning, bare_count without up to the end. */
+    uint32_t free_buffers[BUFFERS_MAX];
+    uint32_t kept_count, bare_count;
     struct loop_stream **starved; /* had data when no buffer was free; not watched for reading until one is */
     size_t starved_count, starved_capacity;
     bool no_pwait2; /* the kernel or a container refuses epoll_pwait2 */
@@ -105,27 +107,44 @@ static void push(struct epoll_loop *p, struct loop_event e)
 
 /* ---- buffers ---- */
 
+static uint32_t free_buffers(const struct epoll_loop *p)
+{
+    return p->kept_count + p->bare_count;
+}
+
+static void count_buffers(struct epoll_loop *p)
+{
+    uint64_t bytes = (uint64_t)(BUFFERS_MAX - p->bare_count) * LOOP_BUFFER_BYTES;
+    __atomic_store_n(&p->base.stats.buffer_bytes, bytes, __ATOMIC_RELAXED);
+}
+
 static bool take_buffer(struct epoll_loop *p, uint32_t *id)
 {
-    if (p->free_count) {
-        *id = p->free_buffers[--p->free_count];
+    if (p->kept_count) {
+        *id = p->free_buffers[--p->kept_count];
         return true;
     }
-    if (p->buffer_count == BUFFERS_MAX)
+    char *memory = p->bare_count ? malloc(LOOP_BUFFER_BYTES) : NULL;
+    if (memory == NULL)
         return false;
-    *id = p->buffer_count;
-    p->buffers[*id] = malloc(LOOP_BUFFER_BYTES);
-    if (p->buffers[*id] == NULL)
-        return false;
-    p->buffer_count++;
+    *id = p->free_buffers[BUFFERS_MAX - p->bare_count--];
+    p->buffers[*id] = memory;
+    count_buffers(p);
     return true;
 }
 
 static void epoll_buffer_release(struct loop *loop, uint32_t buffer_id)
 {
     struct epoll_loop *p = epoll_of(loop);
-    DCHECK(p->free_count < p->buffer_count);
-    p->free_buffers[p->free_count++] = buffer_id;
+    DCHECK(free_buffers(p) < BUFFERS_MAX);
+    if (p->kept_count < BUFFERS_KEPT) {
+        p->free_buffers[p->kept_count++] = buffer_id;
+        return;
+    }
+    free(p->buffers[buffer_id]);
+    p->buffers[buffer_id] = NULL;
+    p->free_buffers[BUFFERS_MAX - ++p->bare_count] = buffer_id;
+    count_buffers(p);
 }
 
 /* ---- streams ---- */
@@ -176,7 +195,7 @@ static void starve(struct epoll_loop *p, struct loop_stream *s)
 /* Buffers are free again: all may try, those that get none come back to the list. */
 static void feed_starved(struct epoll_loop *p)
 {
-    if (p->free_count == 0)
+    if (free_buffers(p) == 0)
         return;
     while (p->starved_count) {
         struct loop_stream *s = p->starved[--p->starved_count];
@@ -257,8 +276,11 @@ static void try_send(struct epoll_loop *p, struct loop_stream *s)
 
 static void receive(struct epoll_loop *p, struct loop_stream *s)
 {
+    const size_t most = loop_receive_bytes(&p->base, s);
     for (unsigned i = 0; i < (p->base.careful ? 1u : RECEIVES_MAX); i++) {
         uint32_t id;
+        if (i && free_buffers(p) < BUFFERS_MAX / 2) /* the first receives of others come before */
+            return;
         if (s->state & (STATE_CLOSING | STATE_ENDED | STATE_STARVED) || !(s->state & STATE_READ))
             return;
         if (!take_buffer(p, &id)) {
@@ -268,11 +290,11 @@ static void receive(struct epoll_loop *p, struct loop_stream *s)
         ssize_t n;
         do {
             count_call(p);
-            n = recv(s->fd, p->buffers[id], LOOP_BUFFER_BYTES, MSG_DONTWAIT);
+            n = recv(s->fd, p->buffers[id], most, MSG_DONTWAIT);
         } while (n < 0 && errno == EINTR);
         if (n > 0) {
             push(p, (struct loop_event){LOOP_DATA, (int)n, s->owner, p->buffers[id], id});
-            if (n < LOOP_BUFFER_BYTES)
+            if ((size_t)n < most)
                 return;
             continue;
         }
@@ -571,10 +593,8 @@ static void epoll_destroy(struct loop *loop)
     pthread_mutex_unlock(&p->mutex);
     for (unsigned i = 0; i < p->thread_count; i++)
         pthread_join(p->threads[i], NULL);
-    for (uint32_t i = 0; i < p->buffer_count; i++)
+    for (uint32_t i = 0; i < BUFFERS_MAX; i++)
         free(p->buffers[i]);
-    free(p->buffers);
-    free(p->free_buffers);
     free(p->queue);
     free(p->starved);
     if (p->epoll_fd >= 0)
@@ -605,9 +625,9 @@ status_t loop_epoll_create(struct loop **out)
     p->base.backend = LOOP_EPOLL;
     p->queue_capacity = 1024;
     p->queue = malloc(p->queue_capacity * sizeof *p->queue);
-    p->buffers = calloc(BUFFERS_MAX, sizeof *p->buffers);
-    p->free_buffers = calloc(BUFFERS_MAX, sizeof *p->free_buffers);
-    CHECK(p->queue && p->buffers && p->free_buffers);
+    CHECK(p->queue);
+    for (uint32_t i = 0; i < BUFFERS_MAX; i++)
+        p->free_buffers[p->bare_count++] = i;
     for (unsigned i = 0; i < LISTENERS_MAX; i++)
         p->listeners[i].fd = -1;
     pthread_mutex_init(&p->mutex, NULL);

@@ -118,7 +118,7 @@ static void arm_recv(struct uring_loop *u, struct loop_stream *s)
 {
     struct io_uring_sqe *sqe = take_sqe(u, s, KIND_RECV);
     if (u->base.careful)
-        io_uring_prep_recv(sqe, s->fd, NULL, LOOP_BUFFER_BYTES, 0);
+        io_uring_prep_recv(sqe, s->fd, NULL, loop_receive_bytes(&u->base, s), 0);
     else
         io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
     sqe->flags |= IOSQE_BUFFER_SELECT;

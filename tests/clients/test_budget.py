@@ -1,6 +1,8 @@
 """The connections' buffers count against --memory: bursts of large requests and replies stay below it, and everybody
 gets on who does not stand still."""
 
+import resource
+import socket
 import threading
 import time
 
@@ -12,20 +14,47 @@ pytestmark = pytest.mark.kvasir
 
 MIB = 1 << 20
 CAP = 256 * MIB
+SMALL_CAP = 128 * MIB
 BACKENDS = {"uring-1": ("uring", 1), "epoll-2": ("epoll", 2)}
 
 
-@pytest.fixture(params=BACKENDS)
-def server(request):
+def full_server(name, memory, keys):
     """Full of values, so that buffers must push some out."""
-    backend, threads = BACKENDS[request.param]
-    server = Server("--memory", "256M", "--io", backend, "--threads", threads).start()
+    backend, threads = BACKENDS[name]
+    server = Server("--memory", memory, "--io", backend, "--threads", threads).start()
     with server.client() as c:
-        for start in range(0, 90000, 500):
+        for start in range(0, keys, 500):
             c.pipeline(("SET", "key:%06d" % i, b"v" * 3000) for i in range(start, start + 500))
     yield server
     assert server.process.poll() is None, server.log()[-6000:]
     server.destroy()
+
+
+@pytest.fixture(params=BACKENDS)
+def server(request):
+    yield from full_server(request.param, CAP, 90000)
+
+
+@pytest.fixture(params=BACKENDS)
+def small_server(request):
+    yield from full_server(request.param, SMALL_CAP, 45000)
+
+
+def many_sockets(server, n):
+    """Cheaper than so many clients, and they never block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, n + 500)), hard))
+    sockets = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(n)]
+    for sock in sockets:
+        sock.setblocking(False)
+    return sockets
+
+
+def send_what_fits(sock, data):
+    try:
+        return sock.send(data)
+    except (BlockingIOError, ConnectionError):
+        return 0
 
 
 def info(c):
@@ -39,10 +68,10 @@ def status(server, name):
                 return int(line.split()[1]) * 1024
 
 
-def assert_below_cap(server):
+def assert_below_cap(server, cap=CAP):
     """The highest of all times."""
     if not IS_SANITIZED:
-        assert status(server, "VmHWM") <= CAP
+        assert status(server, "VmHWM") <= cap
 
 
 def value(i, size):
@@ -96,6 +125,49 @@ def test_half_sent_requests(server):
         client.close()
     with server.client() as c:
         wait_until(lambda: int(info(c)["memory_input_bytes"]) == 0)
+
+
+def test_many_halves_of_small_requests(small_server):
+    """Each needs no room for itself; all together they would take more than there is."""
+    n, size = 3000, 60000
+    sockets = many_sockets(small_server, n)
+    requests = [encode("SET", "big:%d" % i, value(i, size)) for i in range(n)]
+    sent = [send_what_fits(sock, request[:-500]) for sock, request in zip(sockets, requests)]
+    with small_server.client() as c:
+        wait_until(lambda: int(info(c)["clients_waiting_for_room"]) > n // 2)
+        assert c("SET", "small", "x") == "OK" and c("GET", "small") == b"x"
+    for sock, request, done in zip(sockets, requests, sent):
+        sock.settimeout(30)
+        sock.sendall(request[done:])
+    assert all(sock.recv(100) == b"+OK\r\n" for sock in sockets)
+    assert_below_cap(small_server, SMALL_CAP)
+    with small_server.client() as c:
+        for i in range(0, n, 97):
+            assert c("GET", "big:%d" % i) == value(i, size)
+        for sock in sockets:
+            sock.close()
+        wait_until(lambda: int(info(c)["memory_input_bytes"]) == 0)
+
+
+@pytest.mark.parametrize("size", [3000, 60000])
+def test_many_that_never_read(small_server, size):
+    """Replies that need no room for themselves, and what has been sent behind."""
+    with small_server.client() as c:
+        for i in range(50):
+            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+    request = b"".join(encode("GET", "big:%d" % i) for i in range(50))
+    sockets = many_sockets(small_server, 2000)
+    for _ in range(20):
+        for sock in sockets:
+            send_what_fits(sock, request)
+    with small_server.client(timeout=60) as c:
+        assert c("SET", "small", "x") == "OK" and c("GET", "small") == b"x"
+        assert len(c("CLIENT", "LIST")) > 1000
+    assert_below_cap(small_server, SMALL_CAP)
+    for sock in sockets:
+        sock.close()
+    with small_server.client() as c:
+        wait_until(lambda: info(c)["connected_clients"] == "1")
 
 
 def test_bursts_of_large_values(server):

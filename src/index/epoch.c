@@ -47,7 +47,9 @@ static void free_list(struct epoch_participant *p, struct epoch_list *list)
     for (size_t i = 0; i < list->count; i++)
         free_item(p, list->items[i]);
     p->pending -= list->count;
+    p->bytes -= list->bytes;
     list->count = 0;
+    list->bytes = 0;
 }
 
 void epoch_participant_deinit(struct epoch_participant *p)
@@ -100,7 +102,7 @@ void epoch_exit(struct epoch_participant *p)
     atomic_store_explicit(&p->epoch->participants[p->index].local, 0, memory_order_release);
 }
 
-static void retire(struct epoch_participant *p, uint64_t item)
+static void retire(struct epoch_participant *p, uint64_t item, uint64_t bytes)
 {
     uint64_t tag = atomic_load_explicit(&p->epoch->global, memory_order_seq_cst);
     struct epoch_list *list = &p->lists[tag % 3];
@@ -114,20 +116,22 @@ static void retire(struct epoch_participant *p, uint64_t item)
         CHECK(list->items != NULL);
     }
     list->items[list->count++] = item;
+    list->bytes += bytes;
+    p->bytes += bytes;
     p->pending++;
 }
 
 void epoch_retire_block(struct epoch_participant *p, uint32_t ref, unsigned class)
 {
-    retire(p, KIND_BLOCK | (uint64_t) class << 32 | ref);
+    retire(p, KIND_BLOCK | (uint64_t) class << 32 | ref, 0);
 }
 
-void epoch_retire_malloc(struct epoch_participant *p, void *memory)
+void epoch_retire_malloc(struct epoch_participant *p, void *memory, uint64_t bytes)
 {
-    retire(p, KIND_MALLOC | (uint64_t)(uintptr_t)memory);
+    retire(p, KIND_MALLOC | (uint64_t)(uintptr_t)memory, bytes);
 }
 
 void epoch_retire_mapping(struct epoch_participant *p, void *mapping)
 {
-    retire(p, KIND_MAPPING | (uint64_t)(uintptr_t)mapping);
+    retire(p, KIND_MAPPING | (uint64_t)(uintptr_t)mapping, 0);
 }

@@ -31,6 +31,7 @@ struct epoch_list {
     uint64_t tag; /* global epoch at the time of retiring */
     uint64_t *items;
     size_t count, capacity;
+    uint64_t bytes; /* of its items that were malloc'd, as told */
 };
 
 struct epoch_participant {
@@ -39,6 +40,7 @@ struct epoch_participant {
     struct arena_cache *cache;
     struct epoch_list lists[3];
     uint64_t pending; /* items retired and not yet freed */
+    uint64_t bytes;   /* of those that were malloc'd, as told */
 };
 
 void epoch_init(struct epoch *epoch, unsigned participants);
@@ -54,7 +56,7 @@ void epoch_exit(struct epoch_participant *p);
 
 /* Hands over memory that was unlinked: nobody who enters a section after this call can reach it. */
 void epoch_retire_block(struct epoch_participant *p, uint32_t ref, unsigned class);
-void epoch_retire_malloc(struct epoch_participant *p, void *memory);
+void epoch_retire_malloc(struct epoch_participant *p, void *memory, uint64_t bytes);
 /* A mapping; its first word holds its length in bytes. */
 void epoch_retire_mapping(struct epoch_participant *p, void *mapping);
 

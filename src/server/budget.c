@@ -5,6 +5,7 @@
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
+#include "sys/memory.h"
 
 enum {
     INPUT_PART = 16,                        /* of the cap, for all large requests but one */
@@ -17,7 +18,10 @@ enum {
     AHEAD_TURNS = 16,   /* it takes so many until values that left memory have made room */
     AHEAD_US = 2000000, /* how long room is kept that nobody has come for: cold values take their time */
     AHEAD_FACTOR = 4,   /* a reply needs more than it had when it had to stop */
-    REQUEST_COPIES = 2, /* of a request, when it runs: the log's and the value */
+    WORK_PART = 8,      /* of the cap, for a value that is made from an old one */
+    WORK_COPIES = 3,    /* of a value that is made from an old one: and where it is put together */
+    WORK_WAIT_US = 1000000,        /* for which the memory for that is waited at most */
+    REQUEST_COPIES = 2,            /* of a request, when it runs: the log's and the value */
     REQUEST_EXTRA_BYTES = 1 << 20, /* so that a value of a quarter of the cap has room for its command */
     STILL_LOOKS_MAX = 5,           /* standing still in so many looks one after the other is too long */
     STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
@@ -34,6 +38,12 @@ uint64_t budget_request_max(const struct server *server)
 {
     uint64_t cap = cap_bytes(server);
     return cap ? cap / 4 + REQUEST_EXTRA_BYTES : UINT64_MAX;
+}
+
+uint64_t budget_work_max(const struct server *server)
+{
+    uint64_t cap = cap_bytes(server);
+    return cap ? cap / WORK_PART : UINT64_MAX;
 }
 
 uint64_t budget_reply_max(const struct server *server)
@@ -229,6 +239,35 @@ void budget_shrink(struct conn *conn, uint64_t bytes)
     set_reserved(conn, bytes);
     budget_count(conn);
     room_is_free(server);
+}
+
+bool budget_work_fits(struct conn *conn, uint64_t bytes)
+{
+    struct worker *worker = conn->worker;
+    uint64_t cap = cap_bytes(worker->server);
+    if (cap == 0 || bytes <= BUDGET_SMALL_BYTES)
+        return true;
+    bool first = conn->work_bytes < bytes;
+    if (!first && conn->work_granted)
+        return true; /* it has waited for its value since */
+    conn->flags |= CONN_WORKS;
+    conn->work_bytes = first ? bytes : conn->work_bytes;
+    conn->work_granted = false;
+    if (!budget_reserve(conn, bytes + BUDGET_SMALL_BYTES) || first) {
+        conn->work_turn = worker->turn;
+        conn->work_us = worker->now_us;
+    }
+    tell_store(worker);
+    if (worker->turn - conn->work_turn < AHEAD_TURNS)
+        return false;
+    /* What the one before has freed may not be the kernel's yet. */
+    uint64_t all = memory_resident_bytes() + bytes * WORK_COPIES;
+    conn->work_granted = all <= cap - cap / 32 || worker->now_us - conn->work_us > WORK_WAIT_US;
+    if (!conn->work_granted) {
+        memory_give_back();
+        conn->work_turn = worker->turn;
+    }
+    return conn->work_granted;
 }
 
 /* ---- output ---- */

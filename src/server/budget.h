@@ -51,6 +51,7 @@ struct budget {
 
 /* Longest request, or reply of many values, in bytes; UINT64_MAX: no cap. */
 uint64_t budget_request_max(const struct server *server);
+uint64_t budget_work_max(const struct server *server); /* longest value that budget_work_fits is asked for */
 uint64_t budget_reply_max(const struct server *server);
 
 /* ---- input ---- */
@@ -64,6 +65,9 @@ bool budget_reserve(struct conn *conn, uint64_t bytes);
 void budget_release(struct conn *conn);
 /* It needs no more than so many bytes of what it has reserved. */
 void budget_shrink(struct conn *conn, uint64_t bytes);
+/* Its command makes a value of so many bytes from an old one (APPEND, EXPIRE): the value, a copy of it and
+ * the log's. Is memory free for that? False: room is reserved, or waited for; try again in a later turn. */
+bool budget_work_fits(struct conn *conn, uint64_t bytes);
 /* After its memory for input has changed: counts it. */
 void budget_count(struct conn *conn);
 

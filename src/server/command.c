@@ -313,6 +313,17 @@ bool command_reply_fits_slow(struct command_call *call, uint64_t len)
     return budget_reply_fits(call->worker, reply_pending_bytes(call->reply), len);
 }
 
+bool command_work_fits_slow(struct command_call *call, uint64_t len)
+{
+    call->crowded = !budget_work_fits(call->conn, len);
+    return !call->crowded;
+}
+
+bool command_expiry_fits(struct command_call *call, const struct store_entry *entries)
+{
+    return store_entry_cold(entries, 0) || command_work_fits(call, store_entry_value(entries, 0).len / 3);
+}
+
 struct command_room command_room(struct command_call *call)
 {
     uint64_t most = budget_reply_max(call->server), pending = reply_pending_bytes(call->reply);

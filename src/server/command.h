@@ -35,7 +35,7 @@ struct command_call {
     int argc;
     struct store_key *keys; /* keys[i]: prepared, for the command's i-th key, when key_count > 0 */
     int cold_entry;         /* command_old_value's: the entry whose value must come from disk; -1: none */
-    bool crowded;           /* command_old_value's: there is no room for the reply now */
+    bool crowded;           /* command_old_value's, command_work_fits': there is no room now */
     int key_count; /* the worker prepares keys by the table's key positions when there is 1 key; else the
                       handler does */
 };

@@ -51,6 +51,15 @@ static inline bool command_reply_fits(struct command_call *call, uint64_t len)
 {
     return LIKELY(len < call->worker->reply_bytes_free) || command_reply_fits_slow(call, len);
 }
+/* For a stage that makes a value of len bytes from an old one: is there memory for that, three times? False:
+ * the stage returns false, with no reply written. */
+bool command_work_fits_slow(struct command_call *call, uint64_t len);
+static inline bool command_work_fits(struct command_call *call, uint64_t len)
+{
+    return LIKELY(len <= BUDGET_SMALL_BYTES) || command_work_fits_slow(call, len);
+}
+/* For a stage that changes the expiry of a live entry: the same for its value, if that is in memory. */
+bool command_expiry_fits(struct command_call *call, const struct store_entry *entries);
 /* The room for a reply of many items. */
 struct command_room {
     uint64_t bytes_max;

@@ -19,6 +19,8 @@ static bool stage_expire(struct command_call *call, struct store_entry *entries,
             (o->conditions & COND_LT && old && o->expire_ms >= old))
             wanted = false;
     }
+    if (wanted && !command_expiry_fits(call, entries))
+        return false;
     if (wanted)
         store_stage_expire(call->sw, entries, 0, o->expire_ms);
     reply_integer(call->reply, wanted);
@@ -83,6 +85,8 @@ static bool stage_persist(struct command_call *call, struct store_entry *entries
 {
     (void)context;
     bool has = store_entry_live(entries, 0) && store_entry_expire_ms(entries, 0);
+    if (has && !command_expiry_fits(call, entries))
+        return false;
     if (has)
         store_stage_expire(call->sw, entries, 0, 0);
     reply_integer(call->reply, has);

@@ -391,12 +391,14 @@ static bool stage_getex(struct command_call *call, struct store_entry *entries, 
         !command_expire_ms(call, call->argv[o->expire_at], o->seconds, o->absolute, true, &expire_ms))
         return false;
     struct slice old;
-    if (!command_old_value(call, entries, 0, &old))
+    bool persists = o->persist && store_entry_expire_ms(entries, 0);
+    if (!command_old_value(call, entries, 0, &old) ||
+        ((o->expire_at || persists) && !command_expiry_fits(call, entries)))
         return false;
     reply_bulk(call->reply, old);
     if (o->expire_at)
         store_stage_expire(call->sw, entries, 0, expire_ms);
-    else if (o->persist && store_entry_expire_ms(entries, 0))
+    else if (persists)
         store_stage_expire(call->sw, entries, 0, 0);
     return true;
 }
@@ -491,7 +493,14 @@ static bool overlay(struct command_call *call, struct store_entry *entries, uint
         reply_error(call->reply, "ERR string exceeds maximum allowed size (proto-max-bulk-len)");
         return false;
     }
-    if (live && !command_old_value(call, entries, 0, &old))
+    if (*len > budget_work_max(call->server)) {
+        reply_error(call->reply, "OOM the value would be longer than %llu bytes, an eighth of --memory",
+                    (unsigned long long)budget_work_max(call->server));
+        return false;
+    }
+    uint64_t from_disk = live && store_entry_cold(entries, 0) ? old_len : 0;
+    if (!command_work_fits(call, *len + from_disk / 3) ||
+        (live && !command_old_value(call, entries, 0, &old)))
         return false;
     char *value = command_scratch(call, *len + 1);
     memcpy(value, old.data, old_len);

@@ -141,6 +141,8 @@ static void input_settle(struct conn *conn)
     uint64_t announced = resp_request_announced(&conn->request);
     if (needed < announced)
         needed = announced;
+    if (needed < conn->work_bytes)
+        needed = conn->work_bytes;
     bool small = needed <= budget_small_bytes(conn->worker->server);
     if (!small && needed > conn->input_capacity / 4)
         return;

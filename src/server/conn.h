@@ -41,6 +41,7 @@ enum conn_flag {
     CONN_REPLY_SKIP = 256, /* this command's reply is left out: CLIENT REPLY SKIP came before it */
     CONN_COUNTED = 512,    /* counts against --max-clients */
     CONN_FETCHING = 1024,  /* waiter or ahead is in use */
+    CONN_WORKS = 4096,     /* its command waits until memory is free for what it makes (work_bytes) */
     CONN_BEYOND = 2048,    /* the one that may have more input than the common share allows (budget.h) */
     CONN_REPLY_SKIP_NEXT = 4096, /* CLIENT REPLY SKIP: this reply and the next command's are left out */
     CONN_REPLY_MUTE = CONN_REPLY_OFF | CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT,
@@ -82,6 +83,10 @@ struct conn {
     struct conn_link waiting_room;    /* the worker's list of those that wait for room for input */
     uint64_t reserved;                /* bytes of input that there is room for; 0: it needs none */
     uint64_t wanted;                  /* bytes, while it is in that list */
+    uint64_t work_bytes;              /* of the value that its command makes, beyond what came with it */
+    bool work_granted;                /* it had the memory: it may go on */
+    uint64_t work_us;                 /* monotonic; since when its memory is waited for, not for the room */
+    uint32_t work_turn;               /* the worker's, since which room for that is reserved */
     uint64_t counted;                 /* what it has added to worker->input_memory */
     uint64_t seen_input, seen_output; /* at the last look who stands still */
     uint32_t still_looks;             /* so many looks one after the other it stood still */

@@ -142,14 +142,17 @@ static void park(struct group_item *item)
     set_back(item);
 }
 
-/* A command has been run to its end, and values from disk were asked for, for it or for those behind it. */
-static void end_fetching(struct worker *worker, struct conn *conn)
+/* A command has been run to its end that has waited for memory, or values from disk were asked for, for it or
+ * for those behind it. */
+static void end_waiting(struct worker *worker, struct conn *conn)
 {
     store_waiter_release(worker->sw, &conn->waiter);
     if (conn->ahead)
         conn->ahead--;
     if (conn->ahead == 0)
         conn->flags &= ~(uint32_t)CONN_FETCHING;
+    conn->work_bytes = 0;
+    conn->flags &= ~(uint32_t)CONN_WORKS;
 }
 
 static void run_item(struct group *group, struct group_item *item, uint64_t commit_lsn)
@@ -199,8 +202,8 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         }
         count_call(worker, item, r, reply_end_offset(r) - from);
     }
-    if (UNLIKELY(conn->flags & CONN_FETCHING))
-        end_fetching(worker, conn);
+    if (UNLIKELY(conn->flags & (CONN_FETCHING | CONN_WORKS)))
+        end_waiting(worker, conn);
     if (UNLIKELY(r->error_count != errors))
         STAT_ADD(worker->stats.errors, 1);
     after_reply(conn, before, from, commit_lsn);

@@ -90,14 +90,23 @@ uint64_t worker_buffer_bytes(const struct worker *worker)
 
 void *worker_scratch(struct worker *worker, size_t bytes)
 {
-    if (bytes > worker->scratch_bytes ||
-        (worker->scratch_bytes > SCRATCH_BYTES_KEEP && bytes <= SCRATCH_BYTES_KEEP)) {
+    if (bytes > worker->scratch_bytes) {
         free(worker->scratch);
         worker->scratch_bytes = bytes < 65536 ? 65536 : bytes;
         worker->scratch = malloc(worker->scratch_bytes);
         CHECK(worker->scratch);
     }
     return worker->scratch;
+}
+
+/* What a large command needed. */
+static void free_scratch(struct worker *worker)
+{
+    if (LIKELY(worker->scratch_bytes <= SCRATCH_BYTES_KEEP))
+        return;
+    free(worker->scratch);
+    worker->scratch = NULL;
+    worker->scratch_bytes = 0;
 }
 
 /* ---- connections ---- */
@@ -648,6 +657,7 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     *background_more =
         store_background(worker->sw, count ? BACKGROUND_STEPS_BUSY : BACKGROUND_STEPS_IDLE, due_ms);
     store_turn_end(worker->sw);
+    free_scratch(worker);
     count_lists(worker);
     sample(worker);
 }

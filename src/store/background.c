@@ -155,7 +155,7 @@ static bool run_jobs(struct store_worker *sw, unsigned steps)
         }
         atomic_store_explicit(&store->ranges[job->slot], NULL, memory_order_release);
         atomic_fetch_sub_explicit(&store->range_count, 1, memory_order_release);
-        epoch_retire_malloc(&p->epoch, job->range);
+        epoch_retire_malloc(&p->epoch, job->range, 0);
         free(job->position);
         *job = p->jobs[--p->job_count];
     }

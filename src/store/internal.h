@@ -99,7 +99,7 @@ struct store_worker_private {
     size_t tombstone_head, tombstone_count, tombstone_capacity; /* capacity: a power of two */
     struct range_job jobs[STORE_RANGES_MAX];
     unsigned job_count;
-    char *scratch; /* of old values while an expiry is changed */
+    char *scratch; /* of old values in nodes while an expiry is changed */
     size_t scratch_capacity;
     /* Memory. */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
@@ -254,6 +254,8 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
                      uint32_t meta);
 /* Looks at up to so many values, while there is too much in memory. True: there still is. */
 bool memory_relieve(struct store_worker *sw, unsigned steps);
+/* Are so many old values' blocks not free yet that no more may be replaced in this turn? */
+bool memory_must_settle(const struct store *store, const struct store_worker_private *p);
 void memory_after_write(struct store_worker *sw, uint64_t bytes);
 /* Is there no room for a write of so many bytes? creates: it adds keys. */
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);

@@ -38,6 +38,9 @@ enum {
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
+    UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
+    UNSETTLED_BYTES_LEAST = 4 << 20,
+    UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
 };
 
 /* A value in memory, perhaps: the node may be gone or be another one by now. */
@@ -474,6 +477,14 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     uint64_t often = use.cap_bytes / BUFFERS_OFTEN_SHARE;
     uint64_t spared = use.buffer_bytes > often ? use.buffer_bytes - often : 0;
     return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
+}
+
+bool memory_must_settle(const struct store *store, const struct store_worker_private *p)
+{
+    if (LIKELY(p->epoch.bytes < UNSETTLED_BYTES_LEAST))
+        return false;
+    uint64_t cap = load(&store->memory_bytes_max), most = cap ? cap / UNSETTLED_SHARE : UNSETTLED_BYTES_MAX;
+    return p->epoch.bytes > (most > UNSETTLED_BYTES_LEAST ? most : UNSETTLED_BYTES_LEAST);
 }
 
 /* Candidates to look at when so many bytes have come at once. */

@@ -144,7 +144,7 @@ static void drop_external(struct store *store, struct store_worker_private *p, c
         return;
     struct value_block *block = external_of(node, meta);
     atomic_fetch_sub_explicit(&store->value_bytes, (int64_t)block->bytes, memory_order_relaxed);
-    epoch_retire_malloc(&p->epoch, block);
+    epoch_retire_malloc(&p->epoch, block, block->bytes);
 }
 
 static uint64_t external_create(struct store *store, const struct content *c)
@@ -347,7 +347,7 @@ struct node *payload_expire(struct store *store, struct store_worker_private *p,
     struct content c = {.value = slice_make(old.value, old.len), .expire_ms = expire_ms, .cold = old.cold};
     if (store->config.durability != STORE_NONE)
         c.address = old.address;
-    if (!old.cold) { /* the value moves within its area: through a copy */
+    if (!old.cold && !(node_meta(node) & NODE_EXTERNAL)) { /* it moves within its area: through a copy */
         p->scratch = store_grow(p->scratch, &p->scratch_capacity, old.len, 1);
         memcpy(p->scratch, old.value, old.len);
         c.value.data = p->scratch;

@@ -518,6 +518,10 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_NO_MEMORY;
         goto done;
     }
+    if (UNLIKELY(memory_must_settle(store, p)) && !plan.only_deletes) {
+        result = STORE_BUSY;
+        goto done;
+    }
     if (UNLIKELY(plan.bytes > LOG_SMALL_BYTES_MAX) && store->log &&
         (!p->large || p->large_bytes < plan.bytes)) {
         grow_large = true;

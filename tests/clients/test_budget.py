@@ -170,6 +170,38 @@ def test_many_that_never_read(small_server, size):
         wait_until(lambda: info(c)["connected_clients"] == "1")
 
 
+def test_values_made_from_old_ones(small_server):
+    """They are there three or four times while they are made."""
+    n, size = 4, 15 * MIB
+
+    def work(i):
+        with small_server.client(timeout=60) as c:
+            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+            for k in range(1, 4):
+                assert c("APPEND", "big:%d" % i, "x") == size + k
+            for k in range(3):
+                assert c("SETRANGE", "made:%d" % i, size - 1, "y") == size
+            assert c.error("SETRANGE", "made:%d" % i, size + 2 * MIB, "y").startswith("OOM the value would be longer")
+
+    run_all((work, i) for i in range(n))
+    with small_server.client(timeout=60) as c:
+        for i in range(n):
+            assert c("GET", "big:%d" % i) == value(i, size) + b"xxx"
+    assert_below_cap(small_server, SMALL_CAP)
+
+
+@pytest.mark.parametrize("size", [3000, 60000, 20 * MIB], ids=str)
+def test_expiries_of_values_in_memory(small_server, size):
+    """Each copies the value; the old ones are not free at once, and need not wait for a log."""
+    n = 2000 if size < MIB else 60
+    with small_server.client(timeout=60) as c:
+        assert c("SET", "v", value(1, size)) == "OK"
+        assert c.pipeline(("EXPIRE", "v", 1000 + i) for i in range(n)) == [1] * n
+        assert c.pipeline(("PERSIST" if i % 2 else "PEXPIRE", "v", *([] if i % 2 else [10**6])) for i in range(n)) == [1] * n
+        assert c("GET", "v") == value(1, size)
+    assert_below_cap(small_server, SMALL_CAP)
+
+
 def test_bursts_of_large_values(server):
     n, size = 6, 24 * MIB
 

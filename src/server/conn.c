@@ -102,7 +102,7 @@ static void input_grow(struct conn *conn, size_t len)
     size_t needed = conn->input_len + len;
     if (needed <= conn->input_capacity)
         return;
-    uint64_t announced = resp_request_announced(&conn->request);
+    uint64_t announced = conn_announced(conn);
     uint64_t most = budget_request_max(conn->worker->server),
              small = budget_small_bytes(conn->worker->server);
     uint64_t behind = small == BUDGET_SMALL_BYTES ? LOOP_BUFFER_BYTES : BUDGET_LEAST_BYTES / 2;
@@ -138,7 +138,7 @@ static void input_move_down(struct conn *conn)
 static void input_settle(struct conn *conn)
 {
     size_t needed = conn->input_len - conn->input_position;
-    uint64_t announced = resp_request_announced(&conn->request);
+    uint64_t announced = conn_announced(conn);
     if (needed < announced)
         needed = announced;
     if (needed < conn->work_bytes)

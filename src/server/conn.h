@@ -25,6 +25,7 @@ enum {
     CONN_OUTPUT_BYTES_MAX = 1 << 20, /* unsent output beyond this stops a connection's commands and reading */
     CONN_INPUT_BYTES_PAUSE = 1 << 20, /* waiting input of a stopped connection beyond this stops reading */
     CONN_TURN_COMMANDS_MAX = 4096,    /* commands of one connection in one turn */
+    CONN_ARGUMENT_BYTES = 256,        /* held for an argument: key, entry, place in lists */
     CONN_NAME_BYTES = 128,
     CONN_ADDRESS_BYTES = 128,
 };
@@ -176,6 +177,15 @@ static inline bool conn_awaits_values(const struct conn *conn)
 static inline bool conn_awaits_saving(const struct conn *conn)
 {
     return conn->flags & CONN_PARKED && conn->save_ticket;
+}
+
+/* What the unfinished command will take, as far as is known: its bytes, or for many arguments what is held
+ * for each of them while it runs. */
+static inline uint64_t conn_announced(const struct conn *conn)
+{
+    uint64_t bytes = resp_request_announced(&conn->request);
+    uint64_t arguments = (uint64_t)conn->request.argc_wanted * CONN_ARGUMENT_BYTES;
+    return bytes > arguments || conn->request.skipping ? bytes : arguments;
 }
 
 static inline bool conn_has_input(const struct conn *conn)

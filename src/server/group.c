@@ -396,8 +396,11 @@ __attribute__((noinline)) static struct source *refuse_long(struct group *group,
     struct reply *r = &conn->reply;
     struct reply_position before = reply_position(r);
     uint64_t from = reply_end_offset(r);
-    reply_error(r, "OOM a request longer than %llu bytes, a quarter of --memory: send less at once",
-                (unsigned long long)most);
+    reply_error(
+        r,
+        "OOM a request longer than %llu bytes, a quarter of --memory (an argument counts as %d at least): "
+        "send less at once",
+        (unsigned long long)most, (int)CONN_ARGUMENT_BYTES);
     STAT_ADD(conn->worker->stats.errors, 1);
     conn->worker->sw->depends_lsn = 0;
     after_reply(conn, before, from, UINT64_MAX);
@@ -442,7 +445,7 @@ __attribute__((noinline)) static struct source *parse_slow(struct group *group, 
     case RESP_MORE:
     default:
         most = budget_request_max(group->worker->server);
-        if (LIKELY(resp_request_announced(request) <= most) || request->argc_wanted == 0)
+        if (LIKELY(conn_announced(conn) <= most) || request->argc_wanted == 0)
             return NULL;
         return refuse_long(group, source, most);
     case RESP_ERROR:

@@ -190,6 +190,16 @@ def test_values_made_from_old_ones(small_server):
     assert_below_cap(small_server, SMALL_CAP)
 
 
+def test_many_arguments(small_server):
+    """Each takes more while the command runs than it has bytes."""
+    with small_server.client(timeout=60) as c:
+        for n in (20_000, 100_000):
+            assert c("EXISTS", *["abcd"] * n) == 0 and c("DEL", *["abcd"] * n) == 0
+        assert c.error("EXISTS", *["abcd"] * 500_000).startswith("OOM a request longer than ")
+        assert c("PING") == "PONG"
+    assert_below_cap(small_server, SMALL_CAP)
+
+
 @pytest.mark.parametrize("size", [3000, 60000, 20 * MIB], ids=str)
 def test_expiries_of_values_in_memory(small_server, size):
     """Each copies the value; the old ones are not free at once, and need not wait for a log."""

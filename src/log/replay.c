@@ -544,6 +544,21 @@ status_t log_replay(const struct log_config *config, int folder, struct replay_e
     return s;
 }
 
+/* A running server removes segments that it needs no more, or uses their files again. */
+static bool some_have_gone(const struct reader *r)
+{
+    bool gone = false;
+    for (size_t i = r->end_index; i < r->count && !gone; i++) {
+        char name[SEGMENT_NAME_BYTES];
+        segment_name(name, r->numbers[i]);
+        int fd = r->disk->ops->open(r->disk, r->folder, name, false, false);
+        gone = fd == -ENOENT;
+        if (fd >= 0)
+            r->disk->ops->close(r->disk, fd);
+    }
+    return gone;
+}
+
 status_t log_read(struct disk *disk, const char *path, uint64_t from,
                   bool (*each)(void *context, const struct record *record), void *context, char note[256])
 {
@@ -569,6 +584,11 @@ status_t log_read(struct disk *disk, const char *path, uint64_t from,
                 s = status_ok();
         }
     }
+    if (!status_is_ok(&s) && some_have_gone(&r))
+        s = status_error(STATUS_BUSY,
+                         "the server has removed segments of %s while they were read: read again, "
+                         "or a copy that `kvasir backup` makes",
+                         path);
     if (status_is_ok(&s))
         snprintf(note, 256, "%" PRIu64 " records, the log ends at LSN %" PRIu64 "%s", r.records, r.end_lsn,
                  r.in_the_middle ? "; its oldest segments are not there any more" : "");

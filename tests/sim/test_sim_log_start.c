@@ -556,6 +556,31 @@ static bool count_record(void *context, const struct record *record)
     return true;
 }
 
+/* The server goes on beside the tool that prints its log: its files get other names, and then other bytes. */
+static bool take_files_away(void *context, const struct record *record)
+{
+    struct sim_disk *sim = context;
+    for (uint64_t number = 1; number < 4; number++) {
+        struct sim_file *f = file_of(sim, number);
+        if (f)
+            memset(f->data + LOG_BLOCK_BYTES, 'x', f->size - LOG_BLOCK_BYTES);
+        if (f)
+            snprintf(f->name, sizeof f->name, "spare-%010u.kv", (unsigned)number);
+    }
+    return true;
+}
+
+static void test_read_beside_a_server(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = make_log();
+    char note[256];
+    status_t s = log_read(&sim->disk, "sim", 0, take_files_away, sim, note);
+    assert_int_equal(s.code, STATUS_BUSY);
+    assert_non_null(strstr(note, "the server has removed segments of sim"));
+    sim_disk_destroy(sim);
+}
+
 /* The tool that prints a log says what is not there. */
 static void test_read(void **state)
 {
@@ -595,6 +620,7 @@ int main(void)
         cmocka_unit_test(test_remove_while_running),
         cmocka_unit_test(test_remove_keeps_what_is_needed),
         cmocka_unit_test(test_read),
+        cmocka_unit_test(test_read_beside_a_server),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,15 +12,13 @@
 #include "log/spare.h"
 #include "store/internal.h"
 #include "store/moving.h"
+#include "store/victims.h"
 #include "sys/clock.h"
 
 enum {
     ROUND_BYTES = 64 << 20,
     ROUND_BYTES_LEAST = 256 << 10,
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
-    VICTIMS_MAX = 256,
-    VICTIM_BYTES_MAX = 1 << 30, /* of one round, to be read */
-    PART_MARGIN_SHARE = 8,
     STEP_KEYS_TESTED = 3,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
     BYTES_PER_SECOND = 16 << 20,
@@ -35,27 +33,17 @@ enum {
     QUIET_BYTES_PER_SECOND = 1 << 20,
     QUIET_BYTES = QUIET_BYTES_PER_SECOND / 1000 * IDLE_MS, /* of log between two looks */
     BUSY_WAIT_US = 1000,                                   /* a key is locked */
-    CLEAN_FAILURES_MAX = 3,
-    DEAD_PERCENT = 25,     /* of what could be cleaned: then it begins */
-    LIVE_PERCENT_MAX = 85, /* fuller segments are not worth it */
-    LIVE_PERCENT_MAX_CRITICAL = 97,
 };
 
 enum phase { PHASE_READ, PHASE_WRITE, PHASE_MOVE };
 enum { COLD, HOT, TEMPERATURES };
 
-struct victim {
-    struct segment_file *file;
-    uint64_t bytes, live;
-    double score;
-    bool damaged;
-};
+_Static_assert((int)TEMPERATURES == (int)VICTIMS_FILES, "room is taken for as many");
 
 struct cleaner_round {
     enum phase phase;
-    struct victim victims[VICTIMS_MAX];
-    unsigned victim_count, victim_at;
-    uint64_t victim_bytes, victim_live;
+    struct victims victims;
+    unsigned victim_at;
     struct segment_scan scan;
     bool scanning;
     /* The victims' values in parts, so that not too many are in memory: read, written, moved, the next. */
@@ -138,7 +126,7 @@ static void give_up(struct store *store, const status_t *s)
 static void blame(struct store *store, struct segment_file *file)
 {
     char name[SEGMENT_NAME_BYTES];
-    if (++file->clean_failures != CLEAN_FAILURES_MAX)
+    if (++file->clean_failures != VICTIMS_FAILURES_MAX)
         return;
     segment_file_name(name, file->data, file->number);
     LOG_WARNING("%s/%s has %" PRId64 " bytes of values that cannot be read: the file is kept",
@@ -156,10 +144,10 @@ static void judge_victims(struct store *store)
 {
     struct cleaner_round *r = store->keeper.cleaner.round;
     for (unsigned i = 0; i < r->victim_at; i++) {
-        struct segment_file *file = r->victims[i].file;
+        struct segment_file *file = r->victims.items[i].file;
         /* What is live was not found, as a batch's header may be damaged, or was not good. But what a deleted
          * tree covers is still counted, and is not moved. */
-        bool counts = r->victims[i].damaged || !has_deleted_trees(store);
+        bool counts = r->victims.items[i].damaged || !has_deleted_trees(store);
         if (counts && segments_live_bytes(store->segments, file) > 0)
             blame(store, file);
     }
@@ -170,7 +158,7 @@ static void judge_victims(struct store *store)
 static void finish_part(struct store *store)
 {
     struct cleaner_round *r = store->keeper.cleaner.round;
-    if (r->scanning || r->victim_at < r->victim_count) {
+    if (r->scanning || r->victim_at < r->victims.count) {
         moving_free(&r->values);
         r->values = (struct moving){0};
         r->at = r->bytes = 0;
@@ -184,109 +172,31 @@ static void finish_part(struct store *store)
     round_free(store);
 }
 
-/* ---- choice ---- */
-
-struct choice {
-    struct store *store;
-    uint64_t replay_number; /* log segments from here on are needed for a replay: not worth it yet */
-    uint64_t now_ms;
-    unsigned live_percent_max;
-    struct victim *victims;
-    size_t count, capacity;
-    uint64_t bytes, live; /* of all that could be cleaned */
-};
-
-static bool consider(void *context, struct segment_file *file)
-{
-    struct choice *c = context;
-    if (!atomic_load_explicit(&file->sealed, memory_order_acquire))
-        return true;
-    if (file->since_ms == 0)
-        file->since_ms = c->now_ms;
-    if ((!file->data && file->number >= c->replay_number) || file->dead_since ||
-        file->clean_failures >= CLEAN_FAILURES_MAX)
-        return true;
-    int64_t live = segments_live_bytes(c->store->segments, file);
-    struct victim v = {.file = file, .live = live > 0 ? (uint64_t)live : 0};
-    v.bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
-    c->bytes += v.bytes;
-    c->live += v.live < v.bytes ? v.live : v.bytes;
-    if (v.live == 0 || v.live * 100 > v.bytes * c->live_percent_max)
-        return true;
-    double u = (double)v.live / (double)v.bytes, age = (double)(c->now_ms - file->since_ms + 1000);
-    v.score = (1 - u) * age / (1 + u);
-    c->victims = store_grow(c->victims, &c->capacity, c->count + 1, sizeof *c->victims);
-    c->victims[c->count++] = v;
-    return true;
-}
-
-static int best_first(const void *a, const void *b)
-{
-    const struct victim *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return (x->file->number > y->file->number) - (x->file->number < y->file->number);
-}
-
-/* Of the files that so many bytes of records go into, with headers and padding. */
-static uint64_t files_bytes(uint64_t bytes)
-{
-    return bytes + TEMPERATURES * 2 * LOG_BLOCK_BYTES;
-}
-
-static uint64_t room_needed(uint64_t live)
-{
-    return files_bytes(live + live / PART_MARGIN_SHARE);
-}
+/* ---- begin ---- */
 
 /* As few parts as are no larger than `most` each, and of about the same size. A victim's live bytes are not
  * quite those of its records: some more do not make another part. */
 static uint64_t part_bytes(uint64_t live, uint64_t most)
 {
     uint64_t bytes = live / (live / most + (live % most != 0));
-    return bytes + bytes / PART_MARGIN_SHARE;
+    return bytes + bytes / VICTIMS_MARGIN_SHARE;
 }
 
 /* Begins a round if it is worth it. */
-static bool choose(struct store *store, enum space_level level)
+static bool begin_round(struct store *store, enum space_level level)
 {
-    struct keeper *k = &store->keeper;
     uint64_t most = cleaner_round_bytes(store);
-    struct choice c = {.store = store, .now_ms = clock_monotonic_us() / 1000};
-    if (k->toc_count == 0)
-        return false;
-    c.live_percent_max = level == SPACE_CRITICAL ? LIVE_PERCENT_MAX_CRITICAL : LIVE_PERCENT_MAX;
-    c.replay_number = k->tocs[k->toc_count - 1].start_lsn >> LOG_SEGMENT_SHIFT;
-    segments_each(store->segments, consider, &c);
-    bool worth = level != SPACE_FINE || (c.bytes - c.live) * 100 > c.bytes * DEAD_PERCENT;
-    if (!worth || c.count == 0) {
-        free(c.victims);
-        return false;
-    }
-    qsort(c.victims, c.count, sizeof *c.victims, best_first);
     struct cleaner_round *r = calloc(1, sizeof *r);
     CHECK(r != NULL);
-    uint64_t room = space_for_rounds(store);
-    for (size_t i = 0; i < c.count && r->victim_count < VICTIMS_MAX; i++) {
-        const struct victim *v = &c.victims[i];
-        if (room_needed(r->victim_live + v->live) > room) /* perhaps another one fits */
-            continue;
-        if (r->victim_count && (r->victim_live + v->live > most || r->victim_bytes >= VICTIM_BYTES_MAX))
-            break;
-        r->victims[r->victim_count++] = *v;
-        r->victim_live += v->live;
-        r->victim_bytes += v->bytes;
-    }
-    free(c.victims);
-    uint64_t needed = room_needed(r->victim_live);
-    if (r->victim_count == 0 || !space_take(store, needed)) {
+    uint64_t needed = victims_choose(store, level, most, &r->victims) ? victims_room(r->victims.live) : 0;
+    if (needed == 0 || !space_take(store, needed)) {
         free(r);
         return false;
     }
     r->taken_bytes = needed;
-    r->part_bytes_max = part_bytes(r->victim_live, most);
+    r->part_bytes_max = part_bytes(r->victims.live, most);
     r->start_us = clock_monotonic_us();
-    k->cleaner.round = r;
+    store->keeper.cleaner.round = r;
     return true;
 }
 
@@ -340,23 +250,23 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
 {
     bool busy = false;
     status_t s = status_ok();
-    if (r->bytes >= r->part_bytes_max || (!r->scanning && r->victim_at == r->victim_count)) {
+    if (r->bytes >= r->part_bytes_max || (!r->scanning && r->victim_at == r->victims.count)) {
         r->phase = PHASE_WRITE;
         return status_ok();
     }
     if (!r->scanning) {
-        segment_scan_begin(&r->scan, store->config.disk, r->victims[r->victim_at].file);
+        segment_scan_begin(&r->scan, store->config.disk, r->victims.items[r->victim_at].file);
         r->scanning = true;
     }
     switch (look(store, r, &busy)) {
     case SEGMENT_SCAN_READ:
         s = segment_scan_read(&r->scan);
         if (!status_is_ok(&s))
-            blame(store, r->victims[r->victim_at].file);
+            blame(store, r->victims.items[r->victim_at].file);
         r->done_bytes += r->scan.window_len;
         break;
     case SEGMENT_SCAN_END:
-        r->victims[r->victim_at].damaged = r->scan.damaged;
+        r->victims.items[r->victim_at].damaged = r->scan.damaged;
         segment_scan_end(&r->scan);
         r->scanning = false;
         r->victim_at++;
@@ -394,7 +304,7 @@ static status_t begin_targets(struct store *store, struct cleaner_round *r)
     uint64_t bytes[TEMPERATURES] = {0};
     moving_seal(&r->values);
     tell_hot(r, bytes);
-    uint64_t needed = files_bytes(bytes[COLD] + bytes[HOT]);
+    uint64_t needed = victims_files_bytes(bytes[COLD] + bytes[HOT]);
     if (needed > r->taken_bytes) { /* seldom: more is live than was counted, or there are many parts */
         if (!space_take(store, needed - r->taken_bytes))
             return status_error(STATUS_NO_SPACE, "%s has no room for data segments of %" PRIu64 " KiB",
@@ -403,7 +313,7 @@ static status_t begin_targets(struct store *store, struct cleaner_round *r)
     }
     for (unsigned t = 0; t < TEMPERATURES; t++) {
         if (bytes[t] && !spare_suits_data(&folder, bytes[t]))
-            space_clear(store, files_bytes(bytes[t]));
+            space_clear(store, victims_files_bytes(bytes[t]));
         if (bytes[t])
             TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes[t], &r->targets[t]));
     }
@@ -423,7 +333,8 @@ static status_t finish_targets(struct store *store, struct cleaner_round *r)
         TRY(data_segment_finish(d, &file));
         file->since_ms = clock_monotonic_us() / 1000;
     }
-    uint64_t used = files_bytes(r->bytes) < r->taken_bytes ? files_bytes(r->bytes) : r->taken_bytes;
+    uint64_t used =
+        victims_files_bytes(r->bytes) < r->taken_bytes ? victims_files_bytes(r->bytes) : r->taken_bytes;
     r->taken_bytes -= used;
     space_release(store, used);
     return status_ok();
@@ -535,8 +446,8 @@ static uint64_t pause_us(struct store *store, struct cleaner_round *r)
         return KEEPER_REST_US_CRITICAL;
     if (level == SPACE_FINE && is_quiet(store))
         return pause_us_quiet(r);
-    uint64_t rate = BYTES_PER_SECOND, dead = r->victim_bytes - r->victim_live;
-    uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victim_bytes / dead * 2 : rate;
+    uint64_t rate = BYTES_PER_SECOND, dead = r->victims.bytes - r->victims.live;
+    uint64_t wanted = dead ? store->keeper.cleaner.fill_rate * r->victims.bytes / dead * 2 : rate;
     rate = wanted > rate ? wanted : rate;
     rate *= level == SPACE_LOW ? 4 : 1;
     uint64_t planned = r->done_bytes * 1000000 / rate, spent = clock_monotonic_us() - r->start_us;
@@ -576,7 +487,7 @@ static bool idle_step(struct store *store)
         c->idle_ms = 0;
         return true;
     }
-    return (now_ms >= c->retry_ms || store->config.no_threads) && choose(store, level);
+    return (now_ms >= c->retry_ms || store->config.no_threads) && begin_round(store, level);
 }
 
 bool cleaner_step(struct store *store, uint64_t *wait_us)

@@ -7,8 +7,7 @@
  * crash anywhere leaves every kept checkpoint with all files it names, and data segments that no checkpoint
  * names are of no use and go at the next start. Nothing is ever written to the log.
  *
- * Choice of victims: cost-benefit, (1 - u) * age / (1 + u), u being the live part. Source: Rosenblum and
- * Ousterhout, "The design and implementation of a log-structured file system", 1992.
+ * Which segments are chosen: victims.h.
  *
  * Thread safety: all of it the keeper's thread, but space_may_allocate, space_allocated, space_will_come and
  * the numbers. */

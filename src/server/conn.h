@@ -42,9 +42,9 @@ enum conn_flag {
     CONN_REPLY_SKIP = 256, /* this command's reply is left out: CLIENT REPLY SKIP came before it */
     CONN_COUNTED = 512,    /* counts against --max-clients */
     CONN_FETCHING = 1024,  /* waiter or ahead is in use */
-    CONN_WORKS = 4096,     /* its command waits until memory is free for what it makes (work_bytes) */
     CONN_BEYOND = 2048,    /* the one that may have more input than the common share allows (budget.h) */
     CONN_REPLY_SKIP_NEXT = 4096, /* CLIENT REPLY SKIP: this reply and the next command's are left out */
+    CONN_WORKS = 8192,           /* its command waits until memory is free for what it makes (work_bytes) */
     CONN_REPLY_MUTE = CONN_REPLY_OFF | CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT,
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };

@@ -490,7 +490,12 @@ static void test_a_small_disk_does_not_get_stuck(void **state)
         uint64_t capacity;
     } disks[] = {{30, 24 << 20}, {VALUE_BYTES, 40 << 20}};
     (void)state;
-    for (size_t i = 0; i < sizeof disks / sizeof disks[0]; i++)
+#ifdef __SANITIZE_THREAD__
+    size_t first = 1; /* so many small values take minutes there */
+#else
+    size_t first = 0;
+#endif
+    for (size_t i = first; i < sizeof disks / sizeof disks[0]; i++)
         fill_a_small_disk(disks[i].bytes, disks[i].capacity);
 }
 

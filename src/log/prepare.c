@@ -32,7 +32,7 @@ static bool next_plan(struct log *log, struct plan *plan, struct segment **outgr
     bool is_wanted = log->prepared == NULL || log->prepared->for_deletes;
     *plan = (struct plan){
         .number = log->next_number,
-        .after = log->current->number, /* and stays it, for there is no other to go on to */
+        .after = log->current->number, /* and stays it, but when one for deletes comes between */
         .bytes = log->next_bytes > log->wanted_bytes ? log->next_bytes : log->wanted_bytes,
         .wanted = log->wanted_bytes,
     };

@@ -71,7 +71,7 @@ static bool is_tested(const struct store *store)
 
 static struct keeper_step step_begin(const struct store *store)
 {
-    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0);
+    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0, log_lacks_room(store->log));
 }
 
 uint64_t cleaner_round_bytes(const struct store *store)

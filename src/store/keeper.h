@@ -80,7 +80,9 @@ bool keeper_step(struct store *store, uint64_t *wait_us);
  * have it back before the next timer tick; or, in tests, by number, so that others come in between. */
 enum {
     KEEPER_STEP_US = 25,
-    KEEPER_REST_US = 100,         /* at least, between two steps */
+    KEEPER_STEP_US_CRITICAL =
+        100,              /* writes wait for room: after each rest the step may wait for a core much longer */
+    KEEPER_REST_US = 100, /* at least, between two steps */
     KEEPER_REST_US_CRITICAL = 30, /* writes wait for room */
     KEEPER_STEP_LOOK = 2,         /* items between two looks at the clock */
 };
@@ -90,9 +92,10 @@ struct keeper_step {
     unsigned items, items_max; /* items_max 0: by time */
 };
 
-static inline struct keeper_step keeper_step_begin(unsigned items_max)
+static inline struct keeper_step keeper_step_begin(unsigned items_max, bool critical)
 {
-    return (struct keeper_step){.end_us = clock_monotonic_us() + KEEPER_STEP_US, .items_max = items_max};
+    unsigned us = critical ? KEEPER_STEP_US_CRITICAL : KEEPER_STEP_US;
+    return (struct keeper_step){.end_us = clock_monotonic_us() + us, .items_max = items_max};
 }
 
 /* Asked before each item. */

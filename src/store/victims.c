@@ -18,6 +18,7 @@ struct choice {
     uint64_t replay_number; /* log segments from here on are needed for a replay: not worth it yet */
     uint64_t now_ms;
     unsigned live_percent_max;
+    bool is_critical; /* room now counts, not what a segment will still lose by itself */
     struct victim *victims;
     size_t count, capacity;
     uint64_t bytes, live; /* of all that could be cleaned */
@@ -41,7 +42,7 @@ static bool consider(void *context, struct segment_file *file)
     if (v.live == 0 || v.live * 100 > v.bytes * c->live_percent_max)
         return true;
     double u = (double)v.live / (double)v.bytes, age = (double)(c->now_ms - file->since_ms + 1000);
-    v.score = (1 - u) * age / (1 + u);
+    v.score = (1 - u) * (c->is_critical ? 1 : age) / (1 + u);
     c->victims = store_grow(c->victims, &c->capacity, c->count + 1, sizeof *c->victims);
     c->victims[c->count++] = v;
     return true;
@@ -79,7 +80,8 @@ bool victims_choose(struct store *store, enum space_level level, uint64_t most, 
     *out = (struct victims){.count = 0};
     if (k->toc_count == 0)
         return false;
-    c.live_percent_max = level == SPACE_CRITICAL ? LIVE_PERCENT_MAX_CRITICAL : LIVE_PERCENT_MAX;
+    c.is_critical = level == SPACE_CRITICAL;
+    c.live_percent_max = c.is_critical ? LIVE_PERCENT_MAX_CRITICAL : LIVE_PERCENT_MAX;
     c.replay_number = k->tocs[k->toc_count - 1].start_lsn >> LOG_SEGMENT_SHIFT;
     segments_each(store->segments, consider, &c);
     if (level != SPACE_FINE || (c.bytes - c.live) * 100 > c.bytes * DEAD_PERCENT)

@@ -1,7 +1,8 @@
 /* victims: internal: which segments a round of cleaning empties.
  *
- * Choice: cost-benefit, (1 - u) * age / (1 + u), u being the live part. Source: Rosenblum and Ousterhout,
- * "The design and implementation of a log-structured file system", 1992.
+ * Choice: cost-benefit, (1 - u) * age / (1 + u), u being the live part; without the age when writes are about
+ * to wait for room. Source: Rosenblum and Ousterhout, "The design and implementation of a log-structured file
+ * system", 1992.
  *
  * Thread safety: the keeper's thread. */
 #ifndef KVASIR_STORE_VICTIMS_H

@@ -9,7 +9,10 @@
  * threads. Kept back from the log are room for the next toc, for a round of cleaning, and what deletes may
  * use; from deletes and the cleaner the next toc's: without a checkpoint nothing comes free.
  * Deletes may use what is kept for cleaning too: their segments hold nothing live, so checkpoints alone free
- * them. */
+ * them.
+ *
+ * Spare files (spare.h) are room too, for the log and the cleaner; checkpoints and deletes need new files. So
+ * what dies is kept as a spare file only where these have their room. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>

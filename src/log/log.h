@@ -127,10 +127,10 @@ enum log_reserve_kind {
     LOG_HEADROOM /* deletes: may use the space kept back when the disk is full */
 };
 
-/* Is so much memory in long records that have not been written yet that a further one must wait? A hint that
- * spares preparing it: log_reserve looks again. */
 /* What records of their own batch take now. Any thread. */
 uint64_t log_large_bytes(const struct log *log);
+/* Is so much memory in long records that have not been written yet that a further one must wait? A hint that
+ * spares preparing it: log_reserve looks again. */
 bool log_large_must_wait(const struct log *log);
 
 /* Reserves bytes (a multiple of 8, > 0, <= LOG_SMALL_BYTES_MAX unless large is given). Call it under the key

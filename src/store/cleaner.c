@@ -300,7 +300,7 @@ static void tell_hot(struct cleaner_round *r, uint64_t bytes[TEMPERATURES])
 static status_t begin_targets(struct store *store, struct cleaner_round *r)
 {
     struct keeper *k = &store->keeper;
-    const struct segment_folder folder = {store->config.disk, k->folder, store->config.path, store->segments};
+    const struct segment_folder folder = store_segment_folder(store);
     uint64_t bytes[TEMPERATURES] = {0};
     moving_seal(&r->values);
     tell_hot(r, bytes);

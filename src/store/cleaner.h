@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "log/segment.h"
 #include "store/store.h"
 
 struct cleaner_round; /* cleaner.c */
@@ -70,6 +71,8 @@ status_t space_begin(struct store *store);
 bool space_step(struct store *store, enum space_level *level);
 /* Frees some blocks of removed files. As cleaner_step. */
 bool space_reap_step(struct store *store, uint64_t *wait_us);
+/* Where the segments lie, for those that make and remove them. */
+struct segment_folder store_segment_folder(const struct store *store);
 /* How short room is now. */
 enum space_level space_level_now(struct store *store);
 /* log_config.may_allocate; context: struct replay. */

@@ -177,7 +177,7 @@ uint64_t space_for_rounds(struct store *store)
     return left > used ? left - used : 0;
 }
 
-static struct segment_folder folder_of(const struct store *store)
+struct segment_folder store_segment_folder(const struct store *store)
 {
     return (struct segment_folder){store->config.disk, store->keeper.folder, store->config.path,
                                    store->segments};
@@ -185,7 +185,7 @@ static struct segment_folder folder_of(const struct store *store)
 
 void space_clear(struct store *store, uint64_t bytes)
 {
-    const struct segment_folder folder = folder_of(store);
+    const struct segment_folder folder = store_segment_folder(store);
     while (room_now(store).left < bytes && spare_drop(&folder))
         (void)segments_reap(store->segments);
 }
@@ -343,7 +343,7 @@ static bool is_worth_keeping(struct store *store, const struct segment_file *fil
 /* Too many spare files, or new ones need their room. */
 static bool drop_spare(struct store *store)
 {
-    const struct segment_folder folder = folder_of(store);
+    const struct segment_folder folder = store_segment_folder(store);
     struct room r = room_now(store);
     bool too_many = !store->config.no_threads && r.spare > spare_bytes_max(store);
     return r.spare && (too_many || r.left + r.leaving < kept_free(store)) && spare_drop(&folder);

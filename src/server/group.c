@@ -207,6 +207,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
     if (UNLIKELY(r->error_count != errors))
         STAT_ADD(worker->stats.errors, 1);
     after_reply(conn, before, from, commit_lsn);
+    group->executed++;
     if (UNLIKELY(result == COMMAND_CLOSE))
         conn_close_after_reply(conn);
 }
@@ -257,6 +258,7 @@ static void run_items(struct group *group)
 {
     uint64_t commit_lsn = store_commit_lsn(group->worker->sw->store);
     uint32_t n = group->item_count;
+    group->executed = 0;
     budget_output_look(group->worker);
     prefetch_places(group);
     prefetch_order(group);
@@ -266,7 +268,7 @@ static void run_items(struct group *group)
             prefetch_nodes(group, i + 2 * GROUP_STEP);
         run_item(group, &group->items[i], commit_lsn);
     }
-    STAT_ADD(group->worker->stats.operations, n);
+    STAT_ADD(group->worker->stats.operations, group->executed);
 }
 
 /* What remains of a source goes into the connection's input; a receive buffer goes back to the loop. */
@@ -515,8 +517,8 @@ static void parse_source(struct group *group, struct source *source)
     }
 }
 
-static void start_source(struct group *group, struct conn *conn, const char *data, size_t len,
-                         uint32_t buffer_id)
+static struct source *open_source(struct group *group, struct conn *conn, const char *data, size_t len,
+                                  uint32_t buffer_id)
 {
     if (group->source_count == GROUP_SOURCES_MAX)
         group_execute(group);
@@ -527,17 +529,36 @@ static void start_source(struct group *group, struct conn *conn, const char *dat
     struct source *source = &group->sources[group->source_count++];
     *source = (struct source){conn, data, data + len, buffer_id};
     conn->source = source;
-    parse_source(group, source);
+    return source;
 }
 
-void group_resume(struct group *group, struct conn *conn)
+/* NULL: there is nothing to go on with. */
+static struct source *open_input(struct group *group, struct conn *conn)
 {
     if (conn->source)
         group_execute(group);
     if (conn->flags & CONN_STOPPED || !conn_has_input(conn))
-        return;
-    start_source(group, conn, conn->input + conn->input_position, conn->input_len - conn->input_position,
-                 GROUP_NO_BUFFER);
+        return NULL;
+    return open_source(group, conn, conn->input + conn->input_position,
+                       conn->input_len - conn->input_position, GROUP_NO_BUFFER);
+}
+
+void group_resume(struct group *group, struct conn *conn)
+{
+    struct source *source = open_input(group, conn);
+    if (source)
+        parse_source(group, source);
+}
+
+void group_retry(struct group *group, struct conn *conn)
+{
+    struct source *source = open_input(group, conn);
+    if (source)
+        source = parse_slow(group, source);
+    if (source)
+        source = execute(group, source);
+    if (source)
+        parse_source(group, source);
 }
 
 void group_feed(struct group *group, struct conn *conn, const char *data, size_t len, uint32_t buffer_id)
@@ -551,7 +572,7 @@ void group_feed(struct group *group, struct conn *conn, const char *data, size_t
         return;
     }
     if (LIKELY(!conn_has_input(conn) && !(conn->flags & CONN_STOPPED))) {
-        start_source(group, conn, data, len, buffer_id);
+        parse_source(group, open_source(group, conn, data, len, buffer_id));
         return;
     }
     conn_input_append(conn, data, len);

@@ -43,6 +43,7 @@ struct group {
     struct worker *worker;
     uint32_t item_count, source_count;
     uint32_t places_asked, nodes_asked; /* items whose bucket, whose node has been prefetched */
+    uint32_t executed; /* of the items, by the last run: not those that must wait */
     uint32_t argv_used, argv_capacity;
     struct slice *argv;
     char *inline_bytes; /* arguments of the one inline command a group can hold */
@@ -57,6 +58,8 @@ void group_deinit(struct group *group);
 void group_feed(struct group *group, struct conn *conn, const char *data, size_t len, uint32_t buffer_id);
 /* Goes on with a connection's waiting input. */
 void group_resume(struct group *group, struct conn *conn);
+/* The same, with its first command alone at first: it had to wait, and may have to again. */
+void group_retry(struct group *group, struct conn *conn);
 /* Runs what was collected. */
 void group_execute(struct group *group);
 

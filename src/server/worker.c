@@ -318,7 +318,10 @@ static void look_at_log(struct worker *worker)
 {
     struct server *server = worker->server;
     struct log *log = store_log(server->store);
-    if (log == NULL || log_failed(log) == NULL)
+    if (log == NULL)
+        return;
+    worker->loop->yields = log_lacks_room(log); /* those who make room may need this core */
+    if (log_failed(log) == NULL)
         return;
     if (server_phase(server) != SERVER_FAILED) {
         LOG_ERROR("the log has failed: %s", log_failed(log));
@@ -420,13 +423,18 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
     }
 }
 
-static void resume(struct worker *worker, struct conn *conn)
+static void unpark(struct worker *worker, struct conn *conn)
 {
     conn_list_remove(&conn->retry);
     conn_list_remove(&conn->saving);
     conn->flags &= ~(uint32_t)CONN_PARKED;
     if (!conn_has_input(conn))
         conn_list_add(&worker->dirty, &conn->dirty);
+}
+
+static void resume(struct worker *worker, struct conn *conn)
+{
+    unpark(worker, conn);
     group_resume(&worker->group, conn);
 }
 
@@ -465,8 +473,7 @@ static void retry_connections(struct worker *worker)
         return;
     /* Mostly writes that wait for room on disk, or replies that wait until others are taken: that comes later
      * than with the next turn. */
-    struct log *log = store_log(worker->server->store);
-    bool crowded = worker->output_max == 0 || (log && log_lacks_room(log));
+    bool crowded = worker->output_max == 0 || worker->loop->yields;
     if (crowded && worker->now_us < worker->retried_us + PARKED_RETRY_US)
         return;
     worker->retried_us = worker->now_us;
@@ -474,7 +481,12 @@ static void retry_connections(struct worker *worker)
         struct conn_link *link = worker->retry.next;
         struct conn *conn = CONN_OF(link, retry);
         more = link != last; /* those that come back this turn stand behind it */
-        resume(worker, conn);
+        bool parked = conn->flags & CONN_PARKED;
+        unpark(worker, conn);
+        if (parked)
+            group_retry(&worker->group, conn);
+        else
+            group_resume(&worker->group, conn);
         if (conn_list_empty(&worker->retry))
             break;
     }

@@ -107,6 +107,8 @@ struct loop {
                      off and on again. Costs a little */
     uint32_t receive_bytes; /* the same, with careful: most that a stream that is not roomy brings in a turn;
                                0: a buffer */
+    bool yields; /* its thread sets it: others want this core, so it sleeps at once when there is nothing to
+                    do, instead of looking for events a while */
 };
 
 enum {

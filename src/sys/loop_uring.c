@@ -414,7 +414,7 @@ static bool has_task_work(const struct uring_loop *u)
  * it an interrupt to this core. True: an event is there. Spins only while that has been worth it. */
 static bool spin(struct uring_loop *u)
 {
-    if (u->spin_credit <= 0 && ++u->spin_waits % SPIN_PROBE_WAITS != 0)
+    if (u->base.yields || (u->spin_credit <= 0 && ++u->spin_waits % SPIN_PROBE_WAITS != 0))
         return false;
     uint64_t end_us = clock_monotonic_us() + SPIN_US;
     do {

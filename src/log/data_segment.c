@@ -9,13 +9,17 @@
 #include "base/logger.h"
 #include "log/spare.h"
 
-enum { WRITE_BYTES = 256 << 10 }; /* a read of somebody else waits for one of these */
+enum {
+    WRITE_BYTES = 256 << 10, /* a read of somebody else waits for one of these */
+    LEFT_SHARE = 4,          /* of a file: more that is left at its end is given back */
+};
 
 struct data_segment {
     struct segment_folder folder;
     int fd;
     uint64_t number, generation;
-    uint64_t spare_bytes; /* size of the spare file that it is made of; 0: of none */
+    uint64_t file_bytes; /* its size, of which so much is reserved */
+    bool reused;         /* it was a spare file: there are old bytes in it */
     char name[SEGMENT_NAME_BYTES];
     char *buffer;    /* aligned; the end of the file, from `written` on */
     size_t capacity; /* a multiple of WRITE_BYTES */
@@ -44,11 +48,13 @@ static status_t failed(const struct data_segment *d, int e)
 static status_t open_file(struct data_segment *d, uint64_t bytes)
 {
     struct disk *disk = d->folder.disk;
-    status_t s = spare_use_for_data(&d->folder, d->name, bytes, &d->fd, &d->spare_bytes);
+    status_t s = spare_use_for_data(&d->folder, d->name, bytes, &d->fd, &d->file_bytes);
+    d->reused = status_is_ok(&s) && d->fd >= 0;
+    if (d->reused)
+        return s;
     if (!status_is_ok(&s))
         LOG_WARNING("%s; a new file is made instead", s.text);
-    else if (d->fd >= 0)
-        return s;
+    d->file_bytes = bytes;
     d->fd = disk->ops->create(disk, d->folder.fd, d->name, true);
     if (d->fd < 0)
         return failed(d, d->fd);
@@ -147,12 +153,17 @@ static int write_block(struct data_segment *d, uint64_t offset)
     return r == LOG_BLOCK_BYTES ? 0 : r < 0 ? (int)r : -EIO;
 }
 
-/* The file ends here; one that is used again keeps its size, and a block of zeros says so. */
+/* The records end here. The file keeps its size when there is not much behind them, zeros as far as it is
+ * new; one that is used again keeps it in any case, and gets a block of zeros. */
 static int end_file(struct data_segment *d)
 {
     struct disk *disk = d->folder.disk;
-    return d->written < d->spare_bytes ? write_block(d, d->written)
-                                       : disk->ops->truncate(disk, d->fd, d->written);
+    if (d->reused && d->written < d->file_bytes)
+        return write_block(d, d->written);
+    if (d->written < d->file_bytes && d->file_bytes - d->written <= d->file_bytes / LEFT_SHARE)
+        return 0;
+    d->file_bytes = d->written;
+    return disk->ops->truncate(disk, d->fd, d->written);
 }
 
 /* What is left, the size, the header; then all of it is made stable. */
@@ -182,8 +193,7 @@ status_t data_segment_finish(struct data_segment *d, struct segment_file **out)
 {
     status_t s = complete(d);
     if (status_is_ok(&s)) {
-        uint64_t bytes = d->written < d->spare_bytes ? d->spare_bytes : d->written;
-        *out = segments_add(d->folder.segments, true, d->number, d->generation, bytes, d->fd);
+        *out = segments_add(d->folder.segments, true, d->number, d->generation, d->file_bytes, d->fd);
         segments_seal(*out);
     }
     end(d, !status_is_ok(&s));

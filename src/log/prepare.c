@@ -151,11 +151,18 @@ static bool room_will_come(const struct log *log, uint64_t bytes)
            log->config.may_wait(log->config.context, bytes, false);
 }
 
-/* Of a spare file that is not much smaller, if there is one and it may be used. */
+/* A spare file must not be much smaller than planned. */
+static uint64_t spare_least(const struct plan *p)
+{
+    uint64_t most_of_it = p->bytes - p->bytes / 4;
+    return most_of_it > p->wanted ? most_of_it : p->wanted;
+}
+
+/* Of a spare file, if there is one and it may be used. */
 static bool make_of_spare(struct log *log, struct segment *s, struct plan *p)
 {
     const struct segment_folder folder = log_segment_folder(log);
-    uint64_t most_of_it = p->bytes - p->bytes / 4, least = most_of_it > p->wanted ? most_of_it : p->wanted;
+    uint64_t least = spare_least(p);
     uint64_t bytes = segments_spare_size(folder.segments, least, UINT64_MAX, p->bytes);
     bool found;
     if (bytes == 0 || (log->config.may_allocate && !log->config.may_reuse(log->config.context, bytes)))
@@ -189,19 +196,19 @@ static status_t make_new(struct log *log, struct segment *s, struct plan *p)
 static status_t make(struct log *log, struct segment *s, struct plan *p)
 {
     const struct segment_folder folder = log_segment_folder(log);
-    for (;; p->bytes /= 2) {
+    for (;;) {
         if (make_of_spare(log, s, p))
             return status_ok();
         status_t status = make_new(log, s, p);
         uint64_t half = p->bytes / 2;
-        if (status.code == STATUS_NO_SPACE && half >= SEGMENT_BYTES_MIN && half >= p->wanted &&
-            !room_will_come(log, p->bytes))
-            continue;
-        /* What lies in spare files that are too small is room too. */
-        if (status.code == STATUS_NO_SPACE && segments_spare_size(folder.segments, 0, p->wanted, p->wanted) &&
-            spare_drop(&folder))
+        if (status.code != STATUS_NO_SPACE)
+            return status;
+        if (half >= SEGMENT_BYTES_MIN && half >= p->wanted && !room_will_come(log, p->bytes))
+            p->bytes = half;
+        else if (spare_drop(&folder, spare_least(p) - 1)) /* what is too small is room too */
             (void)segments_reap(folder.segments);
-        return status;
+        else
+            return status;
     }
 }
 

@@ -162,18 +162,25 @@ static void learn_direct_unit(struct segments *s, int fd)
     atomic_store_explicit(&s->direct_unit, (uint32_t)unit, memory_order_relaxed);
 }
 
-struct segment_file *segments_add(struct segments *s, bool data, uint64_t number, uint64_t generation,
-                                  uint64_t bytes, int fd)
+/* Under the mutex. */
+static struct segment_file *entry_get(struct segments *s)
 {
-    CHECK(number <= SEGMENT_NUMBER_MAX);
-    learn_direct_unit(s, fd);
-    pthread_mutex_lock(&s->mutex);
     struct segment_file *file = list_pop(&s->unused);
     if (file == NULL) {
         file = aligned_alloc(_Alignof(struct segment_file), sizeof *file);
         CHECK(file != NULL);
         atomic_init(&file->refs, 0);
     }
+    return file;
+}
+
+struct segment_file *segments_add(struct segments *s, bool data, uint64_t number, uint64_t generation,
+                                  uint64_t bytes, int fd)
+{
+    CHECK(number <= SEGMENT_NUMBER_MAX);
+    learn_direct_unit(s, fd);
+    pthread_mutex_lock(&s->mutex);
+    struct segment_file *file = entry_get(s);
     /* refs stays what it is: a reader that came too late may be about to take its reference back. */
     file->number = number;
     file->generation = generation;
@@ -215,6 +222,18 @@ void segments_unlist(struct segments *s, struct segment_file *file, uint64_t spa
 }
 
 /* ---- leaving ---- */
+
+void segments_leave(struct segments *s, uint64_t bytes, int fd)
+{
+    pthread_mutex_lock(&s->mutex);
+    struct segment_file *file = entry_get(s);
+    file->fd = fd;
+    file->listed = false;
+    file->spare = 0;
+    atomic_store_explicit(&file->bytes, bytes, memory_order_relaxed);
+    list_append(&s->leaving, file);
+    pthread_mutex_unlock(&s->mutex);
+}
 
 /* Of an unlisted file. Pairs with segments_acquire and segments_release: see segments_unlist. Once true its
  * references may grow again only by late comers, who take them back without using them. */
@@ -297,15 +316,20 @@ static bool suits_better(uint64_t a, uint64_t b, uint64_t wanted)
     return a >= wanted && b >= wanted ? a < b : a > b;
 }
 
+static bool spare_suits(struct segment_file *f, uint64_t least, uint64_t most)
+{
+    uint64_t bytes = bytes_of(f);
+    return f->spare && bytes >= least && bytes <= most && is_unread(f);
+}
+
 /* Under the mutex. See segments_spare_take. */
 static struct segment_file *spare_find(const struct segments *s, uint64_t least, uint64_t most,
                                        uint64_t wanted)
 {
     struct segment_file *best = NULL;
     for (struct segment_file *f = s->leaving.first; f; f = f->next) {
-        uint64_t bytes = bytes_of(f);
-        bool suits = f->spare && bytes >= least && bytes <= most && is_unread(f);
-        if (suits && (best == NULL || suits_better(bytes, bytes_of(best), wanted)))
+        if (spare_suits(f, least, most) &&
+            (best == NULL || suits_better(bytes_of(f), bytes_of(best), wanted)))
             best = f;
     }
     return best;
@@ -335,11 +359,23 @@ uint64_t segments_spare_size(struct segments *s, uint64_t least, uint64_t most, 
     return bytes;
 }
 
-uint64_t segments_spare_drop(struct segments *s)
+uint64_t segments_spare_sum(struct segments *s, uint64_t least, uint64_t most)
+{
+    uint64_t sum = 0;
+    pthread_mutex_lock(&s->mutex);
+    for (struct segment_file *f = s->leaving.first; f; f = f->next)
+        sum += spare_suits(f, least, most) ? bytes_of(f) : 0;
+    pthread_mutex_unlock(&s->mutex);
+    return sum;
+}
+
+uint64_t segments_spare_drop(struct segments *s, uint64_t most)
 {
     uint64_t number = 0;
     pthread_mutex_lock(&s->mutex);
     for (struct segment_file *f = s->leaving.first; f && number == 0; f = f->next) {
+        if (bytes_of(f) > most)
+            continue;
         number = f->spare;
         f->spare = 0;
     }

@@ -75,6 +75,9 @@ void segments_seal(struct segment_file *file);
 /* The file must be listed. It can no longer be found. spare: the number of the spare file that it is now; 0:
  * none, it has no name any more. */
 void segments_unlist(struct segments *segments, struct segment_file *file, uint64_t spare);
+/* A file without a name that was never listed is to be closed like those that were; the table owns fd from
+ * then on. */
+void segments_leave(struct segments *segments, uint64_t bytes, int fd);
 /* Closes unlisted files without references, but spare ones; returns how many are left to be closed later. */
 unsigned segments_reap(struct segments *segments);
 
@@ -96,8 +99,11 @@ bool segments_spare_take(struct segments *segments, uint64_t least, uint64_t mos
                          struct segments_spare *out);
 /* Size of the one that it would take; 0: there is none. */
 uint64_t segments_spare_size(struct segments *segments, uint64_t least, uint64_t most, uint64_t wanted);
-/* One spare file is none any more, but to be closed; returns its number, 0: there is none. */
-uint64_t segments_spare_drop(struct segments *segments);
+/* Of all that it could take. */
+uint64_t segments_spare_sum(struct segments *segments, uint64_t least, uint64_t most);
+/* One spare file of at most so many bytes is none any more, but to be closed; returns its number, 0: there is
+ * none. */
+uint64_t segments_spare_drop(struct segments *segments, uint64_t most);
 
 /* The file of that address; NULL: none is listed. */
 struct segment_file *segments_find(const struct segments *segments, uint64_t address);

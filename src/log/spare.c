@@ -72,10 +72,10 @@ status_t spare_retire(const struct segment_folder *folder, struct segment_file *
     return status_ok();
 }
 
-bool spare_drop(const struct segment_folder *folder)
+bool spare_drop(const struct segment_folder *folder, uint64_t most)
 {
     char name[SEGMENT_NAME_BYTES];
-    uint64_t number = segments_spare_drop(folder->segments);
+    uint64_t number = segments_spare_drop(folder->segments, most);
     if (number == 0)
         return false;
     spare_name(name, number);
@@ -149,6 +149,11 @@ static uint64_t data_bytes_most(uint64_t bytes)
     return bytes + bytes / 3;
 }
 
+uint64_t spare_for_data(const struct segment_folder *folder, uint64_t bytes)
+{
+    return segments_spare_sum(folder->segments, data_bytes_least(bytes), data_bytes_most(bytes));
+}
+
 bool spare_suits_data(const struct segment_folder *folder, uint64_t bytes_expected)
 {
     uint64_t bytes = round_up(LOG_BLOCK_BYTES + bytes_expected, LOG_BLOCK_BYTES);
@@ -179,6 +184,6 @@ status_t spare_use_for_data(const struct segment_folder *folder, const char *nam
         return status_errno(-e, "cannot make data segment %s/%s of %s", folder->path, name, old_name);
     }
     *fd = spare.fd;
-    *file_bytes = spare.bytes;
+    *file_bytes = spare.bytes > bytes ? spare.bytes : bytes;
     return status_ok();
 }

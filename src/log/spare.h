@@ -38,12 +38,16 @@ STATUS_MUST_USE status_t spare_use_for_log(const struct segment_folder *folder, 
  * larger. */
 bool spare_suits_data(const struct segment_folder *folder, uint64_t bytes_expected);
 
+/* Bytes of all spare files that suit data segments of so many bytes. */
+uint64_t spare_for_data(const struct segment_folder *folder, uint64_t bytes);
+
 /* A spare file that suits a data segment of so many bytes, under that name. Its bytes are what they are. -1:
  * there is none; else the descriptor, the caller's. *file_bytes: its size. */
 STATUS_MUST_USE status_t spare_use_for_data(const struct segment_folder *folder, const char *name,
                                             uint64_t bytes, int *fd, uint64_t *file_bytes);
 
-/* One spare file becomes room on the disk, once it is reaped. False: there is none. */
-bool spare_drop(const struct segment_folder *folder);
+/* One spare file of at most so many bytes becomes room on the disk, once it is reaped. False: there is none.
+ */
+bool spare_drop(const struct segment_folder *folder, uint64_t most);
 
 #endif

@@ -28,6 +28,7 @@ enum {
     STEP_KEYS_TESTED = 3, /* so that others come in between */
     STEP_PAUSE_US_TESTED = 20,
     BYTES_PER_SECOND = 64 << 20,
+    BYTES_PER_SECOND_CRITICAL = 256 << 20, /* writes wait for the room that it brings */
     /* Of log between two checkpoints made by themselves, and between such as follow closely: replaying that
      * much takes some seconds. */
     LOGGED_BYTES_LEAST = 512 << 20,
@@ -321,6 +322,20 @@ static bool keep_for_next(struct store *store, const char *name)
     return true;
 }
 
+/* The blocks of a large file are freed bit by bit. */
+static int remove_gently(struct store *store, const char *name)
+{
+    struct disk *disk = store->config.disk;
+    int folder = store->keeper.folder, fd = disk->ops->open(disk, folder, name, true, false);
+    int64_t bytes = fd >= 0 ? disk->ops->size(disk, fd) : 0;
+    int e = disk->ops->remove(disk, folder, name);
+    if (fd >= 0 && e >= 0 && bytes > 0)
+        segments_leave(store->segments, (uint64_t)bytes, fd);
+    else if (fd >= 0)
+        disk->ops->close(disk, fd);
+    return e;
+}
+
 /* Removes all tocs but those that are kept; damaged ones too. What cannot be removed keeps no other one. */
 static void remove_others(struct store *store)
 {
@@ -336,7 +351,7 @@ static void remove_others(struct store *store)
         if (listed && s.was_kept && keep_for_next(store, s.name))
             continue;
         if (listed)
-            e = disk->ops->remove(disk, folder, s.name);
+            e = s.was_kept ? remove_gently(store, s.name) : disk->ops->remove(disk, folder, s.name);
         if (e < 0) /* the next checkpoint tries again */
             LOG_WARNING("cannot remove the old checkpoint %s/%s: %s", store->config.path, s.name,
                         strerror(-e));
@@ -385,20 +400,22 @@ static status_t publish(struct store *store, struct checkpoint *c)
     k->toc_count++;
     k->spare_toc_bytes = 0; /* it was this one */
     remove_others(store);
+    k->cleaner.idle_ms = 0; /* it may have something to do now */
     k->retry_delay_ms = 0;
     LOG_INFO("checkpoint %" PRIu64 ": %" PRIu64 " keys, %" PRIu64 " MiB, %.1f s", k->tocs[0].number,
              totals.keys, totals.bytes >> 20, (double)(clock_monotonic_us() - c->start_us) / 1e6);
     return status_ok();
 }
 
-/* How long to pause so that no more than BYTES_PER_SECOND are written. */
+/* How long to pause so that no more than so many bytes a second are written. */
 static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
 {
     if (store->config.checkpoint_bytes == 1)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
-    uint64_t planned = bytes * 1000000 / BYTES_PER_SECOND;
-    uint64_t least = log_lacks_room(store->log) ? KEEPER_REST_US_CRITICAL : KEEPER_REST_US;
+    bool critical = log_lacks_room(store->log);
+    uint64_t planned = bytes * 1000000 / (critical ? BYTES_PER_SECOND_CRITICAL : BYTES_PER_SECOND);
+    uint64_t least = critical ? KEEPER_REST_US_CRITICAL : KEEPER_REST_US;
     return planned > spent + least ? planned - spent : least;
 }
 

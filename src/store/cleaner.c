@@ -21,6 +21,7 @@ enum {
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
     STEP_KEYS_TESTED = 3,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
+    FULL_SHARE = 4,        /* a file that lacks less than this part of its full size gets it nevertheless */
     BYTES_PER_SECOND = 16 << 20,
     IDLE_MS = 100,
     FILL_LATELY_LOOKS = 64, /* by then most of what the log once took is forgotten */
@@ -35,7 +36,7 @@ enum {
     BUSY_WAIT_US = 1000,                                   /* a key is locked */
 };
 
-enum phase { PHASE_READ, PHASE_WRITE, PHASE_MOVE };
+enum phase { PHASE_READ, PHASE_TELL, PHASE_WRITE, PHASE_MOVE };
 enum { COLD, HOT, TEMPERATURES };
 
 _Static_assert((int)TEMPERATURES == (int)VICTIMS_FILES, "room is taken for as many");
@@ -47,13 +48,16 @@ struct cleaner_round {
     struct segment_scan scan;
     bool scanning;
     /* The victims' values in parts, so that not too many are in memory: read, written, moved, the next. */
-    uint64_t part_bytes_max;
+    uint64_t file_room; /* bytes of records in a full file */
     struct moving values;
     size_t at;
-    uint64_t bytes; /* of the values' records */
+    uint64_t bytes, largest_bytes; /* of the values' records, of one */
+    bool splits;                   /* into hot and cold */
+    uint64_t hot_version;          /* younger ones are hot */
+    uint64_t bytes_of[TEMPERATURES];
     struct data_segment *targets[TEMPERATURES];
-    bool begun;           /* the targets are */
     uint64_t taken_bytes; /* space_take, for this part and those to come */
+    uint64_t part_taken_bytes;
     /* For the rate: */
     uint64_t start_us, done_bytes;
 };
@@ -84,9 +88,21 @@ uint64_t cleaner_round_bytes(const struct store *store)
         atomic_load_explicit(&((struct store *)(uintptr_t)store)->memory_bytes_max, memory_order_relaxed);
     if (cap && bytes > cap / ROUND_SHARE)
         bytes = cap / ROUND_SHARE;
-    if (limit && bytes > limit / ROUND_SHARE)
-        bytes = limit / ROUND_SHARE;
-    return bytes < ROUND_BYTES_LEAST ? ROUND_BYTES_LEAST : bytes;
+    if (limit && bytes > limit / STORE_LOG_SEGMENTS * TEMPERATURES)
+        bytes = limit / STORE_LOG_SEGMENTS * TEMPERATURES;
+    bytes = bytes < ROUND_BYTES_LEAST ? ROUND_BYTES_LEAST : bytes;
+    return bytes & ~((uint64_t)LOG_BLOCK_BYTES * TEMPERATURES - 1);
+}
+
+uint64_t cleaner_file_bytes(const struct store *store)
+{
+    return cleaner_round_bytes(store) / TEMPERATURES;
+}
+
+/* Of records, in a full file. */
+static uint64_t file_room(const struct store *store)
+{
+    return cleaner_file_bytes(store) - LOG_BLOCK_BYTES;
 }
 
 /* ---- end ---- */
@@ -154,18 +170,35 @@ static void judge_victims(struct store *store)
     add(&store->keeper.cleaner.segments, r->victim_at);
 }
 
+/* The victim that the last part was filled up with: the next round goes on with it where this one ends. */
+static void leave_rest(struct store *store)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    const struct cleaner_round *r = c->round;
+    c->left = r->scanning ? r->scan : (struct segment_scan){.file = NULL};
+    c->left_generation = r->scanning ? r->scan.file->generation : 0;
+    c->left.window = NULL; /* goes with the round */
+    c->left.window_len = c->left.window_capacity = 0;
+}
+
+bool cleaner_left(const struct store *store, const struct segment_file *file)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    return c->left.file == file && c->left_generation == file->generation;
+}
+
 /* All values of a part have moved. */
 static void finish_part(struct store *store)
 {
     struct cleaner_round *r = store->keeper.cleaner.round;
-    if (r->scanning || r->victim_at < r->victims.count) {
+    if (r->victim_at < r->victims.whole) {
         moving_free(&r->values);
         r->values = (struct moving){0};
-        r->at = r->bytes = 0;
-        r->begun = false;
+        r->at = r->bytes = r->largest_bytes = r->bytes_of[COLD] = r->bytes_of[HOT] = 0;
         r->phase = PHASE_READ;
         return;
     }
+    leave_rest(store);
     judge_victims(store);
     add(&store->keeper.cleaner.rounds, 1);
     store->keeper.cleaner.retry_delay_ms = 0;
@@ -174,27 +207,20 @@ static void finish_part(struct store *store)
 
 /* ---- begin ---- */
 
-/* As few parts as are no larger than `most` each, and of about the same size. A victim's live bytes are not
- * quite those of its records: some more do not make another part. */
-static uint64_t part_bytes(uint64_t live, uint64_t most)
-{
-    uint64_t bytes = live / (live / most + (live % most != 0));
-    return bytes + bytes / VICTIMS_MARGIN_SHARE;
-}
-
 /* Begins a round if it is worth it. */
 static bool begin_round(struct store *store, enum space_level level)
 {
-    uint64_t most = cleaner_round_bytes(store);
     struct cleaner_round *r = calloc(1, sizeof *r);
     CHECK(r != NULL);
-    uint64_t needed = victims_choose(store, level, most, &r->victims) ? victims_room(r->victims.live) : 0;
-    if (needed == 0 || !space_take(store, needed)) {
+    uint64_t most = file_room(store) * TEMPERATURES;
+    uint64_t needed = victims_choose(store, level, most, &r->victims) ? r->victims.room : 0;
+    bool waits = needed && space_waits_for_checkpoint(store, needed);
+    if (needed == 0 || waits || !space_take(store, needed)) {
         free(r);
         return false;
     }
     r->taken_bytes = needed;
-    r->part_bytes_max = part_bytes(r->victims.live, most);
+    r->file_room = file_room(store);
     r->start_us = clock_monotonic_us();
     store->keeper.cleaner.round = r;
     return true;
@@ -202,63 +228,90 @@ static bool begin_round(struct store *store, enum space_level level)
 
 /* ---- reading ---- */
 
-/* The record's value is copied if the index leads to it. False: its key is busy, look again. */
-static bool collect(struct store *store, struct cleaner_round *r, const struct record *record)
+enum collected { COLLECTED, KEY_BUSY, PART_FULL };
+
+/* The record's value is copied if the index leads to it. The files of a part are full when another value may
+ * not fit into either: one may end early by the largest. */
+static enum collected collect(struct store *store, struct cleaner_round *r, const struct record *record)
 {
     struct store_view view;
     uint64_t hash = hash_table_hash(&store->hash, record->key);
     const struct node *node = hash_table_find(&store->hash, hash, record->key);
     if (node == NULL)
-        return true;
+        return COLLECTED;
     enum store_result result = store_node_entry(store->keeper.sw, node, &view);
     if (result == STORE_BUSY)
-        return false;
+        return KEY_BUSY;
     if (result == STORE_ABSENT || view.address != record->lsn || view.len != record->value.len)
-        return true;
+        return COLLECTED;
+    uint64_t bytes = record_bytes(RECORD_MOVED, record->key.len, record->value.len);
+    uint64_t largest = bytes > r->largest_bytes ? bytes : r->largest_bytes;
+    if (r->values.count && r->bytes + bytes + largest > r->file_room * TEMPERATURES)
+        return PART_FULL;
     const struct moving_value v = {.hash = hash,
                                    .version = view.sequence >> 1,
                                    .expire_ms = view.expire_ms,
                                    .from = record->lsn,
                                    .hot = node_meta(node) & NODE_TOUCHED};
     moving_add(&r->values, &v, record->key, record->value);
-    r->bytes += record_bytes(RECORD_MOVED, record->key.len, record->value.len);
-    return true;
+    r->bytes += bytes;
+    r->largest_bytes = largest;
+    return COLLECTED;
 }
 
 /* Looks at what has been read. */
-static enum segment_scan_result look(struct store *store, struct cleaner_round *r, bool *busy)
+static enum segment_scan_result look(struct store *store, struct cleaner_round *r, enum collected *collected)
 {
     struct store_worker *sw = store->keeper.sw;
     struct keeper_step step = step_begin(store);
     enum segment_scan_result result = SEGMENT_SCAN_RECORD;
+    *collected = COLLECTED;
     store_turn_begin(sw);
-    while (!*busy && r->bytes < r->part_bytes_max && keeper_step_goes_on(&step)) {
+    while (*collected == COLLECTED && keeper_step_goes_on(&step)) {
         struct record record;
         struct segment_scan before = r->scan;
         result = segment_scan_next(&r->scan, &record);
         if (result != SEGMENT_SCAN_RECORD)
             break;
-        *busy = !collect(store, r, &record);
-        if (*busy)
+        *collected = collect(store, r, &record);
+        if (*collected != COLLECTED)
             r->scan = before;
     }
     store_turn_end(sw);
     return result;
 }
 
+static void begin_scan(struct store *store, struct cleaner_round *r)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    struct segment_file *file = r->victims.items[r->victim_at].file;
+    if (cleaner_left(store, file))
+        r->scan = c->left;
+    else
+        segment_scan_begin(&r->scan, store->config.disk, file);
+    r->scanning = true;
+}
+
+/* A part is there. Few values go into one file. */
+static void end_reading(struct cleaner_round *r)
+{
+    r->splits = r->bytes > r->file_room || r->bytes >= 2 * SPLIT_BYTES;
+    r->hot_version = r->splits ? moving_median_version(&r->values) : 0;
+    moving_seal(&r->values);
+    r->phase = r->values.count ? PHASE_TELL : PHASE_MOVE;
+}
+
 static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t *wait_us)
 {
-    bool busy = false;
+    enum collected collected;
     status_t s = status_ok();
-    if (r->bytes >= r->part_bytes_max || (!r->scanning && r->victim_at == r->victims.count)) {
-        r->phase = PHASE_WRITE;
+    if (!r->scanning && r->victim_at == r->victims.count) {
+        end_reading(r);
         return status_ok();
     }
-    if (!r->scanning) {
-        segment_scan_begin(&r->scan, store->config.disk, r->victims.items[r->victim_at].file);
-        r->scanning = true;
-    }
-    switch (look(store, r, &busy)) {
+    if (!r->scanning)
+        begin_scan(store, r);
+    switch (look(store, r, &collected)) {
     case SEGMENT_SCAN_READ:
         s = segment_scan_read(&r->scan);
         if (!status_is_ok(&s))
@@ -272,8 +325,10 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
         r->victim_at++;
         break;
     case SEGMENT_SCAN_RECORD:
-        if (busy)
+        if (collected == KEY_BUSY)
             *wait_us = BUSY_WAIT_US;
+        else if (collected == PART_FULL)
+            end_reading(r);
         break;
     }
     return s;
@@ -281,43 +336,59 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
 
 /* ---- writing ---- */
 
-/* Few hot or cold ones go with the others. */
-static void tell_hot(struct cleaner_round *r, uint64_t bytes[TEMPERATURES])
+/* Where a file is full the other one has room. True: all are told. */
+static bool tell_step(struct store *store, struct cleaner_round *r)
 {
-    moving_tell_hot(&r->values);
-    for (size_t i = 0; i < r->values.count; i++) {
-        const struct moving_value *v = &r->values.values[i];
-        bytes[v->hot] += record_bytes(RECORD_MOVED, v->key_len, v->value_len);
+    struct keeper_step step = step_begin(store);
+    for (; r->at < r->values.count && keeper_step_goes_on(&step); r->at++) {
+        struct moving_value *v = &r->values.values[r->at];
+        uint64_t bytes = record_bytes(RECORD_MOVED, v->key_len, v->value_len);
+        bool hot = r->splits && (v->hot || v->version > r->hot_version);
+        if (r->splits && r->bytes_of[hot] + bytes > r->file_room)
+            hot = !hot;
+        v->hot = hot;
+        r->bytes_of[hot] += bytes;
     }
-    if (bytes[HOT] >= SPLIT_BYTES && bytes[COLD] >= SPLIT_BYTES)
-        return;
-    for (size_t i = 0; i < r->values.count; i++)
-        r->values.values[i].hot = false;
-    bytes[COLD] += bytes[HOT];
-    bytes[HOT] = 0;
+    return r->at == r->values.count;
+}
+
+/* What a file of so many bytes of records has room for. Nearly full ones get the full size: so they will fit
+ * when they are used again. */
+static uint64_t room_of(const struct cleaner_round *r, uint64_t bytes)
+{
+    bool full = bytes <= r->file_room && bytes >= r->file_room - r->file_room / FULL_SHARE;
+    return full ? r->file_room : round_up(bytes, LOG_BLOCK_BYTES);
+}
+
+/* The room for the part's files. */
+static status_t take_room(struct store *store, struct cleaner_round *r)
+{
+    uint64_t needed = 0;
+    for (unsigned t = 0; t < TEMPERATURES; t++)
+        needed += r->bytes_of[t] ? room_of(r, r->bytes_of[t]) + LOG_BLOCK_BYTES : 0;
+    /* Seldom: more is live than was counted, or there are many parts. */
+    if (needed > r->taken_bytes && !space_take(store, needed - r->taken_bytes))
+        return status_error(STATUS_NO_SPACE, "%s has no room for data segments of %" PRIu64 " KiB",
+                            store->config.path, needed >> 10);
+    if (needed > r->taken_bytes)
+        r->taken_bytes = needed;
+    r->part_taken_bytes = needed;
+    return status_ok();
 }
 
 static status_t begin_targets(struct store *store, struct cleaner_round *r)
 {
     struct keeper *k = &store->keeper;
     const struct segment_folder folder = store_segment_folder(store);
-    uint64_t bytes[TEMPERATURES] = {0};
-    moving_seal(&r->values);
-    tell_hot(r, bytes);
-    uint64_t needed = victims_files_bytes(bytes[COLD] + bytes[HOT]);
-    if (needed > r->taken_bytes) { /* seldom: more is live than was counted, or there are many parts */
-        if (!space_take(store, needed - r->taken_bytes))
-            return status_error(STATUS_NO_SPACE, "%s has no room for data segments of %" PRIu64 " KiB",
-                                store->config.path, needed >> 10);
-        r->taken_bytes = needed;
-    }
+    TRY(take_room(store, r));
     for (unsigned t = 0; t < TEMPERATURES; t++) {
-        if (bytes[t] && !spare_suits_data(&folder, bytes[t]))
-            space_clear(store, victims_files_bytes(bytes[t]));
-        if (bytes[t])
-            TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes[t], &r->targets[t]));
+        uint64_t bytes = room_of(r, r->bytes_of[t]);
+        if (bytes == 0)
+            continue;
+        if (!spare_suits_data(&folder, bytes))
+            space_clear(store, bytes + LOG_BLOCK_BYTES);
+        TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes, &r->targets[t]));
     }
-    r->begun = true;
     return status_ok();
 }
 
@@ -333,18 +404,14 @@ static status_t finish_targets(struct store *store, struct cleaner_round *r)
         TRY(data_segment_finish(d, &file));
         file->since_ms = clock_monotonic_us() / 1000;
     }
-    uint64_t used =
-        victims_files_bytes(r->bytes) < r->taken_bytes ? victims_files_bytes(r->bytes) : r->taken_bytes;
-    r->taken_bytes -= used;
-    space_release(store, used);
+    r->taken_bytes -= r->part_taken_bytes;
+    space_release(store, r->part_taken_bytes);
     return status_ok();
 }
 
 static status_t write_step(struct store *store, struct cleaner_round *r)
 {
     struct moving_value *v;
-    if (r->values.count && !r->begun)
-        return begin_targets(store, r);
     struct keeper_step step = step_begin(store);
     while ((v = moving_first(&r->values)) && keeper_step_goes_on(&step)) {
         TRY(data_segment_add(r->targets[v->hot], moving_key(v), moving_content(v), v->version, v->expire_ms,
@@ -487,7 +554,9 @@ static bool idle_step(struct store *store)
         c->idle_ms = 0;
         return true;
     }
-    return (now_ms >= c->retry_ms || store->config.no_threads) && begin_round(store, level);
+    if ((now_ms >= c->retry_ms || store->config.no_threads) && begin_round(store, level))
+        return true;
+    return space_cleaned(store);
 }
 
 bool cleaner_step(struct store *store, uint64_t *wait_us)
@@ -504,6 +573,13 @@ bool cleaner_step(struct store *store, uint64_t *wait_us)
     switch (r->phase) {
     case PHASE_READ:
         s = read_step(store, r, wait_us);
+        break;
+    case PHASE_TELL:
+        if (!tell_step(store, r))
+            break;
+        s = begin_targets(store, r);
+        r->at = 0;
+        r->phase = PHASE_WRITE;
         break;
     case PHASE_WRITE:
         s = write_step(store, r);

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "log/segment.h"
+#include "log/segment_scan.h"
 #include "store/store.h"
 
 struct cleaner_round; /* cleaner.c */
@@ -31,6 +32,8 @@ enum space_level {
 
 struct cleaner {
     struct cleaner_round *round; /* under way */
+    struct segment_scan left;    /* of the victim that the last round ended in; file NULL: none. No window */
+    uint64_t left_generation;    /* of its file */
     uint64_t next_number;        /* of the next data segment; 0: the folder has not been looked at */
     uint64_t retry_ms, retry_delay_ms;
     uint64_t request_ms;                         /* when it last asked for a checkpoint */
@@ -40,6 +43,7 @@ struct cleaner {
     uint64_t logged_lsn;                         /* its tail at logged_ms */
     uint64_t fill_lately;                        /* the most lately; falls with time to 0 */
     bool removal_failed;
+    bool waits_for_checkpoint;     /* as space_step has seen it */
     uint64_t awaited, awaited_ms;  /* space_will_come: progress when it last changed, and when that was */
     _Atomic uint64_t other_bytes;  /* of tocs and of what is being written: space_may_allocate. Relaxed */
     _Atomic uint64_t kept_bytes;   /* of room that the log may not take */
@@ -60,6 +64,10 @@ bool cleaner_step(struct store *store, uint64_t *wait_us);
 void cleaner_stop(struct store *store);
 /* Bytes of values that one round moves, and holds in memory; of its first victim it moves all, in parts. */
 uint64_t cleaner_round_bytes(const struct store *store);
+/* Of a full data segment. */
+uint64_t cleaner_file_bytes(const struct store *store);
+/* Has the last round ended in the middle of this file? */
+bool cleaner_left(const struct store *store, const struct segment_file *file);
 
 /* ---- space.c ---- */
 
@@ -69,6 +77,12 @@ status_t space_begin(struct store *store);
  * removed something. *level: how short room would be if all that has died were gone. Not while a round has
  * made data segments that the index does not lead to yet. */
 bool space_step(struct store *store, enum space_level *level);
+/* There is nothing more to clean, or no room for it. True: it has asked for the checkpoint that brings some.
+ */
+bool space_cleaned(struct store *store);
+/* Room is short, and files of so many bytes would have to be new ones, of room that is kept for others, while
+ * the next checkpoint brings some to be used again; or enough waits for the one under way. */
+bool space_waits_for_checkpoint(struct store *store, uint64_t bytes);
 /* Frees some blocks of removed files. As cleaner_step. */
 bool space_reap_step(struct store *store, uint64_t *wait_us);
 /* Where the segments lie, for those that make and remove them. */

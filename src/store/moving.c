@@ -97,15 +97,14 @@ static int by_number(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void moving_tell_hot(struct moving *m)
+uint64_t moving_median_version(const struct moving *m)
 {
     uint64_t versions[SAMPLES];
     size_t n = 0, step = m->count / SAMPLES + 1;
     for (size_t i = 0; i < m->count && n < SAMPLES; i += step)
         versions[n++] = m->values[i].version;
     qsort(versions, n, sizeof *versions, by_number);
-    for (size_t i = 0; i < m->count; i++)
-        m->values[i].hot |= m->values[i].version > versions[n / 2];
+    return n ? versions[n / 2] : 0;
 }
 
 /* ---- end ---- */

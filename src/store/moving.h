@@ -47,8 +47,8 @@ static inline struct slice moving_content(const struct moving_value *v)
 void moving_add(struct moving *m, const struct moving_value *v, struct slice key, struct slice value);
 /* No more come. */
 void moving_seal(struct moving *m);
-/* Which are hot: those that were so when they were added, and those younger than about half of them. */
-void moving_tell_hot(struct moving *m);
+/* About half of them are younger than that; 0: there is none. */
+uint64_t moving_median_version(const struct moving *m);
 /* The one with the least key of those not taken; NULL: all are. */
 struct moving_value *moving_first(const struct moving *m);
 /* Takes that one. */

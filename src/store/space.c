@@ -38,6 +38,9 @@ enum {
     SPARE_BYTES_LEAST = 128 << 20,
     REAP_PAUSE_US = 8000, /* between two pieces of a removed file */
     WORTH_PERCENT = 15,   /* of a log segment that is dead: then it helps to get it below the replay */
+    /* At the disk limit: values moved between two checkpoints, in bytes of a checkpoint. More make its share
+     * of what is written smaller, and what waits for it larger. */
+    ROUNDS_TOCS = 3,
 };
 
 #define SPARE_BYTES_MAX (4ull << 30)
@@ -95,11 +98,13 @@ static struct room room_now(struct store *store)
 static void update(struct store *store)
 {
     struct keeper *k = &store->keeper;
-    uint64_t other = 0, rounds = 2 * cleaner_round_bytes(store);
+    uint64_t other = 0, next_toc = next_toc_bytes(store), rounds = 2 * cleaner_round_bytes(store);
+    if (store->config.disk_limit_bytes && rounds < ROUNDS_TOCS * next_toc)
+        rounds = ROUNDS_TOCS * next_toc;
     for (unsigned i = 0; i < k->toc_count; i++)
         other += k->tocs[i].bytes;
     /* There will be as many as are kept, and one that is being written: perhaps over an older one. */
-    uint64_t next_toc = next_toc_bytes(store), tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
+    uint64_t tocs = (KEEPER_TOCS_KEPT + 1 - k->toc_count) * next_toc;
     uint64_t spare = k->spare_toc_bytes < next_toc ? k->spare_toc_bytes : next_toc;
     set(&k->cleaner.other_bytes, other + k->spare_toc_bytes);
     set(&k->cleaner.toc_bytes, next_toc - spare);
@@ -169,6 +174,25 @@ bool space_take(struct store *store, uint64_t bytes)
     return take(store, bytes, get(&store->keeper.cleaner.toc_bytes), 0, 0);
 }
 
+/* What waits for a checkpoint: one is worth it. */
+static bool is_enough(struct store *store, uint64_t pending_bytes)
+{
+    uint64_t rounds = get(&store->keeper.cleaner.rounds_bytes);
+    return pending_bytes >= rounds + rounds / 2;
+}
+
+bool space_waits_for_checkpoint(struct store *store, uint64_t bytes)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    const struct segment_folder folder = store_segment_folder(store);
+    uint64_t pending = get(&c->pending_bytes), kept = kept_free(store), left = room_now(store).left;
+    uint64_t spare = spare_for_data(&folder, cleaner_file_bytes(store));
+    if (pending == 0 || space_level_now(store) != SPACE_CRITICAL)
+        return false;
+    return spare + (left > kept ? left - kept : 0) < bytes ||
+           (store->keeper.checkpoint && is_enough(store, pending));
+}
+
 uint64_t space_for_rounds(struct store *store)
 {
     const struct cleaner *c = &store->keeper.cleaner;
@@ -186,7 +210,7 @@ struct segment_folder store_segment_folder(const struct store *store)
 void space_clear(struct store *store, uint64_t bytes)
 {
     const struct segment_folder folder = store_segment_folder(store);
-    while (room_now(store).left < bytes && spare_drop(&folder))
+    while (room_now(store).left < bytes && spare_drop(&folder, UINT64_MAX))
         (void)segments_reap(store->segments);
 }
 
@@ -346,7 +370,7 @@ static bool drop_spare(struct store *store)
     const struct segment_folder folder = store_segment_folder(store);
     struct room r = room_now(store);
     bool too_many = !store->config.no_threads && r.spare > spare_bytes_max(store);
-    return r.spare && (too_many || r.left + r.leaving < kept_free(store)) && spare_drop(&folder);
+    return r.spare && (too_many || r.left + r.leaving < kept_free(store)) && spare_drop(&folder, UINT64_MAX);
 }
 
 /* With a thread it is done bit by bit: space_reap_step. */
@@ -391,16 +415,17 @@ static bool remove_some(struct store *store, const struct survey *survey)
 }
 
 /* Room is short, and only checkpoints let files go. */
-static void ask_for_checkpoint(struct store *store, enum space_level level)
+static bool ask_for_checkpoint(struct store *store, enum space_level level)
 {
     struct keeper *k = &store->keeper;
     uint64_t now_ms = clock_monotonic_us() / 1000;
     uint64_t pause = level == SPACE_CRITICAL ? REQUEST_MS_CRITICAL : REQUEST_MS;
     if (k->checkpoint ||
         (!store->config.no_threads && (now_ms < k->cleaner.request_ms + pause || now_ms < k->retry_ms)))
-        return;
+        return false;
     k->cleaner.request_ms = now_ms;
     (void)store_checkpoint_request(store);
+    return true;
 }
 
 bool space_step(struct store *store, enum space_level *level)
@@ -431,9 +456,17 @@ bool space_step(struct store *store, enum space_level *level)
         checkpoint_drop_older(store);
         return true;
     }
-    if (now != SPACE_FINE && s.waits)
-        ask_for_checkpoint(store, now);
+    bool enough = store->config.no_threads || is_enough(store, s.pending_bytes);
+    if (s.waits && (now == SPACE_LOW || (now == SPACE_CRITICAL && enough)))
+        (void)ask_for_checkpoint(store, now);
+    k->cleaner.waits_for_checkpoint = s.waits;
     return false;
+}
+
+bool space_cleaned(struct store *store)
+{
+    return store->keeper.cleaner.waits_for_checkpoint && space_level_now(store) == SPACE_CRITICAL &&
+           ask_for_checkpoint(store, SPACE_CRITICAL);
 }
 
 /* ---- the start ---- */

@@ -83,14 +83,16 @@ static void store_log_progress(void *context)
         store->config.on_progress(store->config.context);
 }
 
-/* Many small files where the disk is small: room comes free by whole files. */
-static uint64_t log_segment_bytes_max(const struct store_config *c)
+/* Under a disk limit files are as large as the cleaner's, so that each can be used again for either; and they
+ * are many, as room comes free by whole files. */
+static uint64_t log_segment_bytes_max(const struct store *store)
 {
-    enum { LEAST = 4 << 20, MOST = 64 << 20 };
-    uint64_t bytes = c->disk_limit_bytes / STORE_LOG_SEGMENTS;
+    enum { LEAST = 4 << 20 };
+    const struct store_config *c = &store->config;
     if (c->log_segment_bytes_max || c->disk_limit_bytes == 0)
         return c->log_segment_bytes_max;
-    return bytes < LEAST ? LEAST : bytes < MOST ? bytes & ~(uint64_t)(LOG_BLOCK_BYTES - 1) : MOST;
+    uint64_t bytes = cleaner_file_bytes(store);
+    return bytes < LEAST ? LEAST : bytes;
 }
 
 static status_t open_log(struct store *store)
@@ -106,7 +108,7 @@ static status_t open_log(struct store *store)
         .segments = store->segments,
         .path = c->path,
         .segment_bytes_first = c->log_segment_bytes_first,
-        .segment_bytes_max = log_segment_bytes_max(c),
+        .segment_bytes_max = log_segment_bytes_max(store),
         .background = !c->no_threads,
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
         .on_locked = store_load,

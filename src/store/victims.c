@@ -1,7 +1,9 @@
 #include "store/victims.h"
 
+#include <math.h>
 #include <stdlib.h>
 
+#include "base/bytes.h"
 #include "base/check.h"
 #include "store/internal.h"
 #include "sys/clock.h"
@@ -43,6 +45,8 @@ static bool consider(void *context, struct segment_file *file)
         return true;
     double u = (double)v.live / (double)v.bytes, age = (double)(c->now_ms - file->since_ms + 1000);
     v.score = (1 - u) * (c->is_critical ? 1 : age) / (1 + u);
+    if (cleaner_left(c->store, file)) /* it has cost room already, and gives it back when it is empty */
+        v.score = INFINITY;
     c->victims = store_grow(c->victims, &c->capacity, c->count + 1, sizeof *c->victims);
     c->victims[c->count++] = v;
     return true;
@@ -56,21 +60,32 @@ static int best_first(const void *a, const void *b)
     return (x->file->number > y->file->number) - (x->file->number < y->file->number);
 }
 
+/* Of files with headers and padding: full ones, or such as hold what is live. */
+static uint64_t room_of(uint64_t live, uint64_t wanted, uint64_t most)
+{
+    return live < wanted ? live + live / VICTIMS_MARGIN_SHARE + VICTIMS_FILES * 2 * LOG_BLOCK_BYTES
+                         : wanted + wanted / most * VICTIMS_FILES * LOG_BLOCK_BYTES;
+}
+
 static void take_best(struct choice *c, uint64_t most, struct victims *out)
 {
-    uint64_t room = space_for_rounds(c->store);
+    uint64_t room = space_for_rounds(c->store), wanted = most;
     if (c->count)
         qsort(c->victims, c->count, sizeof *c->victims, best_first);
     for (size_t i = 0; i < c->count && out->count < VICTIMS_MAX; i++) {
         const struct victim *v = &c->victims[i];
-        if (victims_room(out->live + v->live) > room) /* perhaps another one fits */
+        uint64_t now_wanted = out->count == 0 && v->live > most ? round_up(v->live, most) : wanted;
+        if (room_of(out->live + v->live, now_wanted, most) > room) /* perhaps another one fits */
             continue;
-        if (out->count && (out->live + v->live > most || out->bytes >= BYTES_MAX))
-            break;
+        wanted = now_wanted;
         out->items[out->count++] = *v;
         out->live += v->live;
         out->bytes += v->bytes;
+        if (out->live >= wanted || out->bytes >= BYTES_MAX)
+            break;
     }
+    out->room = room_of(out->live, wanted, most);
+    out->whole = out->count - (out->count > 1 && out->live > wanted);
 }
 
 bool victims_choose(struct store *store, enum space_level level, uint64_t most, struct victims *out)
@@ -80,7 +95,7 @@ bool victims_choose(struct store *store, enum space_level level, uint64_t most, 
     *out = (struct victims){.count = 0};
     if (k->toc_count == 0)
         return false;
-    c.is_critical = level == SPACE_CRITICAL;
+    c.is_critical = space_level_now(store) == SPACE_CRITICAL;
     c.live_percent_max = c.is_critical ? LIVE_PERCENT_MAX_CRITICAL : LIVE_PERCENT_MAX;
     c.replay_number = k->tocs[k->toc_count - 1].start_lsn >> LOG_SEGMENT_SHIFT;
     segments_each(store->segments, consider, &c);

@@ -31,23 +31,13 @@ struct victim {
 struct victims {
     struct victim items[VICTIMS_MAX]; /* best first */
     unsigned count;
+    unsigned whole; /* so many are emptied; what the last one has fills the round's files up */
     uint64_t bytes, live;
+    uint64_t room; /* that their values' new files may need */
 };
 
-/* Those worth a round at this level of space, with about `most` live bytes (the first may have more) for
- * which there is room. False: none is. */
+/* Those worth a round at this level of space, with `most` live bytes or more (a multiple, where the first has
+ * more) for which there is room. False: none is. */
 bool victims_choose(struct store *store, enum space_level level, uint64_t most, struct victims *out);
-
-/* Of the files that so many bytes of records go into, with headers and padding. */
-static inline uint64_t victims_files_bytes(uint64_t bytes)
-{
-    return bytes + VICTIMS_FILES * 2 * LOG_BLOCK_BYTES;
-}
-
-/* What moving so many live bytes may need. */
-static inline uint64_t victims_room(uint64_t live)
-{
-    return victims_files_bytes(live + live / VICTIMS_MARGIN_SHARE);
-}
 
 #endif

@@ -13,6 +13,7 @@
 
 #include "log/data_segment.h"
 #include "log/segment.h"
+#include "log/segment_scan.h"
 #include "sim/sim_disk.h"
 
 enum { RECORDS = 29, VALUE_BYTES_MAX = 3 << 20 };
@@ -144,6 +145,47 @@ static void test_an_empty_one(void **state)
     world_destroy(w);
 }
 
+/* A file that is nearly full keeps the size that was reserved, so that others like it can be made of it; one
+ * with much left does not. */
+static void test_a_full_one_keeps_its_size(void **state)
+{
+    enum { ROOM = 64 << 10, VALUE = 1000 };
+    (void)state;
+    struct world *w = world_create();
+    size_t record = record_bytes(RECORD_MOVED, 7, VALUE);
+    for (uint64_t number = 1; number < 3; number++) {
+        struct data_segment *d;
+        struct segment_file *file;
+        char name[16];
+        size_t used = ROOM / (number == 1 ? 1 : 2) / record * record;
+        status_t s = data_segment_begin(&w->segment_folder, number, ROOM, &d);
+        for (size_t at = 0; at < used; at += record) {
+            assert_true(status_is_ok(&s));
+            s = data_segment_add(d, key_of(name, 1), slice_make(w->value, VALUE), 1, 0, w->addresses);
+        }
+        assert_true(status_is_ok(&s));
+        s = data_segment_finish(d, &file);
+        assert_true(status_is_ok(&s));
+        size_t bytes = LOG_BLOCK_BYTES + (number == 1 ? ROOM : round_up(used, LOG_BLOCK_BYTES));
+        assert_int_equal(file->bytes, bytes);
+        assert_int_equal(w->sim->disk.ops->size(&w->sim->disk, file->fd), bytes);
+        struct segment_scan scan;
+        struct record r;
+        enum segment_scan_result result;
+        segment_scan_begin(&scan, &w->sim->disk, file);
+        while ((result = segment_scan_next(&scan, &r)) != SEGMENT_SCAN_END) {
+            if (result == SEGMENT_SCAN_READ)
+                s = segment_scan_read(&scan);
+            assert_true(status_is_ok(&s));
+            used -= result == SEGMENT_SCAN_RECORD ? record : 0;
+        }
+        assert_int_equal(used, 0);
+        assert_false(scan.damaged);
+        segment_scan_end(&scan);
+    }
+    world_destroy(w);
+}
+
 static void test_failures_leave_nothing(void **state)
 {
     (void)state;
@@ -230,6 +272,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_an_empty_one),
+        cmocka_unit_test(test_a_full_one_keeps_its_size),
         cmocka_unit_test(test_failures_leave_nothing),
         cmocka_unit_test(test_damaged_files_are_not_listed),
         cmocka_unit_test(test_names),

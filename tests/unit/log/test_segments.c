@@ -396,6 +396,16 @@ static void test_reap_step(void **state)
     assert_false(segments_reap_step(s));
     assert_int_equal(segments_bytes_get(s).all, 0);
     assert_int_equal(disk->ops->size(disk, kept[1]), 10 * MIB);
+    int fd = disk->ops->create(disk, folder, "never listed", false);
+    assert_int_equal(disk->ops->truncate(disk, fd, 5 * MIB), 0);
+    assert_int_equal(disk->ops->remove(disk, folder, "never listed"), 0);
+    segments_leave(s, 5 * MIB, fd);
+    assert_int_equal(segments_bytes_get(s).leaving, 5 * MIB);
+    assert_true(segments_reap_step(s));
+    assert_int_equal(segments_bytes_get(s).all, MIB);
+    assert_true(segments_reap_step(s));
+    assert_false(segments_reap_step(s));
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
     segments_destroy(s);
     assert_int_equal(disk->ops->remove(disk, folder, "other name"), 0);
     for (int i = 0; i < 2; i++)

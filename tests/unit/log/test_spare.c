@@ -173,10 +173,16 @@ static void test_dropping(void **state)
 {
     (void)state;
     struct world w = world_create(3);
-    assert_false(spare_drop(&w.folder));
+    assert_false(spare_drop(&w.folder, UINT64_MAX));
     retire(&w, make(&w, 1, BYTES));
     retire(&w, make(&w, 2, BYTES));
-    assert_true(spare_drop(&w.folder));
+    assert_int_equal(segments_spare_sum(w.folder.segments, 1, UINT64_MAX), 2 * BYTES);
+    assert_int_equal(segments_spare_sum(w.folder.segments, 1, BYTES - 1), 0);
+    assert_int_equal(segments_spare_sum(w.folder.segments, BYTES + 1, UINT64_MAX), 0);
+    assert_int_equal(spare_for_data(&w.folder, BYTES), 2 * BYTES);
+    assert_false(spare_drop(&w.folder, BYTES - 1));
+    assert_true(spare_drop(&w.folder, BYTES));
+    assert_int_equal(segments_spare_sum(w.folder.segments, 1, UINT64_MAX), BYTES);
     assert_int_equal(named_files(w.sim, "spare-"), 1);
     assert_int_equal(segments_bytes_get(w.folder.segments).leaving, BYTES);
     assert_int_equal(segments_reap(w.folder.segments), 0);

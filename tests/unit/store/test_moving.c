@@ -63,39 +63,27 @@ static void test_order(void **state)
     }
 }
 
-/* The younger half, about, and what was hot before. */
-static void test_hot(void **state)
+static void test_median(void **state)
 {
     (void)state;
     struct prng prng;
     prng_seed(&prng, 2);
     for (uint32_t n = 1; n < 20000; n = n * 3 + 1) {
         struct moving m = {0};
-        uint64_t hot = 0, youngest_cold = 0, oldest_hot = UINT64_MAX;
+        uint64_t younger = 0, median;
         fill(&m, &prng, n);
-        moving_seal(&m);
-        moving_tell_hot(&m);
-        for (size_t i = 0; i < m.count; i++) {
-            const struct moving_value *v = &m.values[i];
-            if (v->version == 1) {
-                assert_true(v->hot);
-                continue;
-            }
-            hot += v->hot;
-            if (v->hot && v->version < oldest_hot)
-                oldest_hot = v->version;
-            if (!v->hot && v->version > youngest_cold)
-                youngest_cold = v->version;
-        }
-        assert_true(youngest_cold < oldest_hot);
+        median = moving_median_version(&m);
+        for (size_t i = 0; i < m.count; i++)
+            younger += m.values[i].version > median;
+        assert_true(younger < n);
         if (n > 1000)
-            assert_in_range(hot, n * 4ull / 10, n * 6ull / 10);
+            assert_in_range(younger, n * 4ull / 10, n * 6ull / 10);
         moving_free(&m);
     }
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order), cmocka_unit_test(test_hot)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order), cmocka_unit_test(test_median)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

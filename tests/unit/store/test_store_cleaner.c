@@ -145,6 +145,59 @@ static void test_large_victims_move_in_parts(void **state)
     fixture_deinit(&f);
 }
 
+/* f->sim is set. */
+static void open_limited(struct fixture *f, uint64_t limit)
+{
+    f->config = (struct store_config){.disk = &f->sim->disk,
+                                      .path = "sim",
+                                      .workers = 1,
+                                      .log_segment_bytes_first = 1 << 20,
+                                      .log_segment_bytes_max = 2 << 20,
+                                      .disk_limit_bytes = limit,
+                                      .no_threads = true};
+    fixture_open(f);
+    keep(f);
+}
+
+/* Near the limit, where cleaning goes on and on, its files are full and all of one size: a round is filled up
+ * with a part of a victim, and the next one goes on there. */
+static void test_files_are_full(void **state)
+{
+    enum { LIMIT = 24 << 20, PUTS = 20000 };
+    struct fixture f = {.sim = sim_disk_create(1)};
+    struct store_cleaner_stats cleaner;
+    char name[16];
+    unsigned lefts = 0, full = 0, others = 0;
+    (void)state;
+    open_limited(&f, LIMIT);
+    int keys = LIMIT * 6 / 10 / VALUE_BYTES;
+    for (int i = 0; i < PUTS; i++) {
+        uint32_t key = i < keys ? (uint32_t)i : (uint32_t)((uint64_t)i * 2654435761u % (unsigned)keys);
+        put_surely(&f, key_of(name, (int)key), value_of((int)key, 0));
+        if (i % 16 == 0)
+            keep(&f);
+        const struct cleaner *c = &f.store->keeper.cleaner;
+        lefts += c->left.file && cleaner_left(f.store, c->left.file);
+    }
+    store_cleaner_stats_get(f.store, &cleaner);
+    assert_int_equal(cleaner.failures + cleaner.damaged, 0);
+    for (int i = 0; i < SIM_FILES_MAX; i++) {
+        const struct sim_file *file = &f.sim->files[i];
+        bool data = file->named && strncmp(file->name, "data-", 5) == 0;
+        full += data && file->size == cleaner_file_bytes(f.store);
+        others += data && file->size != cleaner_file_bytes(f.store);
+    }
+    assert_true(cleaner.rounds > 20 && lefts > 0);
+    assert_true(full > 10 * others);
+    for (int key = 0; key < keys; key++)
+        check_value(&f, key, 0);
+    assert_true(live_weights_are_exact(f.store));
+    fixture_reopen(&f);
+    for (int key = 0; key < keys; key++)
+        check_value(&f, key, 0);
+    fixture_deinit(&f);
+}
+
 /* A data segment that no checkpoint names is of no use, and its number means nothing. */
 static void test_orphans_go(void **state)
 {
@@ -342,20 +395,6 @@ static void test_failing_checkpoints(void **state)
     assert_true(failures >= 8);
 }
 
-/* f->sim is set. */
-static void open_limited(struct fixture *f, uint64_t limit)
-{
-    f->config = (struct store_config){.disk = &f->sim->disk,
-                                      .path = "sim",
-                                      .workers = 1,
-                                      .log_segment_bytes_first = 1 << 20,
-                                      .log_segment_bytes_max = 2 << 20,
-                                      .disk_limit_bytes = limit,
-                                      .no_threads = true};
-    fixture_open(f);
-    keep(f);
-}
-
 /* Within a limit writes are refused before it is passed, deletes are not, and room that comes free is used.
  */
 static void test_disk_limit(void **state)
@@ -540,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_failures_lose_nothing),
         cmocka_unit_test(test_failing_checkpoints),
         cmocka_unit_test(test_disk_limit),
+        cmocka_unit_test(test_files_are_full),
         cmocka_unit_test(test_a_damaged_batch_keeps_a_victim),
         cmocka_unit_test(test_every_failure_is_told),
         cmocka_unit_test(test_deletes_go_on_when_it_is_full),

@@ -94,6 +94,7 @@ struct world {
     uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, cleaned, moved, removed, refused,
         reused;
     bool limited, was_limited; /* there is a limit on the disk this time; there was one for this seed */
+    bool prepare_failed;       /* a fault hit the making of a segment since the start */
 };
 
 #define REQUIRE(world, condition)                                                                            \
@@ -264,7 +265,7 @@ static bool refused(struct world *w, enum store_result r)
 {
     if (r == STORE_OK)
         return false;
-    REQUIRE(w, r == STORE_BUSY || (r == STORE_NO_SPACE && w->limited));
+    REQUIRE(w, r == STORE_BUSY || (r == STORE_NO_SPACE && (w->limited || w->prepare_failed)));
     w->busy += r == STORE_BUSY;
     w->refused += r == STORE_NO_SPACE;
     return true;
@@ -429,20 +430,36 @@ static void step_evict(struct world *w)
         w->evicted += cold_evict(sw, &w->prng, (unsigned)prng_below(&w->prng, 257));
 }
 
+/* Now and then one of the next operations of the disk fails, and sometimes that is the end. */
+static void arm_fault(struct world *w, uint64_t seldom, uint64_t operations)
+{
+    static const enum sim_op ops[] = {SIM_ANY,    SIM_WRITE, SIM_SYNC,   SIM_ALLOCATE, SIM_TRUNCATE,
+                                      SIM_CREATE, SIM_READ,  SIM_REMOVE, SIM_RENAME};
+    if (prng_below(&w->prng, seldom) != 0)
+        return;
+    w->sim->fail_op = ops[prng_below(&w->prng, sizeof ops / sizeof ops[0])];
+    w->sim->fail_after = 1 + prng_below(&w->prng, operations);
+    w->sim->fail_errno = prng_below(&w->prng, 2) ? EIO : ENOSPC;
+    w->sim->fail_dies = prng_below(&w->prng, 4) == 0;
+}
+
+/* The log's own thread: the next segment, new or from a spare file. */
+static void step_prepare(struct world *w)
+{
+    arm_fault(w, 4, 6);
+    bool armed = w->sim->fail_after > 0;
+    (void)log_prepare(store_log(w->store));
+    w->prepare_failed |= armed && w->sim->fail_after == 0;
+    w->sim->fail_after = 0;
+}
+
 /* The store's own thread: checkpoints, now and then asked for, cleaning, removal. Sometimes something fails
  * under it; sometimes that is the end. */
 static void step_keep(struct world *w)
 {
-    static const enum sim_op ops[] = {SIM_ANY,      SIM_WRITE,  SIM_SYNC, SIM_ALLOCATE,
-                                      SIM_TRUNCATE, SIM_CREATE, SIM_READ, SIM_REMOVE};
     if (prng_below(&w->prng, heavy ? 4 : 10) == 0)
         (void)store_checkpoint_request(w->store);
-    if (prng_below(&w->prng, 6) == 0) {
-        w->sim->fail_op = ops[prng_below(&w->prng, sizeof ops / sizeof ops[0])];
-        w->sim->fail_after = 1 + prng_below(&w->prng, 12);
-        w->sim->fail_errno = prng_below(&w->prng, 2) ? EIO : ENOSPC;
-        w->sim->fail_dies = prng_below(&w->prng, 4) == 0;
-    }
+    arm_fault(w, 6, 12);
     for (uint64_t n = 1 + prng_below(&w->prng, heavy ? 60 : 4); n > 0 && store_keep(w->store); n--)
         ;
     w->sim->fail_after = 0;
@@ -489,7 +506,9 @@ static void run_steps(struct world *w)
             step_complete(w);
             break;
         case 4:
-            (void)log_prepare(store_log(w->store));
+            step_prepare(w);
+            if (w->sim->dead)
+                return;
             break;
         case 5:
         case 6:
@@ -572,6 +591,7 @@ static status_t open_store(struct world *w)
 {
     uint64_t memory = prng_below(&w->prng, 2) ? (2 * (uint64_t)w->workers + 1) << 20 : 0;
     w->limited = heavy && prng_below(&w->prng, 2);
+    w->prepare_failed = false;
     w->was_limited |= w->limited;
     struct store_config config = {.disk = &w->sim->disk,
                                   .path = "sim",

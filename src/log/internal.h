@@ -14,7 +14,9 @@ enum {
     LOG_EAGER_BYTES = 256 << 10, /* an open batch this long is flushed although another flush is in flight */
     LOG_HEADROOM_BYTES = 256 << 10,
     LOG_RETRY_SECONDS = 1,
-    LOG_WAIT_NS = 20000000, /* between two tries while room is expected */
+    LOG_WAIT_NS = 20000000,   /* between two tries while room is expected */
+    LOG_WANTED_US = 10000000, /* how long a large record waits for a segment at most */
+    LOG_REFUSED_US = 1000000, /* so long others of its size are refused unasked */
 };
 
 struct log_batch {
@@ -75,7 +77,9 @@ struct log {
     uint64_t durable_lsn;  /* end of the last durable batch, also of an earlier run; 0: there is none. Always
                               the end of a batch, unlike commit_lsn, which starts at the new segment */
     uint64_t previous_lsn; /* of the last batch given out */
-    uint64_t wanted_bytes; /* a large record needs a segment of at least this size */
+    uint64_t wanted_bytes; /* a large record needs a segment of at least this size; 0: none does */
+    uint64_t wanted_since_us;
+    uint64_t refused_bytes, refused_us; /* there was no room for one of that size, then */
     uint64_t next_number;
     uint64_t next_bytes;
     uint64_t last_flush_us;

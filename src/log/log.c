@@ -76,8 +76,11 @@ static bool make_room(struct log *log, uint64_t need)
         roll(log);
         return true;
     }
-    if (need && bytes + LOG_BLOCK_BYTES > log->wanted_bytes)
+    if (need && bytes + LOG_BLOCK_BYTES > log->wanted_bytes) {
+        if (log->wanted_bytes == 0)
+            log->wanted_since_us = clock_monotonic_us();
         log->wanted_bytes = bytes + LOG_BLOCK_BYTES;
+    }
     return need == 0 && segment_room(log) >= LOG_BLOCK_BYTES;
 }
 
@@ -184,6 +187,14 @@ static bool large_fits(const struct log *log, size_t bytes)
     return !(log->prepared && log->prepared->for_deletes) || segment_room(log) >= BATCH_HEADER_BYTES + bytes;
 }
 
+/* There was no room just now for a segment that this would need. */
+static bool was_refused(const struct log *log, size_t bytes)
+{
+    uint64_t segment_bytes = bytes + BATCH_HEADER_BYTES + LOG_BLOCK_BYTES;
+    return log->refused_bytes && segment_bytes >= log->refused_bytes &&
+           clock_monotonic_us() - log->refused_us < LOG_REFUSED_US;
+}
+
 static enum log_reserve_result reserve_large(struct log *log, size_t bytes, struct log_batch *large,
                                              struct log_slot *slot)
 {
@@ -194,6 +205,7 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
         return LOG_WAIT;
     }
     retire_open(log, close_word(log));
+    uint64_t wanted = log->wanted_bytes;
     if (large_fits(log, bytes) && make_room(log, bytes)) {
         atomic_fetch_add_explicit(&log->large_bytes, large->capacity, memory_order_relaxed);
         batch_open(log, large);
@@ -202,6 +214,9 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
         slot->generation = atomic_load_explicit(&large->generation, memory_order_relaxed);
         slot->dst = large->buffer + BATCH_HEADER_BYTES;
         slot->batch = large;
+    } else if (was_refused(log, bytes)) {
+        log->wanted_bytes = wanted;
+        result = LOG_NO_SPACE;
     } else {
         result = refused(log, LOG_NORMAL);
     }

@@ -8,6 +8,7 @@
 #include "base/logger.h"
 #include "log/internal.h"
 #include "log/spare.h"
+#include "sys/clock.h"
 
 enum { FILL_REST_US_MAX = 2000 };
 
@@ -19,17 +20,18 @@ struct plan {
     uint64_t taken;  /* of the room */
 };
 
-/* From the state under the lock. False: nothing is wanted. A prepared segment that is too small for a waiting
- * record is taken back first. */
-static bool next_plan(struct log *log, struct plan *plan, struct segment **outgrown)
+/* Is there a next segment for everything? Under the lock. */
+static bool has_ordinary(const struct log *log)
 {
-    *outgrown = NULL;
+    return log->prepared && !log->prepared->for_deletes;
+}
+
+/* From the state under the lock. False: nothing is wanted. A prepared segment that is too small for a waiting
+ * record stays until there is a larger one: others go on meanwhile. */
+static bool next_plan(struct log *log, struct plan *plan)
+{
     spin_lock(&log->lock);
-    if (log->prepared && !log->prepared->for_deletes && log->prepared->bytes < log->wanted_bytes) {
-        *outgrown = log->prepared;
-        log->prepared = NULL;
-    }
-    bool is_wanted = log->prepared == NULL || log->prepared->for_deletes;
+    bool is_wanted = !has_ordinary(log) || log->prepared->bytes < log->wanted_bytes;
     *plan = (struct plan){
         .number = log->next_number,
         .after = log->current->number, /* and stays it, but when one for deletes comes between */
@@ -38,6 +40,14 @@ static bool next_plan(struct log *log, struct plan *plan, struct segment **outgr
     };
     spin_unlock(&log->lock);
     return is_wanted;
+}
+
+static bool has_wanted(struct log *log)
+{
+    spin_lock(&log->lock);
+    bool has = log->wanted_bytes > 0;
+    spin_unlock(&log->lock);
+    return has;
 }
 
 void log_discard(struct log *log, struct segment *s)
@@ -65,7 +75,7 @@ static void take_prepared(struct log *log, struct segment *s)
 {
     segment_hand_over(s, log->config.segments); /* before anybody gets an LSN in it */
     spin_lock(&log->lock);
-    struct segment *before = log->prepared; /* one for deletes, which is needed no longer */
+    struct segment *before = log->prepared; /* for deletes or too small: needed no longer */
     log->prepared = s;
     log->next_number = s->number + 1;
     uint64_t twice = log->next_bytes * 2, max = log->config.segment_bytes_max;
@@ -212,17 +222,45 @@ static status_t make(struct log *log, struct segment *s, struct plan *p)
     }
 }
 
+/* There is no room for the segment that a large record wants. It may come for a while; then that record is
+ * refused, and others never wait for it. The plan is without it from now on. False: nothing else is needed.
+ */
+static bool plan_without_wanted(struct log *log, struct plan *plan)
+{
+    bool may_come = room_will_come(log, SEGMENT_BYTES_MIN);
+    uint64_t now_us = clock_monotonic_us();
+    spin_lock(&log->lock);
+    bool refuses = !may_come || now_us - log->wanted_since_us >= LOG_WANTED_US;
+    if (refuses) {
+        log->refused_bytes = plan->wanted;
+        log->refused_us = now_us;
+        if (log->wanted_bytes <= plan->wanted)
+            log->wanted_bytes = 0;
+    }
+    bool has = has_ordinary(log);
+    plan->bytes = log->next_bytes;
+    plan->wanted = 0;
+    spin_unlock(&log->lock);
+    if (refuses && log->config.on_progress)
+        log->config.on_progress(log->config.context);
+    return !has;
+}
+
 bool log_prepare(struct log *log)
 {
     struct plan plan;
-    struct segment *outgrown;
-    if (!next_plan(log, &plan, &outgrown))
+    if (!next_plan(log, &plan))
         return false;
-    if (outgrown)
-        log_discard(log, outgrown);
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
     status_t status = make(log, s, &plan);
+    if (status.code == STATUS_NO_SPACE && plan.wanted > SEGMENT_BYTES_MIN) {
+        if (!plan_without_wanted(log, &plan)) {
+            free(s);
+            return false;
+        }
+        status = make(log, s, &plan);
+    }
     if (status_is_ok(&status)) {
         take_prepared(log, s);
         release_room(log, plan.taken);
@@ -254,10 +292,10 @@ static void *prepare_thread(void *context)
             pthread_mutex_unlock(&log->mutex);
             (void)log_prepare(log);
             pthread_mutex_lock(&log->mutex);
-        } else if (log_lacks_room(log)) {
+        } else if (log_lacks_room(log) || has_wanted(log)) {
             struct timespec until;
             clock_gettime(CLOCK_MONOTONIC, &until);
-            if (atomic_load_explicit(&log->waits, memory_order_relaxed) ||
+            if (!log_disk_full(log) || atomic_load_explicit(&log->waits, memory_order_relaxed) ||
                 atomic_load_explicit(&log->deletes_wait, memory_order_relaxed))
                 until.tv_nsec += LOG_WAIT_NS;
             else

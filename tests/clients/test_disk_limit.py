@@ -123,3 +123,29 @@ def test_repair_of_a_cleaned_folder_without_checkpoints(make_server):
             c.send(b"GET key:%04d\r\n" % key)
         for key in range(KEYS):
             assert c.reply() == (value(key, rounds[key]) if key in rounds else None), key
+
+
+def test_a_value_too_large_for_the_limit(make_server):
+    """It alone is refused: others neither wait for it nor are refused, then or later."""
+    server = make_server("--threads", 1, "--disk-limit", LIMIT, "--memory", "256M").start()
+    done = []
+
+    def set_large():
+        with server.client(timeout=60) as c:
+            with pytest.raises(Error, match="^ERR disk full"):
+                c("SET", "large", b"x" * (60 << 20))
+        done.append(True)
+
+    thread = threading.Thread(target=set_large)
+    thread.start()
+    with server.client(timeout=30) as c:
+        wait_until(lambda: int(fields(c)["log_segments"]) > 1 or done, timeout=30, what="a segment ahead")
+        n = 0
+        while not done or n < 3000:  # more than the segment that was there
+            assert c("SET", f"key:{n % 100:04}", value(0, n) * 4) == "OK"
+            n += 1
+    thread.join()
+    with server.client(timeout=30) as c:
+        with pytest.raises(Error, match="^ERR disk full"):
+            c("SET", "large", b"x" * (60 << 20))
+        assert c("SET", "key:0000", b"last") == "OK"

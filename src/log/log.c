@@ -437,29 +437,54 @@ static status_t init_pool(struct log *log)
     return status_ok();
 }
 
+static bool take_room(const struct log *log, uint64_t bytes, bool for_deletes)
+{
+    return !log->config.may_allocate || log->config.may_allocate(log->config.context, bytes, for_deletes);
+}
+
+/* The first segment, of so many bytes or half of it and so on; where there is no room for it only deletes go
+ * there. *taken: of the room. Something must be there: the smallest is made in any case, if the disk can. */
+static status_t make_first(struct log *log, uint64_t last_number, struct segment *s, uint64_t *taken)
+{
+    for (uint64_t bytes = log->next_bytes;; bytes /= 2) {
+        bool is_last = bytes / 2 < SEGMENT_BYTES_MIN;
+        status_t status = status_error(STATUS_NO_SPACE, "%s may not grow", log->path);
+        bool may = take_room(log, bytes, false), for_deletes = !may && is_last;
+        if (for_deletes)
+            may = take_room(log, bytes, true);
+        if (may || is_last)
+            status = segment_create(log->config.disk, log->folder, log->path, log->next_number, last_number,
+                                    bytes, s, NULL);
+        s->for_deletes = for_deletes;
+        *taken = may ? bytes : 0;
+        if (status_is_ok(&status) || status.code != STATUS_NO_SPACE || is_last)
+            return status;
+        if (may && log->config.may_allocate)
+            log->config.allocated(log->config.context, bytes);
+    }
+}
+
 /* last_number: of the segment that the log goes on behind; 0: none. */
 static status_t first_segment(struct log *log, uint64_t last_number)
 {
+    uint64_t taken = 0;
     struct segment *s = calloc(1, sizeof *s);
     CHECK(s != NULL);
-    uint64_t bytes = log->next_bytes;
-    status_t status;
-    for (;; bytes /= 2) {
-        status = segment_create(log->config.disk, log->folder, log->path, log->next_number, last_number,
-                                bytes, s, NULL);
-        if (status.code != STATUS_NO_SPACE || bytes / 2 < SEGMENT_BYTES_MIN)
-            break;
-    }
-    if (!status_is_ok(&status)) {
+    status_t status = make_first(log, last_number, s, &taken);
+    if (status_is_ok(&status)) {
+        uint64_t twice = s->bytes * 2, max = log->config.segment_bytes_max;
+        log->next_number++;
+        log->next_bytes = twice < max ? twice : max;
+        log->current = log->oldest = s;
+        log->position = LOG_BLOCK_BYTES;
+        segment_hand_over(s, log->config.segments);
+    } else {
         free(s);
-        return status_wrap(status, "the log cannot start (free space, or choose another --dir)");
+        status = status_wrap(status, "the log cannot start (free space, or choose another --dir)");
     }
-    log->next_number++;
-    log->next_bytes = bytes * 2 < log->config.segment_bytes_max ? bytes * 2 : log->config.segment_bytes_max;
-    log->current = log->oldest = s;
-    log->position = LOG_BLOCK_BYTES;
-    segment_hand_over(s, log->config.segments);
-    return status_ok();
+    if (taken && log->config.may_allocate)
+        log->config.allocated(log->config.context, taken);
+    return status;
 }
 
 static status_t open_parts(struct log *log)
@@ -485,7 +510,7 @@ static status_t open_parts(struct log *log)
     atomic_store_explicit(&log->commit_lsn, here, memory_order_relaxed);
     atomic_store_explicit(&log->word, WORD(log->turn, WORD_CLOSED), memory_order_relaxed);
     CHECK(open_next(log, 0));
-    return log_prepare_start(log);
+    return status_ok();
 }
 
 static void free_large(struct batch_list *list)
@@ -536,12 +561,15 @@ status_t log_open(const struct log_config *config, struct log **out)
     log->next_bytes = log->config.segment_bytes_first;
     histogram_init(&log->stats.flush_us);
     status_t s = open_parts(log);
-    if (!status_is_ok(&s)) {
-        log_free(log);
-        return s;
+    if (status_is_ok(&s)) {
+        *out = log; /* the thread's callbacks may ask it */
+        s = log_prepare_start(log);
     }
-    *out = log;
-    return status_ok();
+    if (!status_is_ok(&s)) {
+        *out = NULL;
+        log_free(log);
+    }
+    return s;
 }
 
 /* An empty last batch that vouches for everything before it: damage there is then never taken for a torn

@@ -78,8 +78,8 @@ struct log_config {
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
     /* May the folder grow by a segment of so many bytes? No is answered as a full disk is; after yes the room
      * is the log's until it calls `allocated`. for_deletes: one that only LOG_HEADROOM reservations may use,
-     * out of what is kept back for them; asked for when there is no room for others. Called by the background
-     * thread with no lock held. May be NULL. */
+     * out of what is kept back for them; asked for when there is no room for others. Called in
+     * log_open, then by the background thread with no lock held. May be NULL. */
     bool (*may_allocate)(void *context, uint64_t bytes, bool for_deletes);
     /* The same of a spare file of so many bytes, which is on the disk already. NULL when may_allocate is. */
     bool (*may_reuse)(void *context, uint64_t bytes);

@@ -147,11 +147,11 @@ bool space_may_allocate(void *context, uint64_t bytes, bool for_deletes)
 {
     struct store *store = ((struct replay *)context)->store;
     const struct cleaner *c = &store->keeper.cleaner;
-    uint64_t kept = get(&c->kept_bytes), toc = get(&c->toc_bytes);
-    if (kept == 0) { /* the keeper has not begun */
-        atomic_fetch_add_explicit(&store->keeper.cleaner.taken_bytes, bytes, memory_order_seq_cst);
-        return true;
+    if (get(&c->kept_bytes) == 0) { /* in log_open: there is no other thread yet */
+        update(store);
+        update(store); /* a round's size depends on what the disk has */
     }
+    uint64_t kept = get(&c->kept_bytes), toc = get(&c->toc_bytes);
     return for_deletes ? take(store, bytes, toc, 0, toc)
                        : take(store, bytes, kept, get(&c->rounds_bytes), kept_free(store));
 }

@@ -149,3 +149,28 @@ def test_a_value_too_large_for_the_limit(make_server):
         with pytest.raises(Error, match="^ERR disk full"):
             c("SET", "large", b"x" * (60 << 20))
         assert c("SET", "key:0000", b"last") == "OK"
+
+
+def test_starts_with_a_full_folder(make_server):
+    """Each start needs a segment of the log, and may not take more than the limit for it."""
+    server = make_server("--threads", 1, "--disk-limit", LIMIT).start()
+    written = 0
+    for _ in range(4):
+        with server.client() as c:
+            for _ in range(100000):
+                try:
+                    c("SET", f"key:{written}", value(written, 0))
+                except Error as error:
+                    assert str(error).startswith("ERR disk full")
+                    break
+                written += 1
+        assert written > 15000
+        assert folder_bytes(server) <= LIMIT
+        server.kill()
+        server.start()
+        assert folder_bytes(server) <= LIMIT
+    with server.client() as c:
+        assert c("DBSIZE") == written
+        assert c("DEL", *[f"key:{n}" for n in range(written)]) == written
+        wait_until(lambda: fields(c)["disk_full"] == "0", timeout=30, what="room on the disk")
+        assert c("SET", "key", "value") == "OK"

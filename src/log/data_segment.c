@@ -11,7 +11,7 @@
 
 enum {
     WRITE_BYTES = 256 << 10, /* a read of somebody else waits for one of these */
-    LEFT_SHARE = 4,          /* of a file: more that is left at its end is given back */
+    SLACK_SHARE = 64,        /* of what was written: so much more a file may keep */
 };
 
 struct data_segment {
@@ -153,15 +153,14 @@ static int write_block(struct data_segment *d, uint64_t offset)
     return r == LOG_BLOCK_BYTES ? 0 : r < 0 ? (int)r : -EIO;
 }
 
-/* The records end here. The file keeps its size when there is not much behind them, zeros as far as it is
- * new; one that is used again keeps it in any case, and gets a block of zeros. */
+/* The records end here. A little more may stay: zeros where the file is new, a block of zeros where it is
+ * used again. More than a little would look like dead bytes, and cleaning such files into others of their
+ * kind would never end. */
 static int end_file(struct data_segment *d)
 {
     struct disk *disk = d->folder.disk;
-    if (d->reused && d->written < d->file_bytes)
-        return write_block(d, d->written);
-    if (d->written < d->file_bytes && d->file_bytes - d->written <= d->file_bytes / LEFT_SHARE)
-        return 0;
+    if (d->written < d->file_bytes && d->file_bytes - d->written <= d->written / SLACK_SHARE)
+        return d->reused ? write_block(d, d->written) : 0;
     d->file_bytes = d->written;
     return disk->ops->truncate(disk, d->fd, d->written);
 }

@@ -139,6 +139,8 @@ status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number,
     return e < 0 ? status_errno(-e, "cannot make log segment %s/%s of %s", folder->path, name, old_name) : s;
 }
 
+enum { DATA_CUT_BYTES = 4 << 20 }; /* freeing more at once would hold up the disk */
+
 static uint64_t data_bytes_least(uint64_t bytes)
 {
     return bytes - bytes / 4;
@@ -146,7 +148,8 @@ static uint64_t data_bytes_least(uint64_t bytes)
 
 static uint64_t data_bytes_most(uint64_t bytes)
 {
-    return bytes + bytes / 3;
+    uint64_t third = bytes / 3, cut = DATA_CUT_BYTES; /* what is too much is cut off */
+    return bytes + (third < cut ? third : cut);
 }
 
 uint64_t spare_for_data(const struct segment_folder *folder, uint64_t bytes)

@@ -21,7 +21,7 @@ enum {
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
     STEP_KEYS_TESTED = 3,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
-    FULL_SHARE = 4,        /* a file that lacks less than this part of its full size gets it nevertheless */
+    FULL_SHARE = 16,       /* a file that lacks less than this part of its full size gets it nevertheless */
     BYTES_PER_SECOND = 16 << 20,
     IDLE_MS = 100,
     FILL_LATELY_LOOKS = 64, /* by then most of what the log once took is forgotten */

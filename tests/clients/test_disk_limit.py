@@ -174,3 +174,16 @@ def test_starts_with_a_full_folder(make_server):
         assert c("DEL", *[f"key:{n}" for n in range(written)]) == written
         wait_until(lambda: fields(c)["disk_full"] == "0", timeout=30, what="room on the disk")
         assert c("SET", "key", "value") == "OK"
+
+
+def test_filling_up_ends(make_server):
+    """The last segments that are worth cleaning are: but not again and again, while a write waits."""
+    server = make_server("--threads", 1, "--disk-limit", LIMIT).start()
+    written = 0
+    with server.client(timeout=30) as c:  # so long no write waits
+        with pytest.raises(Error, match="^ERR disk full"):
+            while True:
+                c("SET", f"key:{written}", value(written, 0))
+                written += 1
+        assert written > 20000
+        assert int(fields(c)["cleaner_bytes_copied"]) < 10 * LIMIT

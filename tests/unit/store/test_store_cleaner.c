@@ -131,7 +131,7 @@ static void test_large_victims_move_in_parts(void **state)
         largest = largest_data_file(&f) > largest ? largest_data_file(&f) : largest;
     }
     store_cleaner_stats_get(f.store, &cleaner);
-    assert_in_range(largest, most / 2, most + most / 8 + 2 * VALUE_BYTES);
+    assert_in_range(largest, most / 2 - VALUE_BYTES - LOG_BLOCK_BYTES, most + most / 8 + 2 * VALUE_BYTES);
     assert_true(cleaner.segments > 0 && cleaner.moved > MORE_KEYS / 8);
     assert_true(cleaner.copied_bytes > cleaner.rounds * most * 2); /* several parts each */
     assert_true(cleaner.removed_segments > 0);
@@ -184,11 +184,13 @@ static void test_files_are_full(void **state)
     for (int i = 0; i < SIM_FILES_MAX; i++) {
         const struct sim_file *file = &f.sim->files[i];
         bool data = file->named && strncmp(file->name, "data-", 5) == 0;
-        full += data && file->size == cleaner_file_bytes(f.store);
-        others += data && file->size != cleaner_file_bytes(f.store);
+        bool is_full = file->size > cleaner_file_bytes(f.store) - 2 * VALUE_BYTES - LOG_BLOCK_BYTES;
+        assert_true(!data || file->size <= cleaner_file_bytes(f.store));
+        full += data && is_full;
+        others += data && !is_full;
     }
     assert_true(cleaner.rounds > 20 && lefts > 0);
-    assert_true(full > 10 * others);
+    assert_true(full > 10 * others); /* but for a value or two */
     for (int key = 0; key < keys; key++)
         check_value(&f, key, 0);
     assert_true(live_weights_are_exact(f.store));

@@ -408,6 +408,10 @@ static status_t open_folder(struct log *log)
         return status_error(STATUS_BUSY,
                             "folder %s is in use by another kvasir process; stop it or choose another --dir",
                             log->path);
+    if (log->lock_fd == -EISDIR)
+        return status_error(STATUS_INVALID,
+                            "%s/lock is a folder, where a file of the server's own belongs: move it away",
+                            log->path);
     if (log->lock_fd < 0)
         return status_errno(-log->lock_fd, "cannot write in the data folder %s (choose another with --dir)",
                             log->path);

@@ -300,6 +300,10 @@ static status_t find_tocs(struct store *store, struct found *f)
         if (f->temporary[0] == '\0')
             break;
         e = f->disk->ops->remove(f->disk, f->folder, f->temporary);
+        if (e == -EISDIR)
+            return status_error(STATUS_INVALID,
+                                "%s/%s is a folder, where a file of the server's own belongs: move it away",
+                                store->config.path, f->temporary);
         if (e < 0)
             return status_errno(-e, "cannot remove the unfinished checkpoint %s/%s", store->config.path,
                                 f->temporary);

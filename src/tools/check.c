@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -66,6 +67,40 @@ static uint64_t sum_of_names(struct check *c)
     return sum;
 }
 
+static bool is_folder(const struct check *c, const char *name)
+{
+    struct stat s;
+    return fstatat(c->folder, name, &s, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(s.st_mode);
+}
+
+/* A folder with the name of a file that a start removes or writes. */
+static void note_folder(struct check *c, const char *name)
+{
+    check_damage(
+        c,
+        "%s/%s is a folder, where a file of the server's own belongs: move it away, no server starts before",
+        c->path, name);
+    c->refuses = true;
+}
+
+static void note_temporary(struct check *c, const char *name)
+{
+    if (is_folder(c, name))
+        note_folder(c, name);
+    else if (c->live)
+        check_note(c, "%s/%s is being written", c->path, name);
+    else
+        check_note(c, "%s/%s was not finished: the next start removes it", c->path, name);
+}
+
+static void note_spare(struct check *c, const char *name)
+{
+    if (is_folder(c, name))
+        check_note(c, "%s/%s is a folder and no spare file: it stays", c->path, name);
+    else if (!c->live)
+        check_note(c, "%s/%s is a spare file, not needed: the next start removes it", c->path, name);
+}
+
 static int note_name(void *context, const char *name)
 {
     struct check *c = context;
@@ -82,15 +117,15 @@ static int note_name(void *context, const char *name)
         c->tocs = grow(c->tocs, c->toc_count, sizeof *c->tocs);
         c->tocs[c->toc_count++] = (struct check_toc){.number = number};
     } else if (temporary) {
-        check_note(c,
-                   c->live ? "%s/%s is being written" : "%s/%s was not finished: the next start removes it",
-                   c->path, name);
+        note_temporary(c, name);
     } else if (spare_parse_name(name)) {
-        if (!c->live)
-            check_note(c, "%s/%s is a spare file, not needed: the next start removes it", c->path, name);
+        note_spare(c, name);
     } else if (strcmp(name, "unfinished-backup") == 0) {
         check_note(c, "%s is a backup that is not finished: files may be missing", c->path);
-    } else if (strcmp(name, "lock") != 0) {
+    } else if (strcmp(name, "lock") == 0) {
+        if (is_folder(c, name))
+            note_folder(c, name);
+    } else {
         check_note(c, "%s/%s is no file of kvasir's and not looked at", c->path,
                    check_key_text(slice_make(name, len), text));
     }

@@ -39,6 +39,11 @@ PASSED_OVER = [  # name, how it is made, does it go with the next checkpoint
     ("log-9999999999.kv", write(JUNK), False),
     ("log-18446744073709551615.kv", write(JUNK), False),
     ("log-0000000009.kv.bak", write(JUNK), False),
+    ("spare-0000000001.kv", os.mkdir, False),
+    ("spare-0000000001.kv", link("log-0000000001.kv"), True),
+    ("toc-0000000003.tmp", link("log-0000000001.kv"), True),
+    ("toc-0000000003.tmp", link("."), True),
+    ("toc-0000000003.tmp", os.mkfifo, True),
     ("log--000000001.kv", write(JUNK), False),
     ("log-         1.kv", write(JUNK), False),
 ]
@@ -51,7 +56,10 @@ REFUSED = [
     ("log-0000000009.kv", link("log-0000000001.kv")),
     ("log-0134217727.kv", write(JUNK)),
     ("toc-0000000003.tmp", os.mkdir),
+    ("lock", os.mkdir),
 ]
+
+A_FOLDER = "is a folder, where a file of the server's own belongs: move it away"
 
 
 def check(*arguments):
@@ -96,11 +104,18 @@ def test_is_passed_over(filled, tmp_path, name, make, goes):
 @pytest.mark.parametrize("name, make", REFUSED, ids=lambda v: v if isinstance(v, str) else "")
 def test_is_refused(filled, tmp_path, name, make):
     path = os.path.join(filled.data, name)
+    if name == "lock":
+        os.unlink(path)
     make(path)
     code, text = filled.run_to_end()
     assert code == 1 and name in text, (code, text)
+    in_its_place = name in ("lock", "toc-0000000003.tmp")
+    assert not in_its_place or f"{name} {A_FOLDER}" in text, text
     code, text = check(filled.data, "--repair", str(tmp_path / "repaired"))
     assert name in text, text
+    if in_its_place:
+        assert f"{name} {A_FOLDER}" in text and "would not start" in text and "removes it" not in text, text
+        assert check(filled.data)[0] == 2
     assert check(str(tmp_path / "repaired"))[0] == 0
     os.rmdir(path) if os.path.isdir(path) and not os.path.islink(path) else os.unlink(path)
     with filled.start().client() as c:

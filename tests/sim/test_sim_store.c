@@ -38,6 +38,9 @@ enum {
     TOGETHER_MAX = 4,
     VALUE_BYTES_MAX = 300 << 10,
     DISK_LIMIT = 12 << 20,
+    ROOM_WRITES = 60, /* of large values, so that they need room that has to be won */
+    ROOM_VALUE_BYTES = 128 << 10,
+    ROOM_STEPS_MAX = 100, /* of everybody, until a writer that can get room has it; 13 were seen */
 };
 
 /* Ascending. Paths whose siblings sort between a node and its children, and a long one. */
@@ -92,7 +95,8 @@ struct world {
     char *scratch, *read_buffer;
     uint64_t base_ms;
     uint64_t crashes, operations, busy, lost, evicted, checkpoints, damaged, cleaned, moved, removed, refused,
-        reused;
+        reused, room_waits;
+    unsigned room_steps_max;
     bool limited, was_limited; /* there is a limit on the disk this time; there was one for this seed */
     bool prepare_failed;       /* a fault hit the making of a segment since the start */
 };
@@ -231,17 +235,22 @@ static void check_all(struct world *w, struct store_worker *sw)
 
 /* ---- operations ---- */
 
-static struct store_worker *pick_worker(struct world *w, unsigned *index)
+static struct store_worker *in_turn(struct world *w, unsigned index)
 {
-    *index = (unsigned)prng_below(&w->prng, w->workers);
-    struct store_worker *sw = store_worker_get(w->store, *index);
-    if (!w->in_turn[*index]) {
+    struct store_worker *sw = store_worker_get(w->store, index);
+    if (!w->in_turn[index]) {
         store_turn_begin(sw);
-        w->in_turn[*index] = true;
+        w->in_turn[index] = true;
     }
     sw->depends_lsn = 0;
     w->operations++;
     return sw;
+}
+
+static struct store_worker *pick_worker(struct world *w, unsigned *index)
+{
+    *index = (unsigned)prng_below(&w->prng, w->workers);
+    return in_turn(w, *index);
 }
 
 static void end_turn(struct world *w, unsigned index)
@@ -542,6 +551,72 @@ static void run_steps(struct world *w)
     }
 }
 
+/* ---- room ---- */
+
+static bool write_large(struct world *w, struct store_worker *sw, int key)
+{
+    struct state after = *now(w);
+    struct store_entry entry;
+    store_key_prepare(sw, &entry.key, key_of(key));
+    if (refused(w, store_write_begin(sw, &entry, 1, VALUE_BYTES_MAX)))
+        return false;
+    while (value_bytes(++w->next_id) < ROOM_VALUE_BYTES)
+        ;
+    after.cells[key] = (struct cell){w->next_id, 0};
+    store_stage_set(sw, &entry, 0, value_of(w->scratch, w->next_id), 0);
+    if (refused(w, store_write_commit(sw)))
+        return false;
+    note_write(w, &after);
+    hold(w, sw, needs_of(w, 1u << key));
+    return true;
+}
+
+/* What everybody does by itself. */
+static void go_on(struct world *w)
+{
+    (void)log_prepare(store_log(w->store));
+    step_take(w);
+    while (w->flight_count)
+        step_complete(w);
+    for (unsigned i = 0; i < w->workers; i++) {
+        (void)store_background(in_turn(w, i), 100, NULL);
+        end_turn(w, i);
+    }
+    for (unsigned n = 0; n < 20 && store_keep(w->store); n++)
+        ;
+}
+
+static bool is_room_to_win(struct world *w)
+{
+    struct store_cleaner_stats cleaner;
+    uint64_t live = 0;
+    store_cleaner_stats_get(w->store, &cleaner);
+    for (int key = 0; key < KEYS; key++)
+        live += now(w)->cells[key].id ? value_bytes(now(w)->cells[key].id) : 0;
+    return live < DISK_LIMIT / 4 && cleaner.damaged == 0; /* what cannot be read keeps its room */
+}
+
+/* Where cleaning can win room, each write gets it after so many steps: nobody waits for each other in a ring.
+ */
+static void must_get_room(struct world *w)
+{
+    for (unsigned i = 0; i < w->workers; i++) {
+        if (w->open[i].count)
+            store_write_abort(store_worker_get(w->store, i));
+        w->open[i].count = 0;
+    }
+    for (int n = 0; n < ROOM_WRITES && w->count < HISTORY_MAX - 1; n++) {
+        unsigned steps = 0;
+        while (is_room_to_win(w) && !write_large(w, in_turn(w, 0), n % 4)) {
+            go_on(w);
+            REQUIRE(w, ++steps <= ROOM_STEPS_MAX);
+        }
+        if (steps > w->room_steps_max)
+            w->room_steps_max = steps;
+        w->room_waits += steps > 0;
+    }
+}
+
 /* ---- starting and stopping ---- */
 
 static void stop(struct world *w)
@@ -723,6 +798,8 @@ static void run_seed(struct world *w, uint64_t seed)
         start(w);
         recover(w);
         run_steps(w);
+        if (w->limited && !w->sim->dead)
+            must_get_room(w);
         stop(w);
     }
     sim_disk_destroy(w->sim);
@@ -743,13 +820,15 @@ static void test_crashes(void **state)
         "%llu seeds from %llu: %llu crashes, %llu operations, %llu busy, %llu unanswered writes gone, %llu "
         "values evicted, %llu segments cleaned, %llu values moved, %llu segments removed, %llu refused, %llu "
         "checkpoints, "
-        "%llu damaged, %llu files used again\n",
+        "%llu damaged, %llu files used again, %llu waited for room, %u steps at most\n",
         (unsigned long long)(seeds.end - seeds.first), (unsigned long long)seeds.first,
         (unsigned long long)w->crashes, (unsigned long long)w->operations, (unsigned long long)w->busy,
         (unsigned long long)w->lost, (unsigned long long)w->evicted, (unsigned long long)w->cleaned,
         (unsigned long long)w->moved, (unsigned long long)w->removed, (unsigned long long)w->refused,
-        (unsigned long long)w->checkpoints, (unsigned long long)w->damaged, (unsigned long long)w->reused);
+        (unsigned long long)w->checkpoints, (unsigned long long)w->damaged, (unsigned long long)w->reused,
+        (unsigned long long)w->room_waits, w->room_steps_max);
     assert_true(w->reused > 0 || seeds.end - seeds.first == 1);
+    assert_true(w->room_waits > 0 || seeds.end - seeds.first == 1);
     assert_true(w->crashes > 0 || seeds.end - seeds.first == 1);
     free(w->scratch);
     free(w->read_buffer);

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include "base/check.h"
+#include "sys/clock.h"
 
 /* An item is one word: kind in the top two bits, then a pointer, or class and reference. */
 enum { KIND_SHIFT = 62 };
@@ -42,12 +43,19 @@ static void free_item(struct epoch_participant *p, uint64_t item)
     }
 }
 
+/* Relaxed: others read it as a number. */
+static void count_bytes(struct epoch_participant *p, uint64_t more)
+{
+    uint64_t bytes = atomic_load_explicit(&p->bytes, memory_order_relaxed);
+    atomic_store_explicit(&p->bytes, bytes + more, memory_order_relaxed);
+}
+
 static void free_list(struct epoch_participant *p, struct epoch_list *list)
 {
     for (size_t i = 0; i < list->count; i++)
         free_item(p, list->items[i]);
     p->pending -= list->count;
-    p->bytes -= list->bytes;
+    count_bytes(p, 0 - list->bytes);
     list->count = 0;
     list->bytes = 0;
 }
@@ -68,6 +76,12 @@ static void try_advance(struct epoch *epoch, uint64_t global)
         uint64_t local = atomic_load_explicit(&epoch->participants[i].local, memory_order_seq_cst);
         if (local != 0 && local != global)
             return;
+    }
+    if (UNLIKELY(epoch->hold_us)) {
+        uint64_t now_us = clock_monotonic_us();
+        if (now_us - atomic_load_explicit(&epoch->moved_us, memory_order_relaxed) < epoch->hold_us)
+            return;
+        atomic_store_explicit(&epoch->moved_us, now_us, memory_order_relaxed);
     }
     /* Failing is fine: somebody else moved it. */
     atomic_compare_exchange_strong_explicit(&epoch->global, &global, global + 1, memory_order_seq_cst,
@@ -117,7 +131,8 @@ static void retire(struct epoch_participant *p, uint64_t item, uint64_t bytes)
     }
     list->items[list->count++] = item;
     list->bytes += bytes;
-    p->bytes += bytes;
+    if (bytes)
+        count_bytes(p, bytes);
     p->pending++;
 }
 

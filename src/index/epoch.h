@@ -25,6 +25,10 @@ struct epoch {
         char padding[56];
     } participants[EPOCH_PARTICIPANTS_MAX];
     unsigned count;
+    /* Tests: the global epoch moves on so many microseconds after the last time, as if a thread in a section
+     * got no processor. 0: when it can. Set before there are sections. */
+    uint64_t hold_us;
+    _Atomic uint64_t moved_us; /* monotonic; relaxed */
 };
 
 struct epoch_list {
@@ -39,8 +43,8 @@ struct epoch_participant {
     unsigned index;
     struct arena_cache *cache;
     struct epoch_list lists[3];
-    uint64_t pending; /* items retired and not yet freed */
-    uint64_t bytes;   /* of those that were malloc'd, as told */
+    uint64_t pending;       /* items retired and not yet freed */
+    _Atomic uint64_t bytes; /* of those that were malloc'd, as told; the owner writes, relaxed */
 };
 
 void epoch_init(struct epoch *epoch, unsigned participants);

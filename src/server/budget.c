@@ -5,7 +5,6 @@
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
-#include "sys/memory.h"
 
 enum {
     INPUT_PART = 16,                        /* of the cap, for all large requests but one */
@@ -15,18 +14,18 @@ enum {
     OUTPUT_PART = 4,    /* of the cap, for unsent replies */
     TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
     GROW_TURNS = 8,     /* for which that step is meant: evicted values' memory is free some turns later */
-    AHEAD_TURNS = 16,   /* it takes so many until values that left memory have made room */
     AHEAD_US = 2000000, /* how long room is kept that nobody has come for: cold values take their time */
     AHEAD_FACTOR = 4,   /* a reply needs more than it had when it had to stop */
     WORK_PART = 8,      /* of the cap, for a value that is made from an old one */
     WORK_COPIES = 3,    /* of a value that is made from an old one: and where it is put together */
-    WORK_WAIT_US = 1000000,        /* for which the memory for that is waited at most */
-    REQUEST_COPIES = 2,            /* of a request, when it runs: the log's and the value */
+    REQUEST_COPIES = 2, /* of a request, when it runs: the log's and the value */
     REQUEST_EXTRA_BYTES = 1 << 20, /* so that a value of a quarter of the cap has room for its command */
     STILL_LOOKS_MAX = 5,           /* standing still in so many looks one after the other is too long */
     STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
     WANTED_RECENTLY_US = 2 * BUDGET_LOOK_US,
-    CAREFUL_US = 100000, /* how long receiving stays careful after there was little room */
+    NO_ROOM_US = 10000000,  /* for which a command or request waits for room at most */
+    NO_ROOM_RETRY_US = 200, /* between tries */
+    CAREFUL_US = 100000,    /* how long receiving stays careful after there was little room */
 };
 
 static uint64_t cap_bytes(const struct server *server)
@@ -143,11 +142,21 @@ static void room_is_free(struct server *server)
         server_progress(server);
 }
 
+void budget_filled(struct conn *conn)
+{
+    uint64_t bytes = conn->reserved > conn->input_len ? conn->reserved - conn->input_len : 0;
+    if (conn->flags & CONN_WORKS) /* reserved to be the only one, not for input */
+        bytes = 0;
+    conn->worker->untouched_bytes += bytes - conn->untouched;
+    conn->untouched = bytes;
+}
+
 static void set_reserved(struct conn *conn, uint64_t bytes)
 {
     STAT_ADD(conn->worker->reserved_bytes, bytes - conn->reserved);
     conn->reserved = bytes;
     conn->stream.roomy = bytes != 0;
+    budget_filled(conn);
 }
 
 static void give_back(struct conn *conn)
@@ -177,14 +186,39 @@ static bool take_beyond(struct conn *conn)
     return true;
 }
 
+/* The share is there: is memory? A larger buffer is made before the present one goes. */
+static bool take_room(struct conn *conn, uint64_t bytes)
+{
+    if (conn->flags & CONN_WORKS || store_room_take(conn->worker->sw, bytes)) {
+        conn->room_us = 0;
+        return true;
+    }
+    if (conn->room_us == 0)
+        conn->room_us = conn->worker->now_us;
+    return false;
+}
+
+static bool take_share_and_room(struct conn *conn, uint64_t bytes, uint64_t cap)
+{
+    struct budget *budget = &conn->worker->server->budget;
+    uint64_t more = bytes - conn->reserved;
+    if (!(conn->flags & CONN_BEYOND) && take_share(budget, more, cap)) {
+        if (take_room(conn, bytes))
+            return true;
+        atomic_fetch_sub(&budget->input_bytes, more);
+        return false;
+    }
+    /* It stays the one beyond while it waits for memory: smaller ones must not always be quicker. */
+    return (conn->flags & CONN_BEYOND || take_beyond(conn)) && take_room(conn, bytes);
+}
+
 static bool try_reserve(struct conn *conn, uint64_t bytes)
 {
     struct worker *worker = conn->worker;
     uint64_t cap = cap_bytes(worker->server);
     if (cap == 0 || bytes <= conn->reserved || bytes <= budget_small_bytes(worker->server))
         return true;
-    if (!(conn->flags & CONN_BEYOND) && !take_share(&worker->server->budget, bytes - conn->reserved, cap) &&
-        !take_beyond(conn))
+    if (!take_share_and_room(conn, bytes, cap))
         return false;
     set_reserved(conn, bytes);
     conn->seen_input = conn->input_len;
@@ -247,27 +281,34 @@ bool budget_work_fits(struct conn *conn, uint64_t bytes)
     uint64_t cap = cap_bytes(worker->server);
     if (cap == 0 || bytes <= BUDGET_SMALL_BYTES)
         return true;
-    bool first = conn->work_bytes < bytes;
-    if (!first && conn->work_granted)
-        return true; /* it has waited for its value since */
+    if (conn->work_granted && conn->work_turn == worker->turn && bytes <= conn->work_bytes)
+        return true; /* it is put together again */
     conn->flags |= CONN_WORKS;
-    conn->work_bytes = first ? bytes : conn->work_bytes;
+    conn->work_bytes = conn->work_bytes < bytes ? bytes : conn->work_bytes;
     conn->work_granted = false;
-    if (!budget_reserve(conn, bytes + BUDGET_SMALL_BYTES) || first) {
-        conn->work_turn = worker->turn;
-        conn->work_us = worker->now_us;
-    }
+    bool has_share = budget_reserve(conn, bytes + BUDGET_SMALL_BYTES);
     tell_store(worker);
-    if (worker->turn - conn->work_turn < AHEAD_TURNS)
+    if (!has_share || !store_room_take(worker->sw, bytes * WORK_COPIES))
         return false;
-    /* What the one before has freed may not be the kernel's yet. */
-    uint64_t all = memory_resident_bytes() + bytes * WORK_COPIES;
-    conn->work_granted = all <= cap - cap / 32 || worker->now_us - conn->work_us > WORK_WAIT_US;
-    if (!conn->work_granted) {
-        memory_give_back();
-        conn->work_turn = worker->turn;
+    store_room_return(worker->sw, bytes * (WORK_COPIES - 1)); /* the write takes that again */
+    conn->work_granted = true;
+    conn->work_turn = worker->turn;
+    return true;
+}
+
+bool budget_gives_up(struct conn *conn)
+{
+    struct worker *worker = conn->worker;
+    if (!store_room_refused(worker->sw)) {
+        conn->flags &= ~(uint32_t)CONN_NO_ROOM;
+        return false;
     }
-    return conn->work_granted;
+    worker->no_room = true;
+    if (!(conn->flags & CONN_NO_ROOM)) {
+        conn->flags |= CONN_NO_ROOM;
+        conn->room_us = worker->now_us;
+    }
+    return worker->now_us - conn->room_us > NO_ROOM_US;
 }
 
 /* ---- output ---- */
@@ -297,21 +338,20 @@ static uint64_t turn_grown(const struct worker *worker)
     return busy > worker->seen_output ? busy - worker->seen_output : 0;
 }
 
-/* Is there room for it in this turn? If not and it is long, room is made for later turns. */
-static bool fits_in_turn(struct worker *worker, uint64_t own, uint64_t len, uint64_t cap)
+/* Is there room for it now? If not, room is made for later turns. */
+static bool reply_has_room(struct worker *worker, uint64_t own, uint64_t len)
 {
-    uint64_t step = turn_step(worker, cap), grown = turn_grown(worker), most = step;
-    if (worker->turn - worker->ahead_turn >= AHEAD_TURNS)
-        most += worker->ahead_bytes;
-    if (grown + len <= most) {
+    uint64_t busy = reply_pool_busy_bytes(worker->pool);
+    uint64_t unpaid = busy > worker->paid_output ? busy - worker->paid_output : 0;
+    if (store_room_take(worker->sw, unpaid + len)) {
+        worker->paid_output = busy + len;
         if (own)
             worker->ahead_us = worker->now_us;
         return true;
     }
-    if (own + len > worker->ahead_bytes && (own > step / 2 || len > step)) {
+    if (own + len > worker->ahead_bytes) {
         uint64_t ahead = (own + len) * AHEAD_FACTOR, ahead_max = budget_reply_max(worker->server) + len;
         worker->ahead_bytes = ahead < ahead_max ? ahead : ahead_max;
-        worker->ahead_turn = worker->turn;
     }
     worker->ahead_us = worker->now_us;
     return false;
@@ -325,8 +365,8 @@ bool budget_reply_fits(struct worker *worker, uint64_t own, uint64_t len)
         return true;
     uint64_t all = output_bytes(server), others = all > own ? all - own : 0;
     tell_store(worker);
-    if (others + own + len <= cap / OUTPUT_PART || others <= cap / 16)
-        return fits_in_turn(worker, own, len, cap);
+    if ((others + own + len <= cap / OUTPUT_PART || others <= cap / 16) && reply_has_room(worker, own, len))
+        return true;
     STAT_SET(server->budget.wanted_us, worker->now_us);
     return false;
 }
@@ -340,10 +380,20 @@ static uint64_t small_reply_bytes(const struct worker *worker, uint64_t cap)
     return share < BUDGET_LEAST_BYTES ? BUDGET_LEAST_BYTES : share;
 }
 
+/* Room for what replies have taken that need not ask. False: there is none, nobody should add to it. */
+static bool output_has_room(struct worker *worker)
+{
+    uint64_t busy = reply_pool_busy_bytes(worker->pool);
+    if (busy > worker->paid_output && !store_room_take(worker->sw, busy - worker->paid_output))
+        return false;
+    worker->paid_output = busy;
+    return true;
+}
+
 void budget_output_look(struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server), all = cap ? output_bytes(worker->server) : 0;
-    bool grows = cap && turn_grown(worker) > turn_step(worker, cap);
+    bool grows = cap && (turn_grown(worker) > turn_step(worker, cap) || !output_has_room(worker));
     bool many = grows || (cap && all >= cap / 8), crowded = cap && all >= cap / 16 * 3;
     tell_growth(worker);
     worker->output_max = CONN_OUTPUT_BYTES_MAX;
@@ -380,6 +430,16 @@ static void send_away(struct conn *conn)
         return;
     }
     reply_error(&conn->reply, "OOM this request came too slowly while others waited for memory");
+    conn_close_after_reply(conn);
+}
+
+/* Its request finds no room, though all values have left that could. */
+static void refuse_room(struct conn *conn)
+{
+    LOG_INFO("client %llu at %s closed: no room below --memory for its request of %llu bytes",
+             (unsigned long long)conn->id, conn->address, (unsigned long long)conn->wanted);
+    if (!(conn->flags & CONN_SENDING))
+        reply_error(&conn->reply, "OOM there is no room below --memory for so long a request");
     conn_close_after_reply(conn);
 }
 
@@ -431,6 +491,33 @@ static void take_care(struct worker *worker)
         conn_read_anew(CONN_OF(link, all));
 }
 
+void budget_turn_end(struct worker *worker)
+{
+    store_room_keep(worker->sw, worker->untouched_bytes);
+    if (store_room_refused(worker->sw))
+        worker->no_room = true;
+    else if (conn_list_empty(&worker->retry) || worker->retried_us == worker->now_us)
+        worker->no_room = false;
+}
+
+/* Those that wait: who has room now is read from again. */
+static void look_at_waiting(struct worker *worker)
+{
+    if (worker->no_room && worker->now_us - worker->room_tried_us < NO_ROOM_RETRY_US)
+        return;
+    worker->room_tried_us = worker->now_us;
+    for (struct conn_link *link = worker->waiting_room.next, *next; link != &worker->waiting_room;
+         link = next) {
+        struct conn *conn = CONN_OF(link, waiting_room);
+        next = link->next;
+        if (try_reserve(conn, conn->wanted))
+            wait_no_longer(conn);
+        else if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
+                 !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
+            refuse_room(conn);
+    }
+}
+
 bool budget_must_look(const struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server);
@@ -440,13 +527,7 @@ bool budget_must_look(const struct worker *worker)
 
 void budget_turn(struct worker *worker)
 {
-    for (struct conn_link *link = worker->waiting_room.next, *next; link != &worker->waiting_room;
-         link = next) {
-        struct conn *conn = CONN_OF(link, waiting_room);
-        next = link->next;
-        if (try_reserve(conn, conn->wanted))
-            wait_no_longer(conn);
-    }
+    look_at_waiting(worker);
     take_care(worker);
     if (worker->now_us - worker->looked_us >= BUDGET_LOOK_US && budget_must_look(worker)) {
         worker->looked_us = worker->now_us;
@@ -462,7 +543,7 @@ bool budget_may_go_on(struct worker *worker)
 {
     struct budget *budget = &worker->server->budget;
     uint64_t cap = cap_bytes(worker->server);
-    if (conn_list_empty(&worker->waiting_room))
+    if (conn_list_empty(&worker->waiting_room) || worker->no_room)
         return false;
     if (cap == 0 || atomic_load(&budget->beyond) == 0)
         return true;

@@ -20,9 +20,13 @@
  * others have been taken. One reply may be a quarter of the cap long, and a value. When an eighth is used,
  * also a reply beyond BUDGET_LEAST_BYTES must ask, and chunks become small.
  *
- * Values leave memory some turns before their memory is free. So what a request will take when it runs (its
- * log record, the new value) counts from the time when it reserves, and in one turn replies may take a
- * sixty-fourth of the cap: who needs more waits until so much has been made free ahead.
+ * The bound. Shares only say who comes first. That it all stays below the cap is the store's business: each
+ * request with room reserved, each reply that must ask, each value that a command puts together, and in the
+ * store each write, asks for its memory before it is made, and gets it only when what the kernel says is
+ * resident and all that is promised leave room for it (store/room.h has the argument). Whoever is refused
+ * tries again in a later turn, and after ten seconds gets an error. So that values have left by then, what a
+ * request will take when it runs (its log record, the new value) counts as a buffer from the time when it
+ * reserves, and so does what replies were refused. Small replies are paid for afterwards, once a group.
  *
  * Thread safety: struct budget is shared by all workers; calls are for the connection's worker. */
 #ifndef KVASIR_SERVER_BUDGET_H
@@ -70,6 +74,10 @@ void budget_shrink(struct conn *conn, uint64_t bytes);
 bool budget_work_fits(struct conn *conn, uint64_t bytes);
 /* After its memory for input has changed: counts it. */
 void budget_count(struct conn *conn);
+/* Input has come for which room is reserved. */
+void budget_filled(struct conn *conn);
+/* Its command must try again. Has it been refused room for too long? Then it ends with an error. */
+bool budget_gives_up(struct conn *conn);
 
 /* ---- output ---- */
 
@@ -83,6 +91,8 @@ void budget_output_look(struct worker *worker);
 
 /* Once a turn: connections for whose input there is room now are read from again; looks who stands still. */
 void budget_turn(struct worker *worker);
+/* Before the store's turn ends. */
+void budget_turn_end(struct worker *worker);
 /* Does one of those that wait have room now? */
 bool budget_may_go_on(struct worker *worker);
 /* Must it look at its connections from time to time? */

@@ -499,9 +499,12 @@ static bool overlay(struct command_call *call, struct store_entry *entries, uint
         return false;
     }
     uint64_t from_disk = live && store_entry_cold(entries, 0) ? old_len : 0;
-    if (!command_work_fits(call, *len + from_disk / 3) ||
-        (live && !command_old_value(call, entries, 0, &old)))
+    if (!command_work_fits(call, *len + from_disk / 3))
         return false;
+    if (live && store_entry_cold(entries, 0)) {
+        call->cold_entry = 0;
+        return false;
+    }
     char *value = command_scratch(call, *len + 1);
     memcpy(value, old.data, old_len);
     if (offset > old_len)

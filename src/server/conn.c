@@ -161,6 +161,8 @@ void conn_input_append(struct conn *conn, const char *data, size_t len)
     input_grow(conn, len);
     memcpy(conn->input + conn->input_len, data, len);
     conn->input_len += len;
+    if (UNLIKELY(conn->reserved))
+        budget_filled(conn);
     atomic_store_explicit(&conn->input_bytes, (uint32_t)conn->input_len, memory_order_relaxed);
 }
 

@@ -45,6 +45,7 @@ enum conn_flag {
     CONN_BEYOND = 2048,    /* the one that may have more input than the common share allows (budget.h) */
     CONN_REPLY_SKIP_NEXT = 4096, /* CLIENT REPLY SKIP: this reply and the next command's are left out */
     CONN_WORKS = 8192,           /* its command waits until memory is free for what it makes (work_bytes) */
+    CONN_NO_ROOM = 16384,        /* its command was refused room the last time, since room_us */
     CONN_REPLY_MUTE = CONN_REPLY_OFF | CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT,
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };
@@ -85,9 +86,10 @@ struct conn {
     uint64_t reserved;                /* bytes of input that there is room for; 0: it needs none */
     uint64_t wanted;                  /* bytes, while it is in that list */
     uint64_t work_bytes;              /* of the value that its command makes, beyond what came with it */
-    bool work_granted;                /* it had the memory: it may go on */
-    uint64_t work_us;                 /* monotonic; since when its memory is waited for, not for the room */
-    uint32_t work_turn;               /* the worker's, since which room for that is reserved */
+    bool work_granted;                /* it had the memory in its turn */
+    uint32_t work_turn;               /* the worker's: in which */
+    uint64_t room_us;                 /* monotonic; CONN_NO_ROOM, or in the list of those that wait */
+    uint64_t untouched;               /* of reserved: not written to; in worker->untouched_bytes */
     uint64_t counted;                 /* what it has added to worker->input_memory */
     uint64_t seen_input, seen_output; /* at the last look who stands still */
     uint32_t still_looks;             /* so many looks one after the other it stood still */

@@ -152,7 +152,9 @@ static void end_waiting(struct worker *worker, struct conn *conn)
     if (conn->ahead == 0)
         conn->flags &= ~(uint32_t)CONN_FETCHING;
     conn->work_bytes = 0;
-    conn->flags &= ~(uint32_t)CONN_WORKS;
+    conn->work_granted = false;
+    conn->flags &= ~(uint32_t)(CONN_WORKS | CONN_NO_ROOM);
+    conn->room_us = 0;
 }
 
 static void run_item(struct group *group, struct group_item *item, uint64_t commit_lsn)
@@ -197,12 +199,15 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         };
         result = item->command->handler(&call);
         if (UNLIKELY(result == COMMAND_AGAIN)) {
-            park(item);
-            return;
+            if (!budget_gives_up(conn)) {
+                park(item);
+                return;
+            }
+            reply_error(r, "OOM there is no room below --memory for what this command needs");
         }
         count_call(worker, item, r, reply_end_offset(r) - from);
     }
-    if (UNLIKELY(conn->flags & (CONN_FETCHING | CONN_WORKS)))
+    if (UNLIKELY(conn->flags & (CONN_FETCHING | CONN_WORKS | CONN_NO_ROOM)))
         end_waiting(worker, conn);
     if (UNLIKELY(r->error_count != errors))
         STAT_ADD(worker->stats.errors, 1);

@@ -105,7 +105,8 @@ static uint64_t fault_number(const char *faults, const char *name)
 }
 
 /* KVASIR_FAULT=flush:N: the N-th flush fails; read:N: the N-th read of a value; checkpoint:BYTES: see
- * store_config.checkpoint_bytes; or several of them with commas; load:PATH: see wait_at_half. For tests. */
+ * store_config.checkpoint_bytes; epoch:US: see struct epoch; or several of them with commas; load:PATH: see
+ * wait_at_half. For tests. */
 static void read_fault(struct server *server)
 {
     const char *fault = getenv("KVASIR_FAULT");
@@ -117,6 +118,7 @@ static void read_fault(struct server *server)
         server->fault_flush = fault_number(fault, "flush:");
         server->fault_read = fault_number(fault, "read:");
         server->checkpoint_bytes = fault_number(fault, "checkpoint:");
+        server->epoch_hold_us = fault_number(fault, "epoch:");
     }
     LOG_WARNING("fault injection is on: KVASIR_FAULT=%s", fault);
 }
@@ -148,6 +150,7 @@ static status_t open_store(struct server *server)
         .disk_limit_bytes = config->disk_limit_bytes,
         .io_depth = (unsigned)config->io_depth,
         .checkpoint_bytes = server->checkpoint_bytes,
+        .epoch_hold_us = server->epoch_hold_us,
         .on_progress = server_progress,
         .load_progress = load_progress,
         .context = server,

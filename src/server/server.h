@@ -83,6 +83,7 @@ struct server {
     _Atomic bool backup_awaited;  /* a connection waits for one. acq_rel: taken and given back by workers */
     _Atomic uint64_t fault_flush; /* relaxed; injection: flushes until one fails; 0: none */
     _Atomic uint64_t fault_read;  /* the same for reads of values */
+    uint64_t epoch_hold_us;       /* injection: store_config.epoch_hold_us; never changes */
     uint64_t checkpoint_bytes;    /* injection: store_config.checkpoint_bytes; never changes */
     _Atomic uint64_t operations_second;      /* relaxed; sampled by worker 0 */
     uint64_t sampled_us, sampled_operations; /* worker 0's */

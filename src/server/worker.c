@@ -473,7 +473,7 @@ static void retry_connections(struct worker *worker)
         return;
     /* Mostly writes that wait for room on disk, or replies that wait until others are taken: that comes later
      * than with the next turn. */
-    bool crowded = worker->output_max == 0 || worker->loop->yields;
+    bool crowded = worker->output_max == 0 || worker->no_room || worker->loop->yields;
     if (crowded && worker->now_us < worker->retried_us + PARKED_RETRY_US)
         return;
     worker->retried_us = worker->now_us;
@@ -565,7 +565,7 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
     if (background_more || !conn_list_empty(&worker->dirty) || !backlog_is_empty(&worker->backlog) ||
         has_runnable(worker) || store_waiter_due(worker->sw))
         return 0;
-    if (!conn_list_empty(&worker->retry))
+    if (!conn_list_empty(&worker->retry) || worker->no_room)
         lower(&timeout_us, PARKED_RETRY_US);
     if (worker->stop_deadline_us)
         lower(&timeout_us, STOPPING_LOOK_US);
@@ -666,6 +666,7 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     flush_dirty(worker);
     release_held(worker);
     *due_ms = 0;
+    budget_turn_end(worker);
     *background_more =
         store_background(worker->sw, count ? BACKGROUND_STEPS_BUSY : BACKGROUND_STEPS_IDLE, due_ms);
     store_turn_end(worker->sw);

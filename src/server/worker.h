@@ -101,12 +101,15 @@ struct worker {
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
     /* budget.c */
-    uint64_t told_bytes;  /* worker_buffer_bytes when the store was last told */
-    uint64_t seen_output; /* bytes of unsent output some turns ago */
+    uint64_t told_bytes;      /* worker_buffer_bytes when the store was last told */
+    uint64_t untouched_bytes; /* of input that has room and has not come */
+    uint64_t paid_output;     /* bytes of unsent output that room was taken for */
+    bool no_room;             /* somebody was refused room in this turn */
+    uint64_t seen_output;     /* bytes of unsent output some turns ago */
     uint32_t seen_output_turn;
     uint64_t ahead_bytes;      /* for which room is made, for long replies */
     uint64_t ahead_us;         /* monotonic: when somebody wanted that */
-    uint32_t ahead_turn;       /* in which ahead_bytes was set */
+    uint64_t room_tried_us;    /* monotonic: the last look at those that wait */
     uint64_t looked_us;        /* monotonic: the last look who stands still */
     uint64_t crowded_us;       /* monotonic: when there was little room for input the last time */
     uint64_t sparing_us;       /* the same, when small requests took much */

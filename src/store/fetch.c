@@ -23,7 +23,11 @@
 enum {
     BUCKETS_LEAST = 256,
     COMPLAINTS_PER_SECOND = 10,
-    LOST_MAX = 4, /* look-ups of one command that may find an address whose file is gone */
+    LANDINGS_PART = 16, /* of the cap, for those of all workers; and one waiter's beyond that */
+    NO_ROOM_MS = 10000, /* for which one waits for room */
+    TOUCH_BYTES = 4096,
+    WANTED_LOOKS_MAX = 32, /* past some that there is no room for */
+    LOST_MAX = 4,          /* look-ups of one command that may find an address whose file is gone */
 };
 
 enum landing_state {
@@ -32,6 +36,7 @@ enum landing_state {
     LANDING_THERE,
     LANDING_CORRUPT,
     LANDING_IO,
+    LANDING_NO_ROOM,
 };
 
 /* Whose half of the memory it counts against. */
@@ -57,10 +62,11 @@ struct landing {
     uint32_t unit;  /* of direct reads; start and bytes are multiples */
     uint64_t landed_ms;
     uint32_t value_len, key_len;
-    uint8_t state;   /* enum landing_state */
-    uint8_t account; /* enum landing_account */
-    bool scan;       /* nobody but walks wants it */
-    bool ahead;      /* read ahead, and never claimed */
+    uint8_t state;       /* enum landing_state */
+    uint8_t account;     /* enum landing_account */
+    bool scan;           /* nobody but walks wants it */
+    bool ahead;          /* read ahead, and never claimed */
+    uint64_t refused_ms; /* since when there is no room for its buffer; 0: not refused */
     char key[];
 };
 
@@ -79,6 +85,7 @@ struct numbers {
 };
 
 struct fetch {
+    struct store *store;
     struct fetch_config config;
     struct landing **buckets;
     size_t bucket_count, count; /* bucket_count: a power of two */
@@ -194,8 +201,10 @@ static void landing_destroy(struct fetch *f, struct landing *l)
 {
     if (l->file)
         segments_release(l->file);
-    if (l->buffer)
+    if (l->buffer) {
         NUMBER_ADD(f->numbers.memory, -(uint64_t)l->bytes);
+        atomic_fetch_sub(&f->store->landing_bytes, l->bytes);
+    }
     free(l->buffer);
     free(l);
 }
@@ -249,6 +258,8 @@ static enum store_result result_of(const struct landing *l)
         return STORE_CORRUPT;
     case LANDING_IO:
         return STORE_IO;
+    case LANDING_NO_ROOM:
+        return STORE_NO_MEMORY;
     default:
         return STORE_COLD;
     }
@@ -451,18 +462,93 @@ bool store_key_ahead(struct store_worker *sw, const struct store_key *key)
 
 /* ---- reading ---- */
 
+static bool is_owners(const struct landing *l, const struct store_waiter *owner)
+{
+    for (const struct claim *c = l->claims; c; c = c->landing_next)
+        if (c->waiter == owner)
+            return true;
+    return false;
+}
+
+/* All workers' buffers have a share of the cap. Beyond it one waiter gets what it needs: so there is always
+ * one that may complete, and not each worker holds a large value while it waits for room for its reply. */
+static bool share_allows(struct store *store, const struct landing *l)
+{
+    uint64_t cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
+    struct store_waiter *none = NULL;
+    if (cap == 0 || atomic_load(&store->landing_bytes) + l->bytes <= cap / LANDINGS_PART)
+        return true;
+    if (l->claims == NULL)
+        return false;
+    struct store_waiter *owner = atomic_load(&store->landing_owner);
+    return owner ? is_owners(l, owner)
+                 : atomic_compare_exchange_strong(&store->landing_owner, &none, l->claims->waiter);
+}
+
+/* The buffer, written to: its read may end turns later. False: there is no room now. */
+static bool make_buffer(struct store_worker *sw, struct landing *l)
+{
+    struct store *store = sw->store;
+    if (!share_allows(store, l)) {
+        sw->private->room.refused = true;
+        return false;
+    }
+    if (!room_take(store, sw->private, l->bytes))
+        return false;
+    l->buffer = aligned_alloc(l->unit, l->bytes);
+    CHECK(l->buffer);
+    atomic_fetch_add(&store->landing_bytes, l->bytes);
+    if (store_evicts(store)) {
+        for (size_t at = 0; at < l->bytes; at += TOUCH_BYTES)
+            l->buffer[at] = 0;
+    }
+    return true;
+}
+
+/* It has waited too long: its waiters are told. */
+static void give_up(struct fetch *f, struct landing *l)
+{
+    list_remove(&f->wanted, l);
+    l->state = LANDING_NO_ROOM;
+    segments_release(l->file);
+    l->file = NULL;
+    for (struct claim *c = l->claims; c; c = c->landing_next) {
+        c->waiter->pending--;
+        waiter_settle(f, c->waiter);
+    }
+    if (l->claims == NULL)
+        landing_free(f, l);
+}
+
+/* The first that is wanted and that there is room for, with its buffer. NULL: none. */
+static struct landing *next_wanted(struct store_worker *sw)
+{
+    struct fetch *f = sw->fetch;
+    unsigned looks = 0;
+    for (struct landing *l = f->wanted.first, *next; l && looks++ < WANTED_LOOKS_MAX; l = next) {
+        next = l->next;
+        if (make_buffer(sw, l))
+            return l;
+        if (l->refused_ms == 0)
+            l->refused_ms = sw->now_ms;
+        else if (sw->now_ms - l->refused_ms > NO_ROOM_MS)
+            give_up(f, l);
+    }
+    return NULL;
+}
+
 bool store_fetch_take(struct store_worker *sw, struct store_fetch *fetch)
 {
     if (sw->fetch == NULL)
         return false;
     struct fetch *f = fetch_enter(sw);
-    struct landing *l = f->wanted.first;
-    if (l == NULL || f->in_flight >= f->config.io_depth)
+    if (f->wanted.first == NULL || f->in_flight >= f->config.io_depth)
+        return false;
+    struct landing *l = next_wanted(sw);
+    if (l == NULL)
         return false;
     list_remove(&f->wanted, l);
     l->state = LANDING_READING;
-    l->buffer = aligned_alloc(l->unit, l->bytes);
-    CHECK(l->buffer);
     *fetch = (struct store_fetch){
         .fd = l->file->fd,
         .buffer = l->buffer,
@@ -602,6 +688,8 @@ void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
     waiter_unqueue(f, waiter);
     if (f->privileged == waiter)
         f->privileged = NULL;
+    if (UNLIKELY(atomic_load(&sw->store->landing_owner) == waiter))
+        atomic_store(&sw->store->landing_owner, NULL);
     while (waiter->claims) {
         struct claim *c = waiter->claims;
         waiter->claims = c->next;
@@ -617,6 +705,7 @@ void fetch_init(struct store_worker *sw, const struct fetch_config *config)
     struct fetch *f = calloc(1, sizeof *f);
     CHECK(f && sw->fetch == NULL);
     f->config = *config;
+    f->store = sw->store;
     if (f->config.memory_bytes_max == 0)
         f->config.memory_bytes_max = FETCH_MEMORY_DEFAULT;
     if (f->config.command_bytes_max == 0)

@@ -12,6 +12,7 @@
 #include "index/ordered.h"
 #include "log/segments.h"
 #include "store/keeper.h"
+#include "store/room.h"
 #include "store/store.h"
 
 enum {
@@ -102,6 +103,8 @@ struct store_worker_private {
     char *scratch; /* of old values in nodes while an expiry is changed */
     size_t scratch_capacity;
     /* Memory. */
+    struct room_state room;
+    uint64_t write_room;         /* taken for the values of the write under way */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
     struct resident_queue residents[RESIDENT_KINDS];
     uint64_t fruitless;                 /* looked at since the last eviction here */
@@ -156,9 +159,12 @@ struct store {
     char *sweep_position;
     size_t sweep_position_len;
     /* Memory: worker 0 measures. */
-    _Atomic uint64_t slack_bytes;  /* resident beyond what is counted */
-    _Atomic uint64_t urgent_bytes; /* resident too near to the cap: values must leave for it */
-    _Atomic bool pressed;          /* nearly all of the budget is used */
+    _Atomic uint64_t slack_bytes;                 /* resident beyond what is counted */
+    _Atomic uint64_t urgent_bytes;                /* resident too near to the cap: values must leave for it */
+    _Atomic bool pressed;                         /* nearly all of the budget is used */
+    _Atomic uint64_t promised_bytes;              /* room.h; seq_cst */
+    _Atomic uint64_t landing_bytes;               /* fetch.c, of all workers; seq_cst */
+    _Atomic(struct store_waiter *) landing_owner; /* the same: may have more than their share */
     bool measured;
     uint64_t measure_next_ms, watch_next_ms;
     _Atomic bool fill_wanted;
@@ -245,6 +251,8 @@ struct memory_use {
 };
 
 struct memory_use memory_use(const struct store *store);
+/* Kept free of a cap. */
+uint64_t memory_margin_bytes(uint64_t cap);
 /* What would be left if all values had left memory. */
 uint64_t memory_bare_bytes(const struct memory_use *use);
 /* Asks the kernel what is resident. Worker 0's. */

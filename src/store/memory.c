@@ -147,6 +147,12 @@ static void count_one(_Atomic uint64_t *number)
     atomic_store_explicit(number, load(number) + 1, memory_order_relaxed);
 }
 
+uint64_t memory_margin_bytes(uint64_t cap)
+{
+    uint64_t most = cap / 6 < MARGIN_BYTES ? cap / 6 : MARGIN_BYTES, least = cap / MARGIN_SHARE;
+    return most > least ? most : least;
+}
+
 struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;
@@ -174,10 +180,7 @@ struct memory_use memory_use(const struct store *store)
     use.share_bytes = share > 0 ? (uint64_t)share : 0;
     if (use.share_bytes > use.arena_live_bytes)
         use.share_bytes = use.arena_live_bytes;
-    uint64_t margin = use.cap_bytes / 6 < MARGIN_BYTES ? use.cap_bytes / 6 : MARGIN_BYTES;
-    if (margin < use.cap_bytes / MARGIN_SHARE)
-        margin = use.cap_bytes / MARGIN_SHARE;
-    use.budget_bytes = use.cap_bytes - margin;
+    use.budget_bytes = use.cap_bytes - memory_margin_bytes(use.cap_bytes);
     return use;
 }
 
@@ -481,10 +484,11 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
 
 bool memory_must_settle(const struct store *store, const struct store_worker_private *p)
 {
-    if (LIKELY(p->epoch.bytes < UNSETTLED_BYTES_LEAST))
+    uint64_t bytes = load(&p->epoch.bytes);
+    if (LIKELY(bytes < UNSETTLED_BYTES_LEAST))
         return false;
     uint64_t cap = load(&store->memory_bytes_max), most = cap ? cap / UNSETTLED_SHARE : UNSETTLED_BYTES_MAX;
-    return p->epoch.bytes > (most > UNSETTLED_BYTES_LEAST ? most : UNSETTLED_BYTES_LEAST);
+    return bytes > (most > UNSETTLED_BYTES_LEAST ? most : UNSETTLED_BYTES_LEAST);
 }
 
 /* Candidates to look at when so many bytes have come at once. */
@@ -533,6 +537,24 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes)
 
 /* ---- from time to time ---- */
 
+/* Somebody has found no room: values leave, whatever is counted. */
+static void relieve_short(struct store_worker *sw)
+{
+    struct store *store = sw->store;
+    struct room_state *room = &sw->private->room;
+    uint64_t bytes = load(&room->short_bytes);
+    if (LIKELY(bytes == 0))
+        return;
+    atomic_store_explicit(&room->short_bytes, 0, memory_order_relaxed);
+    int64_t until = atomic_load_explicit(&store->value_bytes, memory_order_relaxed) - (int64_t)bytes;
+    struct excess excess = {.external = true};
+    for (unsigned i = 0; i < steps_for(bytes); i += STEPS_BETWEEN_LOOKS) {
+        if (atomic_load_explicit(&store->value_bytes, memory_order_relaxed) <= until ||
+            !consider_some(store, sw->private, longest_queue(store, RESIDENT_EXTERNAL), excess, NULL))
+            return;
+    }
+}
+
 static uint64_t many_buffers(const struct memory_use *use)
 {
     return use->budget_bytes / BUFFERS_MANY_SHARE;
@@ -542,7 +564,7 @@ static uint64_t many_buffers(const struct memory_use *use)
  * values leave at once; but no write is refused for it. */
 static void watch(struct store *store, const struct memory_use *use, uint64_t rss)
 {
-    uint64_t high = use->budget_bytes;
+    uint64_t high = use->budget_bytes + room_unsettled(store); /* those have left already */
     atomic_store_explicit(&store->urgent_bytes, rss > high ? rss - high : 0, memory_order_relaxed);
     if (rss > high && use->buffer_bytes > many_buffers(use))
         memory_give_back();
@@ -598,6 +620,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
     if (!store_evicts(store))
         return false;
     bool more = drop_some_stale(sw, steps);
+    relieve_short(sw);
     if (sw->private->index == 0) {
         if (sw->now_ms >= store->measure_next_ms && !store->config.no_threads) {
             memory_measure(store);

@@ -409,6 +409,8 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
     struct payload old = payload_get(node);
     if (sequence & 1 || !old.cold || old.len != value.len || is_deleted(store, node, sequence >> 1))
         return false;
+    if (!room_take(store, p, value.len))
+        return false;
     struct content c = {.value = value, .expire_ms = old.expire_ms};
     c.address = meta & NODE_MOVED ? old.address : 0;
     same_version(store, p, node, hash, &c, 0);
@@ -427,6 +429,9 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
         return PAYLOAD_NOT_NOW;
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
+    /* It is copied. Where there is no room for that it leaves memory, which its record at `to` allows. */
+    if (meta & NODE_EXTERNAL && !room_take(store, p, old.len))
+        c.cold = true;
     struct node *other = same_version(store, p, node, hash, &c, 0);
     /* Relaxed: see keeps in memory.c. */
     if (meta & NODE_TOUCHED)

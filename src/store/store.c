@@ -42,6 +42,7 @@ static status_t init_index(struct store *store)
         return status_errno(errno, "cannot get a random seed for hashing");
     TRY(arena_init(&store->arena));
     epoch_init(&store->epoch, store_participants(store));
+    store->epoch.hold_us = store->config.epoch_hold_us;
     for (unsigned i = 0; i < store_participants(store); i++) {
         struct store_worker_private *p = store->workers[i].private;
         arena_cache_init(&p->arena, &store->arena);
@@ -272,6 +273,7 @@ void store_turn_begin(struct store_worker *sw)
 
 void store_turn_end(struct store_worker *sw)
 {
+    room_end(sw->store, sw->private);
     epoch_exit(&sw->private->epoch);
 }
 

@@ -44,6 +44,9 @@ struct store_config {
     /* During store_open: of the bytes of checkpoint and log together so many are read, and there are so many
      * keys. By one thread at a time. May be NULL. */
     void (*load_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes, uint64_t keys);
+    uint64_t epoch_hold_us; /* tests: see struct epoch */
+    /* Tests: what is resident, in place of what the kernel says; or NULL. Any thread. */
+    uint64_t (*resident_bytes)(void *context);
     void *context;
 };
 
@@ -65,12 +68,13 @@ enum store_result {
     STORE_COLD,      /* the key is there, its value only on disk: see "values on disk" */
     STORE_CORRUPT,   /* the key is there, its value was read from disk and does not check */
     STORE_IO,        /* the key is there, its value could not be read */
+    /* STORE_NO_MEMORY of a look-up: the key is there, there was no room to read its value */
 };
 
 /* Results of looking for a key that mean that it exists. */
 static inline bool store_result_exists(enum store_result r)
 {
-    return r == STORE_OK || r == STORE_COLD || r == STORE_CORRUPT || r == STORE_IO;
+    return r == STORE_OK || r == STORE_COLD || r == STORE_CORRUPT || r == STORE_IO || r == STORE_NO_MEMORY;
 }
 
 struct store;
@@ -105,6 +109,20 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes);
  * a budget of about `steps` keys. True if more is waiting now. *due_ms (may be NULL): store clock time when
  * to call again at the latest (next expiry). */
 bool store_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
+
+/* ---- room ----
+ *
+ * Under a cap memory is asked for before it is made; see store/room.h for what holds then. Inside a turn. */
+
+/* So many bytes will be made in this turn, and written to before it ends. False: there is no room now; values
+ * leave, try again in a later turn. */
+bool store_room_take(struct store_worker *sw, uint64_t bytes);
+/* They will not, after all. */
+void store_room_return(struct store_worker *sw, uint64_t bytes);
+/* Of all that this worker has taken, so many bytes have not been written to. Before the turn ends. */
+void store_room_keep(struct store_worker *sw, uint64_t bytes);
+/* Has anybody of this worker been refused room since the last call? */
+bool store_room_refused(struct store_worker *sw);
 
 /* ---- keys: hashing and prefetching in groups ---- */
 

@@ -142,18 +142,6 @@ static void find_repeated(struct store_worker *sw, struct store_entry *entries, 
     }
 }
 
-/* A long record's memory is made and touched before any lock. */
-static void prepare_large(struct store_worker *sw, uint64_t bytes)
-{
-    struct store_worker_private *p = sw->private;
-    if (p->large && p->large_bytes >= bytes)
-        return;
-    if (p->large)
-        log_large_destroy(p->large);
-    p->large = log_large_create(sw->store->log, bytes);
-    p->large_bytes = p->large ? bytes : 0;
-}
-
 static void forget_large(struct store_worker_private *p)
 {
     if (UNLIKELY(p->large != NULL)) {
@@ -161,6 +149,47 @@ static void forget_large(struct store_worker_private *p)
         p->large = NULL;
         p->large_bytes = 0;
     }
+}
+
+/* A long record's memory is made and touched before any lock; there must be room for its values too, so that
+ * it does not wait with that memory in its hands. */
+static enum store_result prepare_large(struct store_worker *sw, uint64_t bytes, uint64_t value_bytes)
+{
+    struct store_worker_private *p = sw->private;
+    bool has = p->large && p->large_bytes >= bytes;
+    if (!has)
+        forget_large(p);
+    if (!room_take(sw->store, p, (has ? 0 : bytes) + value_bytes)) {
+        forget_large(p);
+        return STORE_BUSY;
+    }
+    p->write_room = value_bytes;
+    if (has)
+        return STORE_OK;
+    p->large = log_large_create(sw->store->log, bytes);
+    p->large_bytes = p->large ? bytes : 0;
+    return p->large ? STORE_OK : STORE_NO_MEMORY;
+}
+
+/* What was taken for values that are not made now. */
+static void return_room(struct store_worker_private *p)
+{
+    room_return(p, p->write_room);
+    p->write_room = 0;
+}
+
+/* Room for the values that a commit makes. Small ones are not kept from coming when nothing could leave for
+ * them: see memory_refuses. */
+static bool take_value_room(struct store *store, struct store_worker_private *p, uint64_t bytes)
+{
+    if (bytes <= p->write_room) {
+        room_return(p, p->write_room - bytes);
+    } else if (!room_take(store, p, bytes - p->write_room)) {
+        if (bytes > LOG_SMALL_BYTES_MAX || room_may_come(store, p))
+            return false;
+    }
+    p->write_room = bytes;
+    return true;
 }
 
 enum store_result store_write_begin(struct store_worker *sw, struct store_entry *entries, unsigned n,
@@ -172,18 +201,25 @@ enum store_result store_write_begin(struct store_worker *sw, struct store_entry 
         uint64_t bytes = bytes_hint + RECORD_HEADER_BYTES;
         for (unsigned i = 0; i < n; i++)
             bytes += record_bytes(RECORD_SET_EXPIRE, entries[i].key.name.len, 0) + 8;
-        if (bytes > LOG_SMALL_BYTES_MAX)
-            prepare_large(sw, bytes);
+        if (bytes > LOG_SMALL_BYTES_MAX) {
+            enum store_result r = prepare_large(sw, bytes, bytes_hint);
+            if (r != STORE_OK)
+                return r;
+        }
     }
     if (LIKELY(n == 1)) {
         entries[0].stripe = keylock_stripe(entries[0].key.hash);
         entries[0].primary = 0;
-        if (!keylock_acquire(&sw->store->locks, entries[0].stripe))
+        if (!keylock_acquire(&sw->store->locks, entries[0].stripe)) {
+            return_room(p);
             return STORE_BUSY;
+        }
     } else {
         find_repeated(sw, entries, n);
-        if (!lock_entries(sw, entries, n))
+        if (!lock_entries(sw, entries, n)) {
+            return_room(p);
             return STORE_BUSY;
+        }
     }
     p->entries = entries;
     p->entry_count = n;
@@ -283,10 +319,11 @@ static enum store_result reserve_failed(enum log_reserve_result r)
 
 /* What a commit writes. */
 struct plan {
-    size_t bytes;      /* of all records, with the frame */
-    unsigned records;  /* without the frame */
-    bool only_deletes; /* may use the headroom of a full disk, and memory beyond the cap */
-    bool creates;      /* adds keys */
+    size_t bytes;       /* of all records, with the frame */
+    size_t value_bytes; /* of values and keys that it makes in memory, at most */
+    unsigned records;   /* without the frame */
+    bool only_deletes;  /* may use the headroom of a full disk, and memory beyond the cap */
+    bool creates;       /* adds keys */
 };
 
 /* Writes the records to dst; with hashes only their contents (sealed later). */
@@ -483,6 +520,10 @@ static struct plan make_plan(struct store_worker_private *p)
             continue;
         plan.records++;
         plan.bytes += entry_record_bytes(e);
+        if (e->staged == STAGED_SET)
+            plan.value_bytes += e->new_value.len + (e->node ? 0 : e->key.name.len);
+        else if (UNLIKELY(e->staged == STAGED_EXPIRE) && !e->cold)
+            plan.value_bytes += e->value.len;
         plan.only_deletes &= e->staged == STAGED_DELETE;
         plan.creates |= e->node == NULL;
     }
@@ -511,7 +552,7 @@ enum store_result store_write_commit(struct store_worker *sw)
     struct plan plan = make_plan(p);
     enum store_result result = STORE_OK;
     uint64_t lsn = 0;
-    bool grow_large = false;
+    bool grow_large = false, no_room = false;
     if (plan.records == 0)
         goto done;
     if (UNLIKELY(is_over_memory(store, &plan))) {
@@ -522,6 +563,11 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_BUSY;
         goto done;
     }
+    if (UNLIKELY(store_evicts(store)) && !plan.only_deletes && !take_value_room(store, p, plan.value_bytes)) {
+        no_room = true;
+        result = STORE_BUSY;
+        goto done;
+    }
     if (UNLIKELY(plan.bytes > LOG_SMALL_BYTES_MAX) && store->log &&
         (!p->large || p->large_bytes < plan.bytes)) {
         grow_large = true;
@@ -529,17 +575,20 @@ enum store_result store_write_commit(struct store_worker *sw)
         goto done;
     }
     result = log_plan(sw, &plan, &lsn);
-    if (result == STORE_OK)
+    if (result == STORE_OK) {
         apply(sw, plan.records, lsn);
+        p->write_room = 0;
+    }
 done:
+    return_room(p);
     unlock_entries(sw);
     if (UNLIKELY(store_evicts(store)))
         memory_after_write(sw, plan.bytes);
     if (UNLIKELY(grow_large)) {
-        prepare_large(sw, plan.bytes);
-        if (p->large == NULL)
+        if (prepare_large(sw, plan.bytes, plan.value_bytes) == STORE_NO_MEMORY)
             result = STORE_NO_MEMORY;
-    } else if (result != STORE_BUSY) {
+        return_room(p); /* the next try takes it again */
+    } else if (result != STORE_BUSY || no_room) {
         forget_large(p);
     }
     return result;
@@ -548,6 +597,7 @@ done:
 void store_write_abort(struct store_worker *sw)
 {
     unlock_entries(sw);
+    return_room(sw->private);
     forget_large(sw->private);
 }
 

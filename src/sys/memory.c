@@ -22,6 +22,15 @@ void memory_give_back(void)
 #endif
 }
 
+bool memory_resident_is_ours(void)
+{
+#ifdef KVASIR_JEMALLOC
+    return true;
+#else
+    return false;
+#endif
+}
+
 uint64_t memory_resident_bytes(void)
 {
     char text[128];

@@ -2,10 +2,14 @@
 #ifndef KVASIR_SYS_MEMORY_H
 #define KVASIR_SYS_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Resident bytes of this process; 0 when /proc does not tell. */
 uint64_t memory_resident_bytes(void);
+
+/* Is that what the program asked for? A sanitizer takes as much again for itself. */
+bool memory_resident_is_ours(void);
 
 /* Makes the allocator give memory that it keeps for later back to the kernel; ms if that is much. */
 void memory_give_back(void);

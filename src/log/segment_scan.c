@@ -98,8 +98,9 @@ enum segment_scan_result segment_scan_next(struct segment_scan *scan, struct rec
         uint64_t end = scan->file->data ? scan->bytes : scan->batch_end;
         if (scan->offset == end)
             continue;
-        if (end - scan->offset < RECORD_HEADER_BYTES) {
-            pass_over(scan, end);
+        if (end - scan->offset < RECORD_HEADER_BYTES) { /* in a data segment that is padding */
+            scan->damaged |= !scan->file->data;
+            scan->offset = end;
             continue;
         }
         const char *data = window_at(scan, RECORD_HEADER_BYTES);

@@ -27,26 +27,29 @@ bool spare_parse_name(const char *name)
 
 /* ---- leaving ---- */
 
+struct leftover {
+    char before[SEGMENT_NAME_BYTES]; /* has been tried */
+    char name[SEGMENT_NAME_BYTES];   /* the first behind it; empty: none */
+};
+
 static int find_spare(void *context, const char *name)
 {
-    if (!spare_parse_name(name))
-        return 0;
-    snprintf(context, SEGMENT_NAME_BYTES, "%s", name);
-    return 1;
+    struct leftover *l = context;
+    if (spare_parse_name(name) && strcmp(name, l->before) > 0 &&
+        (l->name[0] == '\0' || strcmp(name, l->name) < 0))
+        snprintf(l->name, sizeof l->name, "%s", name);
+    return 0;
 }
 
 void spare_clear(struct disk *disk, int folder, const char *path)
 {
-    for (;;) {
-        char name[SEGMENT_NAME_BYTES] = "";
-        int e = disk->ops->list(disk, folder, find_spare, name);
-        if (e < 0 || name[0] == '\0')
-            return;
-        e = disk->ops->remove(disk, folder, name);
-        if (e < 0) {
-            LOG_WARNING("cannot remove %s/%s, which is not needed: %s", path, name, strerror(-e));
-            return;
-        }
+    struct leftover l = {.name = ""};
+    while (disk->ops->list(disk, folder, find_spare, &l) >= 0 && l.name[0]) {
+        int e = disk->ops->remove(disk, folder, l.name);
+        if (e < 0)
+            LOG_WARNING("cannot remove %s/%s, which is not needed: %s", path, l.name, strerror(-e));
+        memcpy(l.before, l.name, sizeof l.before);
+        l.name[0] = '\0';
     }
 }
 

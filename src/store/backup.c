@@ -152,7 +152,8 @@ static status_t fill(struct backup *b)
     if (k->toc_count == 0)
         return status_error(STATUS_IO, "there is no checkpoint");
     b->end_lsn = log_commit_lsn(b->store->log);
-    /* Only the keeper takes files off the list, and it is here. */
+    /* Only the keeper takes files off the list, and it is here; but for what the log gives up that it has
+     * made ahead, behind end_lsn. */
     segments_each(b->store->segments, note_file, &files);
     status_t s = add_toc(b, k->tocs[0].number);
     for (size_t i = 0; i < files.count && status_is_ok(&s); i++)

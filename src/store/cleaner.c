@@ -556,7 +556,12 @@ static bool idle_step(struct store *store)
     }
     if ((now_ms >= c->retry_ms || store->config.no_threads) && begin_round(store, level))
         return true;
-    return space_cleaned(store);
+    bool asked = space_cleaned(store);
+    bool waits = c->waits_for_checkpoint || store->keeper.checkpoint || now_ms < c->retry_ms ||
+                 segments_bytes_get(store->segments).leaving;
+    if (!asked && !waits)
+        add(&c->vain_looks, 1);
+    return asked;
 }
 
 bool cleaner_step(struct store *store, uint64_t *wait_us)

@@ -33,6 +33,7 @@ enum {
     DELETES_BYTES = 3 << 20, /* some segments for deletes: one in use, one that waits for checkpoints */
     DEAD_SHARE = 16,         /* less than this part of all bytes is not worth waiting for */
     AWAIT_MS = 10000,        /* how long writes wait for room while nothing happens that could bring some */
+    AWAIT_LOOKS = 3,         /* and while so often nothing is found to do; the first may have been before */
     SPARE_SECONDS = 20,
     SPARE_RATE_LEAST = 64 << 10, /* bytes a second; less is as if nobody wrote */
     SPARE_BYTES_LEAST = 128 << 20,
@@ -279,8 +280,9 @@ bool space_will_come(void *context, uint64_t bytes, bool for_deletes)
     if (!log_lacks_room(store->log) || now != c->awaited) { /* it begins to wait, or there is progress */
         c->awaited = now;
         c->awaited_ms = now_ms;
+        c->awaited_looks = get(&c->vain_looks);
     }
-    return now_ms < c->awaited_ms + AWAIT_MS;
+    return now_ms < c->awaited_ms + AWAIT_MS && get(&c->vain_looks) < c->awaited_looks + AWAIT_LOOKS;
 }
 
 /* With so many more bytes free than there are now. */

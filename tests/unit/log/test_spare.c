@@ -191,6 +191,7 @@ static void test_dropping(void **state)
     w.sim->fail_op = SIM_REMOVE;
     w.sim->fail_errno = EACCES;
     w.sim->fail_after = 1;
+    retire(&w, make(&w, 4, BYTES));
     spare_clear(&w.sim->disk, w.folder.fd, "sim"); /* says so and goes on */
     assert_int_equal(named_files(w.sim, "spare-"), 1);
     spare_clear(&w.sim->disk, w.folder.fd, "sim");

@@ -163,7 +163,7 @@ static void open_limited(struct fixture *f, uint64_t limit)
  * with a part of a victim, and the next one goes on there. */
 static void test_files_are_full(void **state)
 {
-    enum { LIMIT = 24 << 20, PUTS = 20000 };
+    enum { LIMIT = 24 << 20, PUTS = 5000 };
     struct fixture f = {.sim = sim_disk_create(1)};
     struct store_cleaner_stats cleaner;
     char name[16];
@@ -189,7 +189,7 @@ static void test_files_are_full(void **state)
         full += data && is_full;
         others += data && !is_full;
     }
-    assert_true(cleaner.rounds > 20 && lefts > 0);
+    assert_true(cleaner.rounds > 10 && lefts > 0);
     assert_true(full > 10 * others); /* but for a value or two */
     for (int key = 0; key < keys; key++)
         check_value(&f, key, 0);

@@ -538,10 +538,9 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes)
 /* ---- from time to time ---- */
 
 /* Somebody has found no room: values leave, whatever is counted. */
-static void relieve_short(struct store_worker *sw)
+static void relieve_short(struct store_worker *sw, struct room_state *room)
 {
     struct store *store = sw->store;
-    struct room_state *room = &sw->private->room;
     uint64_t bytes = load(&room->short_bytes);
     if (LIKELY(bytes == 0))
         return;
@@ -620,8 +619,9 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
     if (!store_evicts(store))
         return false;
     bool more = drop_some_stale(sw, steps);
-    relieve_short(sw);
+    relieve_short(sw, &sw->private->room);
     if (sw->private->index == 0) {
+        relieve_short(sw, &store->keeper.sw->private->room);
         if (sw->now_ms >= store->measure_next_ms && !store->config.no_threads) {
             memory_measure(store);
             store->measure_next_ms = sw->now_ms + MEASURE_PERIOD_MS;

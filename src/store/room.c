@@ -116,6 +116,15 @@ void room_return(struct store_worker_private *p, uint64_t bytes)
     p->room.allowance += bytes < most ? bytes : most;
 }
 
+void room_made(struct store *store, struct store_worker_private *p, uint64_t bytes)
+{
+    uint64_t most = p->room.promised - p->room.allowance;
+    if (bytes > most)
+        bytes = most;
+    atomic_fetch_sub(&store->promised_bytes, bytes);
+    p->room.promised -= bytes;
+}
+
 void room_end(struct store *store, struct store_worker_private *p)
 {
     if (LIKELY(p->room.promised == 0))

@@ -47,6 +47,8 @@ struct room_state {
 
 /* So many bytes will be made, and written to, in this turn. False: not now. */
 bool room_take(struct store *store, struct store_worker_private *p, uint64_t bytes);
+/* What was taken has been written to already: it is promised no longer. Else the end of the turn does it. */
+void room_made(struct store *store, struct store_worker_private *p, uint64_t bytes);
 /* They will not, after all. */
 void room_return(struct store_worker_private *p, uint64_t bytes);
 /* The turn ends. */

@@ -168,6 +168,7 @@ static enum store_result prepare_large(struct store_worker *sw, uint64_t bytes, 
         return STORE_OK;
     p->large = log_large_create(sw->store->log, bytes);
     p->large_bytes = p->large ? bytes : 0;
+    room_made(sw->store, p, bytes); /* it is populated */
     return p->large ? STORE_OK : STORE_NO_MEMORY;
 }
 
@@ -202,7 +203,7 @@ enum store_result store_write_begin(struct store_worker *sw, struct store_entry 
         for (unsigned i = 0; i < n; i++)
             bytes += record_bytes(RECORD_SET_EXPIRE, entries[i].key.name.len, 0) + 8;
         if (bytes > LOG_SMALL_BYTES_MAX) {
-            enum store_result r = prepare_large(sw, bytes, bytes_hint);
+            enum store_result r = prepare_large(sw, bytes, bytes); /* a bit more than the values */
             if (r != STORE_OK)
                 return r;
         }

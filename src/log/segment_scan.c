@@ -22,6 +22,12 @@ void segment_scan_end(struct segment_scan *scan)
     scan->window = NULL;
 }
 
+void segment_scan_forget(struct segment_scan *scan)
+{
+    segment_scan_end(scan);
+    scan->window_len = scan->window_capacity = 0;
+}
+
 /* The next len bytes, which the file has; NULL: they must be read first. */
 static const char *window_at(struct segment_scan *scan, size_t len)
 {

@@ -32,6 +32,8 @@ struct segment_scan {
 
 void segment_scan_begin(struct segment_scan *scan, struct disk *disk, const struct segment_file *file);
 void segment_scan_end(struct segment_scan *scan);
+/* What has been read is let go: it will be read again when it is wanted. */
+void segment_scan_forget(struct segment_scan *scan);
 
 enum segment_scan_result {
     SEGMENT_SCAN_RECORD, /* of type SET, SET_EXPIRE or MOVED; record.lsn is its address. Valid until the next

@@ -33,7 +33,9 @@ enum {
     REST_US_QUIET = 6000,
     QUIET_BYTES_PER_SECOND = 1 << 20,
     QUIET_BYTES = QUIET_BYTES_PER_SECOND / 1000 * IDLE_MS, /* of log between two looks */
-    BUSY_WAIT_US = 1000,                                   /* a key is locked */
+    BUSY_WAIT_US = 1000,                                   /* a key is locked, or there is no room */
+    WINDOW_BYTES_KEPT = 1 << 20,
+    NO_ROOM_US = 10000000, /* then the round is given up */
 };
 
 enum phase { PHASE_READ, PHASE_TELL, PHASE_WRITE, PHASE_MOVE };
@@ -55,6 +57,8 @@ struct cleaner_round {
     bool splits;                   /* into hot and cold */
     uint64_t hot_version;          /* younger ones are hot */
     uint64_t bytes_of[TEMPERATURES];
+    uint64_t buffer_bytes; /* what a file's buffer comes to take, in memory: the longest record */
+    uint64_t refused_us;   /* monotonic; since when there is no memory for the next one; 0: there was */
     struct data_segment *targets[TEMPERATURES];
     uint64_t taken_bytes; /* space_take, for this part and those to come */
     uint64_t part_taken_bytes;
@@ -116,6 +120,7 @@ static void round_free(struct store *store)
         data_segment_abandon(r->targets[t]);
     moving_free(&r->values);
     space_release(store, r->taken_bytes);
+    store_room_keep(store->keeper.sw, 0);
     free(r);
     store->keeper.cleaner.round = NULL;
 }
@@ -194,7 +199,8 @@ static void finish_part(struct store *store)
     if (r->victim_at < r->victims.whole) {
         moving_free(&r->values);
         r->values = (struct moving){0};
-        r->at = r->bytes = r->largest_bytes = r->bytes_of[COLD] = r->bytes_of[HOT] = 0;
+        r->at = r->bytes = r->largest_bytes = r->bytes_of[COLD] = r->bytes_of[HOT] = r->buffer_bytes = 0;
+        store_room_keep(store->keeper.sw, 0);
         r->phase = PHASE_READ;
         return;
     }
@@ -228,7 +234,21 @@ static bool begin_round(struct store *store, enum space_level level)
 
 /* ---- reading ---- */
 
-enum collected { COLLECTED, KEY_BUSY, PART_FULL };
+enum collected { COLLECTED, KEY_BUSY, NO_MEMORY, PART_FULL };
+
+/* Memory for so many bytes, and for what a file's buffer will take. See room.h. */
+static bool take_memory(struct store *store, struct cleaner_round *r, uint64_t bytes, uint64_t largest)
+{
+    uint64_t more = largest > r->buffer_bytes ? largest - r->buffer_bytes : 0;
+    if (!room_take(store, store->keeper.sw->private, bytes + more)) {
+        if (r->refused_us == 0)
+            r->refused_us = clock_monotonic_us();
+        return false;
+    }
+    r->buffer_bytes += more;
+    r->refused_us = 0;
+    return true;
+}
 
 /* The record's value is copied if the index leads to it. The files of a part are full when another value may
  * not fit into either: one may end early by the largest. */
@@ -253,6 +273,8 @@ static enum collected collect(struct store *store, struct cleaner_round *r, cons
                                    .expire_ms = view.expire_ms,
                                    .from = record->lsn,
                                    .hot = node_meta(node) & NODE_TOUCHED};
+    if (!take_memory(store, r, bytes, bytes))
+        return NO_MEMORY;
     moving_add(&r->values, &v, record->key, record->value);
     r->bytes += bytes;
     r->largest_bytes = largest;
@@ -267,6 +289,7 @@ static enum segment_scan_result look(struct store *store, struct cleaner_round *
     enum segment_scan_result result = SEGMENT_SCAN_RECORD;
     *collected = COLLECTED;
     store_turn_begin(sw);
+    store_room_keep(sw, r->buffer_bytes); /* what is copied now asks for it */
     while (*collected == COLLECTED && keeper_step_goes_on(&step)) {
         struct record record;
         struct segment_scan before = r->scan;
@@ -277,6 +300,17 @@ static enum segment_scan_result look(struct store *store, struct cleaner_round *
         if (*collected != COLLECTED)
             r->scan = before;
     }
+    /* With a long record's bytes in its hands it would wait for room that others wait for too: there must be
+     * room for all that it will need, or it begins anew later. */
+    uint64_t reading = result == SEGMENT_SCAN_READ ? r->scan.wanted : 0;
+    if (reading && !take_memory(store, r, 2 * reading, reading)) {
+        *collected = NO_MEMORY;
+        result = SEGMENT_SCAN_RECORD;
+        reading = 0;
+    }
+    if (r->refused_us && r->scan.window_capacity > WINDOW_BYTES_KEPT)
+        segment_scan_forget(&r->scan);
+    store_room_keep(sw, r->buffer_bytes + 2 * reading);
     store_turn_end(sw);
     return result;
 }
@@ -314,6 +348,7 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
     switch (look(store, r, &collected)) {
     case SEGMENT_SCAN_READ:
         s = segment_scan_read(&r->scan);
+        store_room_keep(store->keeper.sw, r->buffer_bytes + r->scan.wanted); /* it will be copied */
         if (!status_is_ok(&s))
             blame(store, r->victims.items[r->victim_at].file);
         r->done_bytes += r->scan.window_len;
@@ -327,8 +362,13 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
     case SEGMENT_SCAN_RECORD:
         if (collected == KEY_BUSY)
             *wait_us = BUSY_WAIT_US;
+        if (collected == KEY_BUSY || collected == NO_MEMORY)
+            *wait_us = BUSY_WAIT_US;
         else if (collected == PART_FULL)
             end_reading(r);
+        if (collected == NO_MEMORY && clock_monotonic_us() - r->refused_us > NO_ROOM_US)
+            s = status_error(STATUS_NO_MEMORY, "there is no room below --memory to move values of %s",
+                             store->config.path);
         break;
     }
     return s;

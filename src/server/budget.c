@@ -23,7 +23,7 @@ enum {
     STILL_LOOKS_MAX = 5,           /* standing still in so many looks one after the other is too long */
     STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
     WANTED_RECENTLY_US = 2 * BUDGET_LOOK_US,
-    NO_ROOM_US = 10000000,  /* for which a command or request waits for room at most */
+    NO_ROOM_US = 30000000,  /* for which a command or request waits for room at most */
     NO_ROOM_RETRY_US = 200, /* between tries */
     CAREFUL_US = 100000,    /* how long receiving stays careful after there was little room */
 };

@@ -24,7 +24,7 @@ enum {
     BUCKETS_LEAST = 256,
     COMPLAINTS_PER_SECOND = 10,
     LANDINGS_PART = 16, /* of the cap, for those of all workers; and one waiter's beyond that */
-    NO_ROOM_MS = 10000, /* for which one waits for room */
+    NO_ROOM_MS = 30000, /* for which one waits for room */
     TOUCH_BYTES = 4096,
     WANTED_LOOKS_MAX = 32, /* past some that there is no room for */
     LOST_MAX = 4,          /* look-ups of one command that may find an address whose file is gone */

@@ -18,9 +18,10 @@ SMALL_CAP = 128 * MIB
 BACKENDS = {"uring-1": ("uring", 1), "epoll-2": ("epoll", 2)}
 # What has left memory is free only some tenths of a second later, as on a machine where a thread gets no processor.
 EPOCH_HELD = {"KVASIR_FAULT": "epoch:100000"}
+EPOCH_SLOW = {"KVASIR_FAULT": "epoch:20000"}
 # Checkpoints and cleaning every 20 MB of log.
 CLEANS = {"KVASIR_FAULT": "checkpoint:20000000"}
-CLEANS_HELD = {"KVASIR_FAULT": "epoch:100000,checkpoint:20000000"}
+CLEANS_HELD = {"KVASIR_FAULT": "epoch:20000,checkpoint:20000000"}
 
 
 def full_server(name, memory, keys, env=None):
@@ -50,7 +51,7 @@ def held_server(request):
     yield from full_server(request.param, CAP, 90000, EPOCH_HELD)
 
 
-@pytest.fixture(params=[(name, env) for name in BACKENDS for env in (None, EPOCH_HELD)],
+@pytest.fixture(params=[(name, env) for name in BACKENDS for env in (None, EPOCH_SLOW)],
                 ids=lambda p: p[0] + ("-held" if p[1] else ""))  # fmt: skip
 def slow_small_server(request):
     yield from full_server(request.param[0], SMALL_CAP, 45000, request.param[1])

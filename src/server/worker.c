@@ -17,6 +17,7 @@
 #include "sys/net.h"
 
 enum {
+    UNSETTLED_LOOK_US = 1000,
     PARKED_RETRY_US = 200, /* a busy key gives no notice when it is free */
     STOPPING_LOOK_US = 10000,
     STOP_US_MAX = 1000000, /* how long the last replies may take to leave */
@@ -567,6 +568,8 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
         return 0;
     if (!conn_list_empty(&worker->retry) || worker->no_room)
         lower(&timeout_us, PARKED_RETRY_US);
+    if (store_unsettled(worker->sw))
+        lower(&timeout_us, UNSETTLED_LOOK_US);
     if (worker->stop_deadline_us)
         lower(&timeout_us, STOPPING_LOOK_US);
     if (budget_must_look(worker))

@@ -135,6 +135,11 @@ void room_end(struct store *store, struct store_worker_private *p)
 
 /* ---- for the workers ---- */
 
+bool store_unsettled(const struct store_worker *sw)
+{
+    return load(&sw->private->epoch.bytes) != 0;
+}
+
 bool store_room_take(struct store_worker *sw, uint64_t bytes)
 {
     return room_take(sw->store, sw->private, bytes);

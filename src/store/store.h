@@ -101,6 +101,9 @@ struct store_worker *store_worker_get(struct store *store, unsigned index);
 void store_turn_begin(struct store_worker *sw);
 void store_turn_end(struct store_worker *sw);
 
+/* Does it wait for readers until it can free large values? Only its own turns free them: it must not sleep. */
+bool store_unsettled(const struct store_worker *sw);
+
 /* So many bytes the caller holds now for this worker's connections. They count against the memory cap: when
  * it is too much, values leave memory. Inside a turn; a few ns while nothing has changed. */
 void store_buffers_set(struct store_worker *sw, uint64_t bytes);

@@ -366,9 +366,12 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
             *wait_us = BUSY_WAIT_US;
         else if (collected == PART_FULL)
             end_reading(r);
-        if (collected == NO_MEMORY && clock_monotonic_us() - r->refused_us > NO_ROOM_US)
-            s = status_error(STATUS_NO_MEMORY, "there is no room below --memory to move values of %s",
-                             store->config.path);
+        if (collected == NO_MEMORY && clock_monotonic_us() - r->refused_us > NO_ROOM_US) {
+            if (r->values.count == 0)
+                return status_error(STATUS_NO_MEMORY, "there is no room below --memory to move values of %s",
+                                    store->config.path);
+            end_reading(r);
+        }
         break;
     }
     return s;

@@ -163,8 +163,8 @@ struct store {
     _Atomic uint64_t urgent_bytes;                /* resident too near to the cap: values must leave for it */
     _Atomic bool pressed;                         /* nearly all of the budget is used */
     _Atomic uint64_t promised_bytes;              /* room.h; seq_cst */
-    _Atomic uint64_t landing_bytes;               /* fetch.c, of all workers; seq_cst */
-    _Atomic(struct store_waiter *) landing_owner; /* the same: may have more than their share */
+    _Atomic uint64_t landing_bytes;               /* fetch.c, landings.c: of all workers; seq_cst */
+    _Atomic(struct store_waiter *) landing_owner; /* fetch.c, waiters.c: may have more than their share */
     bool measured;
     uint64_t measure_next_ms, watch_next_ms;
     _Atomic bool fill_wanted;

@@ -78,7 +78,7 @@ static inline bool store_result_exists(enum store_result r)
 }
 
 struct store;
-struct fetch; /* store/fetch.c */
+struct fetch; /* store/landings.h */
 struct node;  /* index/node.h */
 
 /* One worker's side of a store. Public fields first. */

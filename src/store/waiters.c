@@ -1,0 +1,160 @@
+/* Who waits for landings, and the room that they may claim.
+ *
+ * Claimed landings and those read ahead have half of the memory each, so that what was read ahead is not
+ * dropped for want of room. A waiter that finds none is hungry and waits in a queue. Waiters hold claims
+ * while they wait, so two large commands could wait for each other: one waiter at a time is privileged and
+ * gets room beyond the limit. */
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "store/internal.h"
+#include "store/landings.h"
+
+/* ---- queues ---- */
+
+static struct waiter_list *queue_of(struct fetch *f, const struct store_waiter *w)
+{
+    return w->hungry ? &f->hungry : &f->ready;
+}
+
+/* Queues the waiter when nothing is pending any more. */
+static void waiter_settle(struct fetch *f, struct store_waiter *w)
+{
+    if (w->pending || w->queued)
+        return;
+    struct waiter_list *queue = queue_of(f, w);
+    w->queued = true;
+    w->next = NULL;
+    w->previous = queue->last;
+    *(queue->last ? &queue->last->next : &queue->first) = w;
+    queue->last = w;
+}
+
+static void waiter_unqueue(struct fetch *f, struct store_waiter *w)
+{
+    if (!w->queued)
+        return;
+    struct waiter_list *queue = queue_of(f, w);
+    *(w->previous ? &w->previous->next : &queue->first) = w->next;
+    *(w->next ? &w->next->previous : &queue->last) = w->previous;
+    w->next = w->previous = NULL;
+    w->queued = false;
+}
+
+/* ---- claims ---- */
+
+bool waiter_may_claim(struct fetch *f, struct store_waiter *w, uint64_t bytes)
+{
+    if (f->used[ACCOUNT_CLAIMED] == 0 || landing_has_room(f, ACCOUNT_CLAIMED, bytes))
+        return true;
+    if (f->privileged == NULL)
+        f->privileged = w;
+    if (f->privileged == w)
+        return true;
+    if (!w->hungry) {
+        waiter_unqueue(f, w);
+        w->hungry = true;
+        w->hungry_bytes = bytes;
+        waiter_settle(f, w);
+    }
+    return false;
+}
+
+void waiter_claim(struct fetch *f, struct landing *l, struct store_waiter *w)
+{
+    if (l->claims && l->claims->waiter == w) /* one command that names a key twice */
+        return;
+    struct claim *c = malloc(sizeof *c);
+    CHECK(c);
+    *c = (struct claim){l, w, w->claims, l->claims, &l->claims};
+    if (l->claims)
+        l->claims->landing_at = &c->landing_next;
+    l->claims = c;
+    w->claims = c;
+    w->bytes += l->bytes;
+    w->pending++;
+    l->ahead = false;
+    if (l->account != ACCOUNT_CLAIMED)
+        landing_account(f, l, ACCOUNT_CLAIMED);
+}
+
+void waiter_landed(struct fetch *f, struct store_waiter *w)
+{
+    w->pending--;
+    waiter_settle(f, w);
+}
+
+static void unclaim(struct fetch *f, struct claim *c)
+{
+    struct landing *l = c->landing;
+    *c->landing_at = c->landing_next;
+    if (c->landing_next)
+        c->landing_next->landing_at = c->landing_at;
+    free(c);
+    if (l->claims)
+        return;
+    switch ((enum landing_state)l->state) {
+    case LANDING_WANTED:
+        landing_list_remove(&f->wanted, l);
+        landing_free(f, l);
+        break;
+    case LANDING_READING: /* goes when it has landed */
+        landing_account(f, l, ACCOUNT_AHEAD);
+        break;
+    default:
+        landing_drop(f, l);
+        break;
+    }
+}
+
+void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
+{
+    struct fetch *f = sw->fetch;
+    if (f == NULL)
+        return;
+    waiter_unqueue(f, waiter);
+    if (f->privileged == waiter)
+        f->privileged = NULL;
+    if (UNLIKELY(atomic_load(&sw->store->landing_owner) == waiter))
+        atomic_store(&sw->store->landing_owner, NULL);
+    while (waiter->claims) {
+        struct claim *c = waiter->claims;
+        waiter->claims = c->next;
+        unclaim(f, c);
+    }
+    *waiter = (struct store_waiter){0};
+}
+
+/* ---- whose turn it is ---- */
+
+static bool hungry_may_go(const struct fetch *f)
+{
+    const struct store_waiter *w = f->hungry.first;
+    return w && (f->privileged == NULL || f->used[ACCOUNT_CLAIMED] == 0 ||
+                 landing_has_room(f, ACCOUNT_CLAIMED, w->hungry_bytes));
+}
+
+bool store_waiter_due(const struct store_worker *sw)
+{
+    const struct fetch *f = sw->fetch;
+    return f && (f->ready.first || hungry_may_go(f));
+}
+
+struct store_waiter *store_waiter_next(struct store_worker *sw)
+{
+    struct fetch *f = sw->fetch;
+    struct store_waiter *w = f ? f->ready.first : NULL;
+    if (w) {
+        waiter_unqueue(f, w);
+        return w;
+    }
+    while (f && hungry_may_go(f)) {
+        w = f->hungry.first;
+        waiter_unqueue(f, w);
+        if (w->pending) /* it comes back when that has landed */
+            continue;
+        w->hungry = false;
+        return w;
+    }
+    return NULL;
+}

@@ -302,28 +302,39 @@ static void test_failed_write_names_the_error(void **state)
     close_both(sim, log);
 }
 
+/* Appends as many records as go, from number *n on. What the next one is answered. */
+static enum log_reserve_result fill_up(struct sim_disk *sim, struct log *log, unsigned *n,
+                                       enum log_reserve_kind kind)
+{
+    enum log_reserve_result r;
+    while ((r = append(log, *n, 1000, kind)) == LOG_RESERVED) {
+        ++*n;
+        flush(sim, log);
+    }
+    return r;
+}
+
+/* Deletes have some room more, and then none. */
+static void use_headroom(struct sim_disk *sim, struct log *log, unsigned *n)
+{
+    unsigned before = *n;
+    assert_int_equal(fill_up(sim, log, n, LOG_HEADROOM), LOG_NO_SPACE);
+    assert_true(*n > before + 20);
+}
+
 /* Full: normal writes stop first, deletes go on for a while, reading back works, and all resumes by itself.
  */
 static void test_disk_full(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    unsigned n = 0, headroom = 0;
+    unsigned n = 0;
     sim->capacity = 5 << 19; /* one segment of 2 MiB, and 1/2 MiB: less than the smallest segment */
     struct log *log = opened_sized(sim, 2 << 20);
     assert_false(log_prepare(log));
     assert_true(log_disk_full(log));
-    while (append(log, n, 1000, LOG_NORMAL) == LOG_RESERVED) {
-        n++;
-        flush(sim, log);
-    }
-    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_NO_SPACE);
-    while (append(log, n, 1000, LOG_HEADROOM) == LOG_RESERVED) {
-        n++, headroom++;
-        flush(sim, log);
-    }
-    assert_true(headroom > 20);
-    assert_int_equal(append(log, n, 1000, LOG_HEADROOM), LOG_NO_SPACE);
+    assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_NO_SPACE);
+    use_headroom(sim, log, &n);
     sim->capacity = 0;
     assert_true(log_prepare(log));
     assert_false(log_disk_full(log));
@@ -341,22 +352,13 @@ static void test_disk_full_found_late(void **state)
 {
     (void)state;
     struct sim_disk *sim = sim_disk_create(1);
-    unsigned n = 0, headroom = 0;
+    unsigned n = 0;
     sim->capacity = 5 << 19;
     struct log *log = opened_sized(sim, 2 << 20);
-    enum log_reserve_result r;
-    while ((r = append(log, n, 1000, LOG_NORMAL)) == LOG_RESERVED) {
-        n++;
-        flush(sim, log);
-    }
-    assert_int_equal(r, LOG_WAIT);
+    assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_WAIT);
     assert_false(log_prepare(log));
     assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_NO_SPACE);
-    while (append(log, n, 1000, LOG_HEADROOM) == LOG_RESERVED) {
-        n++, headroom++;
-        flush(sim, log);
-    }
-    assert_true(headroom > 20);
+    use_headroom(sim, log, &n);
     sim->capacity = 0;
     assert_true(log_prepare(log));
     assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);

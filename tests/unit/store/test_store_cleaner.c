@@ -397,6 +397,33 @@ static void test_failing_checkpoints(void **state)
     assert_true(failures >= 8);
 }
 
+static void assert_within_limit(struct fixture *f)
+{
+    struct segments_totals disk = stats_of(f).disk;
+    uint64_t limit = f->config.disk_limit_bytes;
+    assert_true(limit == 0 || disk.log_bytes + disk.data_bytes + disk.spare_bytes <= limit);
+}
+
+/* Stores the value under one key after the other until the disk is full, and overwrites some of them so many
+ * times for each. Returns how many there are. */
+static int fill_up(struct fixture *f, struct slice value, int overwrites)
+{
+    char name[16];
+    int stored = 0;
+    enum store_result r = STORE_OK;
+    for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {
+        r = put(f->sw, key_of(name, stored), value, 0);
+        stored += r == STORE_OK;
+        if (r != STORE_OK || tries % 1000 == 0)
+            keep(f);
+        assert_within_limit(f);
+        for (int i = 0; r == STORE_OK && i < overwrites; i++)
+            (void)put(f->sw, key_of(name, (stored * 7 + i) % stored), value, 0);
+    }
+    assert_int_equal(r, STORE_NO_SPACE);
+    return stored;
+}
+
 /* Within a limit writes are refused before it is passed, deletes are not, and room that comes free is used.
  */
 static void test_disk_limit(void **state)
@@ -406,16 +433,7 @@ static void test_disk_limit(void **state)
     char name[16];
     (void)state;
     open_limited(&f, LIMIT);
-    int stored = 0;
-    enum store_result r = STORE_OK;
-    for (int tries = 0; r != STORE_NO_SPACE && tries < 5000; tries++) {
-        r = put(f.sw, key_of(name, stored), value_of(stored, 0), 0);
-        stored += r == STORE_OK;
-        keep(&f);
-        struct segments_totals disk = stats_of(&f).disk;
-        assert_true(disk.log_bytes + disk.data_bytes + disk.spare_bytes <= LIMIT);
-    }
-    assert_int_equal(r, STORE_NO_SPACE);
+    int stored = fill_up(&f, value_of(0, 0), 0);
     assert_in_range(stored, LIMIT / 2 / VALUE_BYTES, LIMIT / VALUE_BYTES); /* all of it is live */
     for (int key = 0; key < stored; key++)
         if (key % 3)
@@ -430,8 +448,7 @@ static void test_disk_limit(void **state)
     for (int key = 0; key < stored / 3; key++) {
         put_surely(&f, key_of(name, 2000 + key), value_of(2000 + key, 1));
         keep(&f);
-        struct segments_totals disk = stats_of(&f).disk;
-        assert_true(disk.log_bytes + disk.data_bytes + disk.spare_bytes <= LIMIT);
+        assert_within_limit(&f);
     }
     fixture_reopen(&f);
     for (int key = 0; key < stored / 3; key++)
@@ -448,25 +465,16 @@ static void test_deletes_go_on_when_it_is_full(void **state)
     char name[16];
     (void)state;
     open_limited(&f, LIMIT);
-    int stored = 0;
-    enum store_result r = STORE_OK;
-    for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {
-        r = put(f.sw, key_of(name, stored), text("a value of some thirty bytes or so"), 0);
-        stored += r == STORE_OK;
-        if (r != STORE_OK || tries % 1000 == 0)
-            keep(&f);
-    }
-    assert_int_equal(r, STORE_NO_SPACE);
+    int stored = fill_up(&f, text("a value of some thirty bytes or so"), 0);
     assert_in_range(stored, DELETES, 1000000);
     for (int key = 0; key < DELETES; key++) {
-        r = STORE_BUSY;
+        enum store_result r = STORE_BUSY;
         for (int turns = 0; r == STORE_BUSY && turns < 4; turns++) {
             r = put(f.sw, key_of(name, key), (struct slice){0}, 0);
             keep(&f);
         }
         assert_int_equal(r, STORE_OK);
-        struct segments_totals disk = stats_of(&f).disk;
-        assert_true(disk.log_bytes + disk.data_bytes + disk.spare_bytes <= LIMIT);
+        assert_within_limit(&f);
     }
     assert_int_equal(count(f.sw), stored - DELETES);
     fixture_reopen(&f);
@@ -496,20 +504,9 @@ static void fill_a_small_disk(size_t bytes, uint64_t capacity)
     struct store_checkpoint_stats stats;
     static const char content[VALUE_BYTES];
     struct slice value = slice_make(content, bytes);
-    char name[16];
     f.sim->capacity = capacity;
     open_limited(&f, 0);
-    int stored = 0;
-    enum store_result r = STORE_OK;
-    for (int tries = 0; r != STORE_NO_SPACE && tries < 1000000; tries++) {
-        r = put(f.sw, key_of(name, stored), value, 0);
-        stored += r == STORE_OK;
-        if (r != STORE_OK || tries % 1000 == 0)
-            keep(&f);
-        for (int i = 0; r == STORE_OK && i < 2; i++)
-            (void)put(f.sw, key_of(name, (stored * 7 + i) % stored), value, 0);
-    }
-    assert_int_equal(r, STORE_NO_SPACE);
+    int stored = fill_up(&f, value, 2);
     for (int key = 0; key < stored; key++)
         if (key % 4)
             assert_int_equal(put_with_keeper(&f, key, (struct slice){0}), STORE_OK);

@@ -24,6 +24,7 @@ enum {
     STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
     WANTED_RECENTLY_US = 2 * BUDGET_LOOK_US,
     NO_ROOM_US = 30000000,  /* for which a command or request waits for room at most */
+    HOLDING_US = 3000000,   /* the same, for a command that holds several values from disk meanwhile */
     NO_ROOM_RETRY_US = 200, /* between tries */
     CAREFUL_US = 100000,    /* how long receiving stays careful after there was little room */
 };
@@ -304,11 +305,12 @@ bool budget_gives_up(struct conn *conn)
         return false;
     }
     worker->no_room = true;
-    if (!(conn->flags & CONN_NO_ROOM)) {
+    if (!(conn->flags & CONN_NO_ROOM) || conn->room_us == 0) { /* input that got room may have ended it */
         conn->flags |= CONN_NO_ROOM;
         conn->room_us = worker->now_us;
     }
-    return worker->now_us - conn->room_us > NO_ROOM_US;
+    return worker->now_us - conn->room_us >
+           (store_waiter_holds_several(&conn->waiter) ? HOLDING_US : NO_ROOM_US);
 }
 
 /* ---- output ---- */
@@ -342,9 +344,9 @@ static uint64_t turn_grown(const struct worker *worker)
 static bool reply_has_room(struct worker *worker, uint64_t own, uint64_t len)
 {
     uint64_t busy = reply_pool_busy_bytes(worker->pool);
-    uint64_t unpaid = busy > worker->paid_output ? busy - worker->paid_output : 0;
-    if (store_room_take(worker->sw, unpaid + len)) {
-        worker->paid_output = busy + len;
+    uint64_t after = busy + len, unpaid = after > worker->paid_output ? after - worker->paid_output : 0;
+    if (store_room_take(worker->sw, unpaid)) {
+        worker->paid_output += unpaid;
         if (own)
             worker->ahead_us = worker->now_us;
         return true;

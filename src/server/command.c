@@ -248,8 +248,7 @@ enum command_result command_value_failed(struct command_call *call, enum store_r
                     "ERR this value cannot be read from %s: I/O error; other keys are not concerned", place);
         return COMMAND_DONE;
     case STORE_NO_MEMORY:
-        reply_error(call->reply,
-                    "OOM the values of this command do not fit in memory: ask for fewer, or use LIMIT");
+        reply_error(call->reply, COMMAND_VALUES_TEXT);
         return COMMAND_DONE;
     default: /* on its way, or there by now */
         return COMMAND_AGAIN;

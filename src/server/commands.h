@@ -124,4 +124,7 @@ bool command_expire_ms(struct command_call *call, struct slice arg, bool seconds
 COMMAND_HANDLERS(X)
 #undef X
 
+/* A command's values are too many. */
+#define COMMAND_VALUES_TEXT "OOM the values of this command do not fit in memory: ask for fewer, or use LIMIT"
+
 #endif

@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "server/budget.h"
+#include "server/commands.h"
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
@@ -157,6 +158,14 @@ static void end_waiting(struct worker *worker, struct conn *conn)
     conn->room_us = 0;
 }
 
+static void refuse_for_room(struct conn *conn)
+{
+    if (store_waiter_holds_several(&conn->waiter))
+        reply_error(&conn->reply, COMMAND_VALUES_TEXT);
+    else
+        reply_error(&conn->reply, "OOM there is no room below --memory for what this command needs");
+}
+
 static void run_item(struct group *group, struct group_item *item, uint64_t commit_lsn)
 {
     struct worker *worker = group->worker;
@@ -203,7 +212,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
                 park(item);
                 return;
             }
-            reply_error(r, "OOM there is no room below --memory for what this command needs");
+            refuse_for_room(conn);
         }
         count_call(worker, item, r, reply_end_offset(r) - from);
     }

@@ -43,7 +43,7 @@ struct group {
     struct worker *worker;
     uint32_t item_count, source_count;
     uint32_t places_asked, nodes_asked; /* items whose bucket, whose node has been prefetched */
-    uint32_t executed; /* of the items, by the last run: not those that must wait */
+    uint32_t executed;                  /* of the items, by the last run: not those that must wait */
     uint32_t argv_used, argv_capacity;
     struct slice *argv;
     char *inline_bytes; /* arguments of the one inline command a group can hold */

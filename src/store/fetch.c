@@ -22,6 +22,7 @@ enum {
     COMPLAINTS_PER_SECOND = 10,
     LANDINGS_PART = 16, /* of the cap, for those of all workers; and one waiter's beyond that */
     NO_ROOM_MS = 30000, /* for which one waits for room */
+    HOLDING_MS = 2000,  /* the same, for one that holds others of its values meanwhile */
     TOUCH_BYTES = 4096,
     WANTED_LOOKS_MAX = 32, /* past some that there is no room for */
     LOST_MAX = 4,          /* look-ups of one command that may find an address whose file is gone */
@@ -272,6 +273,12 @@ static void give_up(struct fetch *f, struct landing *l)
         landing_free(f, l);
 }
 
+/* Does whoever wants it hold other values, which may be what there is no room beside? */
+static bool is_held_with_others(const struct landing *l)
+{
+    return l->claims && l->claims->waiter->bytes > l->bytes;
+}
+
 /* The first that is wanted and that there is room for, with its buffer. NULL: none. */
 static struct landing *next_wanted(struct store_worker *sw)
 {
@@ -283,7 +290,7 @@ static struct landing *next_wanted(struct store_worker *sw)
             return l;
         if (l->refused_ms == 0)
             l->refused_ms = sw->now_ms;
-        else if (sw->now_ms - l->refused_ms > NO_ROOM_MS)
+        else if (sw->now_ms - l->refused_ms > (is_held_with_others(l) ? HOLDING_MS : NO_ROOM_MS))
             give_up(f, l);
     }
     return NULL;

@@ -101,7 +101,8 @@ struct store_worker *store_worker_get(struct store *store, unsigned index);
 void store_turn_begin(struct store_worker *sw);
 void store_turn_end(struct store_worker *sw);
 
-/* Does it wait for readers until it can free large values? Only its own turns free them: it must not sleep. */
+/* Does it wait for readers until it can free large values? Only its own turns free them: it must not sleep.
+ */
 bool store_unsettled(const struct store_worker *sw);
 
 /* So many bytes the caller holds now for this worker's connections. They count against the memory cap: when
@@ -296,6 +297,9 @@ static inline bool store_waiter_waits(const struct store_waiter *waiter)
 {
     return waiter->pending || waiter->hungry || waiter->queued;
 }
+
+/* Does it keep more than one value that it has asked for in memory? */
+bool store_waiter_holds_several(const struct store_waiter *waiter);
 
 /* Asks for the value of `key` in the given version (view->sequence >> 1) and length, whose record lies at
  * address; joins a read that is under way. scan: a walk over many keys, which says nothing about this one's

@@ -140,6 +140,11 @@ bool store_waiter_due(const struct store_worker *sw)
     return f && (f->ready.first || hungry_may_go(f));
 }
 
+bool store_waiter_holds_several(const struct store_waiter *waiter)
+{
+    return waiter->claims && waiter->claims->next;
+}
+
 struct store_waiter *store_waiter_next(struct store_worker *sw)
 {
     struct fetch *f = sw->fetch;

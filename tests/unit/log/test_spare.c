@@ -120,7 +120,8 @@ static void test_next_segment_of_the_log(void **state)
     world_destroy(&w);
 }
 
-/* The one that fits best; a smaller one grows; of the rest of a larger one a little stays, and is not looked at. */
+/* The one that fits best; a smaller one grows; of the rest of a larger one a little stays, and is not looked
+ * at. */
 static void test_data_segments(void **state)
 {
     (void)state;

@@ -33,6 +33,7 @@ enum {
     DELETES_BYTES = 3 << 20, /* some segments for deletes: one in use, one that waits for checkpoints */
     DEAD_SHARE = 16,         /* less than this part of all bytes is not worth waiting for */
     AWAIT_MS = 10000,        /* how long writes wait for room while nothing happens that could bring some */
+    AWAIT_ALL_MS = 60000,    /* and in all */
     AWAIT_LOOKS = 3,         /* and while so often nothing is found to do; the first may have been before */
     SPARE_SECONDS = 20,
     SPARE_RATE_LEAST = 64 << 10, /* bytes a second; less is as if nobody wrote */
@@ -277,12 +278,15 @@ bool space_will_come(void *context, uint64_t bytes, bool for_deletes)
     if (bytes > SEGMENT_BYTES_MIN &&
         bytes > room_now(store).total / STORE_LOG_SEGMENTS) /* rather a smaller one */
         return false;
+    if (!log_lacks_room(store->log))
+        c->awaited_since_ms = now_ms;
     if (!log_lacks_room(store->log) || now != c->awaited) { /* it begins to wait, or there is progress */
         c->awaited = now;
         c->awaited_ms = now_ms;
         c->awaited_looks = get(&c->vain_looks);
     }
-    return now_ms < c->awaited_ms + AWAIT_MS && get(&c->vain_looks) < c->awaited_looks + AWAIT_LOOKS;
+    return now_ms < c->awaited_ms + AWAIT_MS && now_ms < c->awaited_since_ms + AWAIT_ALL_MS &&
+           get(&c->vain_looks) < c->awaited_looks + AWAIT_LOOKS;
 }
 
 /* With so many more bytes free than there are now. */

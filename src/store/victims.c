@@ -26,6 +26,14 @@ struct choice {
     uint64_t bytes, live; /* of all that could be cleaned */
 };
 
+/* Of a file's bytes those that moving can win back, with what is live: the next file has a header and a last
+ * block too. Else a small file would be copied for ever, and each time into one that is no smaller. */
+static uint64_t emptiable(const struct victim *v)
+{
+    uint64_t frame = v->file->data ? 2 * LOG_BLOCK_BYTES : 0;
+    return v->bytes > frame ? v->bytes - frame : 0;
+}
+
 static bool consider(void *context, struct segment_file *file)
 {
     struct choice *c = context;
@@ -41,7 +49,7 @@ static bool consider(void *context, struct segment_file *file)
     v.bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
     c->bytes += v.bytes;
     c->live += v.live < v.bytes ? v.live : v.bytes;
-    if (v.live == 0 || v.live * 100 > v.bytes * c->live_percent_max)
+    if (v.live == 0 || v.live * 100 > emptiable(&v) * c->live_percent_max)
         return true;
     double u = (double)v.live / (double)v.bytes, age = (double)(c->now_ms - file->since_ms + 1000);
     v.score = (1 - u) * (c->is_critical ? 1 : age) / (1 + u);

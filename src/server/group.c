@@ -566,6 +566,7 @@ void group_resume(struct group *group, struct conn *conn)
 
 void group_retry(struct group *group, struct conn *conn)
 {
+    group_execute(group); /* parse_slow needs a place among the items */
     struct source *source = open_input(group, conn);
     if (source)
         source = parse_slow(group, source);

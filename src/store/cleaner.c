@@ -34,6 +34,7 @@ enum {
     QUIET_BYTES_PER_SECOND = 1 << 20,
     QUIET_BYTES = QUIET_BYTES_PER_SECOND / 1000 * IDLE_MS, /* of log between two looks */
     BUSY_WAIT_US = 1000,                                   /* a key is locked, or there is no room */
+    LONG_BYTES = 64 << 10, /* records that need more memory than is kept for a round */
     WINDOW_BYTES_KEPT = 1 << 20,
     NO_ROOM_US = 10000000, /* then the round is given up */
 };
@@ -240,6 +241,10 @@ enum collected { COLLECTED, KEY_BUSY, NO_MEMORY, PART_FULL };
 static bool take_memory(struct store *store, struct cleaner_round *r, uint64_t bytes, uint64_t largest)
 {
     uint64_t more = largest > r->buffer_bytes ? largest - r->buffer_bytes : 0;
+    /* Those of a round are a sixteenth of the cap at most, come slowly, and values leave for them. They must
+     * not wait: room on disk comes free by cleaning. */
+    if (largest <= LONG_BYTES)
+        return true;
     if (!room_take(store, store->keeper.sw->private, bytes + more)) {
         if (r->refused_us == 0)
             r->refused_us = clock_monotonic_us();

@@ -290,7 +290,7 @@ def test_the_cleaner_moves_large_values(cleaning_server):
 
     run_all((work, i) for i in range(n))
     with cleaning_server.client(timeout=60) as c:
-        wait_until(lambda: int(info(c)["cleaner_rounds"]) > 0, 30)
+        wait_until(lambda: int(info(c)["cleaner_rounds"]) > 0, 60, "a round, after some tries")
         for i in range(n):
             assert c("GET", "big:%d" % (2 * i)) == value(i, size)
     assert_below_cap(cleaning_server, SMALL_CAP)

@@ -163,7 +163,7 @@ uint64_t spare_for_data(const struct segment_folder *folder, uint64_t bytes)
 bool spare_suits_data(const struct segment_folder *folder, uint64_t bytes_expected)
 {
     uint64_t bytes = round_up(LOG_BLOCK_BYTES + bytes_expected, LOG_BLOCK_BYTES);
-    return segments_spare_size(folder->segments, data_bytes_least(bytes), data_bytes_most(bytes), bytes) > 0;
+    return spare_for_data(folder, bytes) > 0;
 }
 
 status_t spare_use_for_data(const struct segment_folder *folder, const char *name, uint64_t bytes, int *fd,

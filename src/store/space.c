@@ -187,10 +187,11 @@ bool space_waits_for_checkpoint(struct store *store, uint64_t bytes)
 {
     const struct cleaner *c = &store->keeper.cleaner;
     const struct segment_folder folder = store_segment_folder(store);
-    uint64_t pending = get(&c->pending_bytes), kept = kept_free(store), left = room_now(store).left;
-    uint64_t spare = spare_for_data(&folder, cleaner_file_bytes(store));
+    uint64_t pending = get(&c->pending_bytes);
     if (pending == 0 || space_level_now(store) != SPACE_CRITICAL)
         return false;
+    uint64_t kept = kept_free(store), left = room_now(store).left;
+    uint64_t spare = spare_for_data(&folder, cleaner_file_bytes(store));
     return spare + (left > kept ? left - kept : 0) < bytes ||
            (store->keeper.checkpoint && is_enough(store, pending));
 }

@@ -112,6 +112,7 @@ static void end(struct store *store, const status_t *failure)
     struct keeper *k = &store->keeper;
     struct checkpoint *c = k->checkpoint;
     k->checkpoint = NULL;
+    k->cleaner.idle_ms = 0; /* it may have waited for this */
     if (failure)
         k->spare_toc_bytes = 0;
     toc_write_abandon(c->writer);

@@ -209,6 +209,7 @@ static void finish_part(struct store *store)
     judge_victims(store);
     add(&store->keeper.cleaner.rounds, 1);
     store->keeper.cleaner.retry_delay_ms = 0;
+    store->keeper.cleaner.idle_ms = 0;
     round_free(store);
 }
 

@@ -10,7 +10,7 @@
 #include "log/spare.h"
 
 enum {
-    WRITE_BYTES = 256 << 10, /* a read of somebody else waits for one of these */
+    WRITE_BYTES = 128 << 10, /* a read of somebody else waits for one of these */
     SLACK_SHARE = 64,        /* of what was written: so much more a file may keep */
 };
 

@@ -6,7 +6,7 @@
 #include "base/check.h"
 #include "log/segment.h"
 
-enum { WINDOW_BYTES = 256 << 10 }; /* a read of somebody else waits for one of these */
+enum { WINDOW_BYTES = 128 << 10 }; /* a read of somebody else waits for one of these */
 
 void segment_scan_begin(struct segment_scan *scan, struct disk *disk, const struct segment_file *file)
 {

@@ -10,7 +10,7 @@
 #include "sys/clock.h"
 
 enum {
-    BUFFER_BLOCKS = 4, /* 256 KiB a write */
+    BUFFER_BLOCKS = 2, /* 128 KiB a write: a read of somebody else waits for it */
     BUFFER_BYTES = BUFFER_BLOCKS * TOC_BLOCK_BYTES,
 };
 

@@ -10,10 +10,10 @@
 #include "base/spin.h"
 
 enum {
-    SPLIT_CLASSES = 64, /* up to 1 KiB: there every multiple of the unit is a class */
-    MERGE_PIECES = 16384,
-    MERGE_PAUSE = 10000,     /* allocations without another try when merging has given nothing */
-    REGION_BYTES = 2 << 20,  /* what a cache takes at a time: one huge page */
+    SPLIT_CLASSES = ARENA_SMALL_CLASSES,
+    MERGE_PIECES = 4096,   /* some 300 us */
+    MERGE_PAUSE_PIECE = 2, /* allocations without another try when merging gave nothing, for each piece */
+    REGION_BYTES = ARENA_REGION_BYTES,
     CACHE_BLOCKS_MAX = 4096, /* a cache with more free blocks of a class shares half of them */
 };
 
@@ -140,16 +140,19 @@ static uint32_t split(struct arena_cache *cache, unsigned class, unsigned larger
     return ref;
 }
 
-/* Blocks of at least twice the size come first: they leave a rest that is good for the same. */
-static uint32_t take_split(struct arena_cache *cache, unsigned class)
+/* From the smallest that there is, of the classes from `least` up to below `end`. */
+static uint32_t take_split(struct arena_cache *cache, unsigned class, unsigned least, unsigned end)
 {
     uint32_t ref = 0;
-    unsigned twice = 2 * class + 1;
-    for (unsigned larger = twice; larger < SPLIT_CLASSES && ref == 0; larger++)
-        ref = split(cache, class, larger);
-    for (unsigned larger = class + 1; larger < twice && larger < SPLIT_CLASSES && ref == 0; larger++)
+    for (unsigned larger = least; larger < end && larger < SPLIT_CLASSES && ref == 0; larger++)
         ref = split(cache, class, larger);
     return ref;
+}
+
+/* Blocks from here on leave a rest that is good for the same. */
+static inline unsigned twice(unsigned class)
+{
+    return 2 * class + 1;
 }
 
 /* ---- merging ----
@@ -167,11 +170,11 @@ static int compare_pieces(const void *a, const void *b)
     return (x->ref > y->ref) - (x->ref < y->ref);
 }
 
-/* Takes the cache's free blocks of the small classes below `class`, up to MERGE_PIECES. */
+/* Takes the cache's free blocks of less than twice the size, the large ones first, up to MERGE_PIECES. */
 static unsigned gather(struct arena_cache *cache, struct piece *pieces, unsigned class)
 {
     unsigned n = 0;
-    for (unsigned c = 0; c < class; c++) {
+    for (unsigned c = twice(class) < SPLIT_CLASSES ? twice(class) : SPLIT_CLASSES; c-- > 0;) {
         for (uint32_t ref; n < MERGE_PIECES && (ref = take_free(cache, c)) != 0;)
             pieces[n++] = (struct piece){ref, c + 1};
     }
@@ -190,12 +193,12 @@ static void put_run(struct arena_cache *cache, struct piece run, uint32_t wanted
     }
 }
 
-/* Neighbours among the cache's small free blocks become larger ones. */
-static void merge(struct arena_cache *cache, unsigned class)
+/* Neighbours among the cache's small free blocks become larger ones. How many blocks were looked at. */
+static unsigned merge(struct arena_cache *cache, unsigned class)
 {
     struct piece *pieces = malloc(MERGE_PIECES * sizeof *pieces);
     if (pieces == NULL)
-        return;
+        return 0;
     unsigned n = gather(cache, pieces, class);
     qsort(pieces, n, sizeof *pieces, compare_pieces);
     for (unsigned i = 0; i < n;) {
@@ -205,30 +208,42 @@ static void merge(struct arena_cache *cache, unsigned class)
         put_run(cache, run, class + 1);
     }
     free(pieces);
+    return n;
 }
 
-/* A block made of smaller free ones. Not tried again soon when there was none. */
+/* A block made of free ones side by side. Not tried again soon when there were none. */
 static uint32_t take_merged(struct arena_cache *cache, unsigned class)
 {
-    if (cache->merge_pause) {
-        cache->merge_pause--;
+    if (cache->merge_pause[class]) {
+        cache->merge_pause[class]--;
         return 0;
     }
-    merge(cache, class);
+    unsigned pieces = merge(cache, class);
     uint32_t ref = take_free(cache, class);
     if (ref == 0)
-        ref = take_split(cache, class);
+        ref = take_split(cache, class, twice(class), SPLIT_CLASSES);
     if (ref == 0)
-        cache->merge_pause = MERGE_PAUSE;
+        cache->merge_pause[class] = (uint16_t)(pieces * MERGE_PAUSE_PIECE);
     return ref;
 }
 
-static bool is_short(const struct arena_cache *cache, size_t bytes)
+/* Without fresh memory: in the order in which the least is left over that is too small for others. */
+static uint32_t take_piece(struct arena_cache *cache, unsigned class)
 {
-    struct arena *arena = cache->arena;
-    return cache->bump_end - cache->bump < bytes &&
-           atomic_load_explicit(&arena->used_bytes, memory_order_relaxed) + REGION_BYTES >
-               atomic_load_explicit(&arena->soft_bytes, memory_order_relaxed);
+    uint32_t ref = take_split(cache, class, twice(class), SPLIT_CLASSES);
+    if (ref == 0)
+        ref = take_merged(cache, class);
+    if (ref == 0)
+        ref = take_split(cache, class, class + 1, twice(class));
+    return ref;
+}
+
+/* Fresh memory that is there already is kept too, for what no pieces are large enough for. */
+static bool is_short(const struct arena *arena)
+{
+    return atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->used_bytes, memory_order_relaxed) +
+               REGION_BYTES >
+           atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->soft_bytes, memory_order_relaxed);
 }
 
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
@@ -238,10 +253,40 @@ uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
     uint32_t ref = take_free(cache, class);
     if (LIKELY(ref != 0))
         return ref;
-    if (UNLIKELY(is_short(cache, arena_class_bytes(class))) && class < SPLIT_CLASSES &&
-        ((ref = take_split(cache, class)) || (ref = take_merged(cache, class))))
+    if (UNLIKELY(is_short(cache->arena)) && class < SPLIT_CLASSES && (ref = take_piece(cache, class)) != 0)
         return ref;
     return alloc_fresh(cache, arena_class_bytes(class));
+}
+
+/* Of free blocks that such ones can be made from. */
+static uint64_t free_bytes_of(const struct arena_cache *cache, unsigned class)
+{
+    uint64_t bytes = cache->bump_end - cache->bump;
+    for (unsigned c = class; c < SPLIT_CLASSES; c++) {
+        uint64_t blocks = cache->free[c].count;
+        /* Relaxed: a hint. */
+        if (atomic_load_explicit(&cache->arena->shared[c].head, memory_order_relaxed))
+            blocks += CACHE_BLOCKS_MAX / 2;
+        bytes += blocks * ((c + 1) / (class + 1)) * arena_class_bytes(class);
+    }
+    return bytes;
+}
+
+bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count)
+{
+    uint64_t wanted = count * arena_class_bytes(class);
+    DCHECK(class < SPLIT_CLASSES);
+    if (free_bytes_of(cache, class) >= wanted)
+        return true;
+    if (cache->merge_pause[class]) {
+        cache->merge_pause[class]--;
+        return false;
+    }
+    unsigned pieces = merge(cache, class);
+    bool has = free_bytes_of(cache, class) >= wanted;
+    if (!has)
+        cache->merge_pause[class] = (uint16_t)(pieces * MERGE_PAUSE_PIECE);
+    return has;
 }
 
 static void share_half(struct arena_cache *cache, unsigned class)

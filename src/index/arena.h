@@ -7,14 +7,15 @@
  *
  * Blocks come in size classes: steps of 16 bytes to 1 KiB, then four to a doubling, to 1 MiB. Freed blocks go
  * to lists by class, first of the worker's cache, then shared. Memory never goes back to the system before
- * arena_deinit; where it is short (arena_soften), larger free blocks are split for smaller ones, and
- * neighbouring small ones merged.
+ * arena_deinit; where it is short (arena_soften), free blocks side by side are merged, and larger ones
+ * split: first such as leave a rest that is of use.
  *
  * Thread safety: an arena is shared; a cache belongs to one thread. Reference 0 is never handed out. */
 #ifndef KVASIR_INDEX_ARENA_H
 #define KVASIR_INDEX_ARENA_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,7 +23,9 @@
 
 enum {
     ARENA_UNIT_BYTES = 16,
-    ARENA_CLASSES = 64 + 4 * 10,
+    ARENA_SMALL_CLASSES = 64,     /* up to 1 KiB: every multiple of the unit is one */
+    ARENA_REGION_BYTES = 2 << 20, /* fresh memory that a cache takes at a time: one huge page */
+    ARENA_CLASSES = ARENA_SMALL_CLASSES + 4 * 10,
     ARENA_BLOCK_BYTES_MAX = 1 << 20,
 };
 
@@ -46,7 +49,7 @@ struct arena_cache {
         uint32_t head;
         uint32_t count;
     } free[ARENA_CLASSES];
-    uint32_t merge_pause; /* allocations until merging is tried again */
+    uint16_t merge_pause[ARENA_SMALL_CLASSES]; /* allocations until merging is tried again */
 };
 
 STATUS_MUST_USE status_t arena_init(struct arena *arena);
@@ -98,5 +101,8 @@ static inline void arena_soften(struct arena *arena, uint64_t bytes)
 /* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class);
 void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);
+/* Are there so many blocks of a small class in what the cache can have without fresh memory? Merges what is
+ * free side by side where that helps. */
+bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count);
 
 #endif

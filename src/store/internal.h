@@ -162,6 +162,7 @@ struct store {
     _Atomic uint64_t slack_bytes;                 /* resident beyond what is counted */
     _Atomic uint64_t urgent_bytes;                /* resident too near to the cap: values must leave for it */
     _Atomic bool pressed;                         /* nearly all of the budget is used */
+    _Atomic uint64_t full_ms;                     /* when somebody last found no room in the arena */
     _Atomic uint64_t promised_bytes;              /* room.h; seq_cst */
     _Atomic uint64_t landing_bytes;               /* fetch.c, landings.c: of all workers; seq_cst */
     _Atomic(struct store_waiter *) landing_owner; /* fetch.c, waiters.c: may have more than their share */
@@ -267,6 +268,10 @@ bool memory_must_settle(const struct store *store, const struct store_worker_pri
 void memory_after_write(struct store_worker *sw, uint64_t bytes);
 /* Is there no room for a write of so many bytes? creates: it adds keys. */
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);
+/* Is there room for so many nodes that take so many bytes in all? LATER: some values can still leave. */
+enum memory_room { MEMORY_ROOM, MEMORY_ROOM_LATER, MEMORY_FULL };
+enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
+                             uint64_t bytes);
 /* As store_background. */
 bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
 void memory_queue_deinit(struct resident_queue *q);

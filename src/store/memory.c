@@ -38,6 +38,8 @@ enum {
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
+    FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
+    NODE_BYTES_MAX = 192, /* as NODE_INLINE_BYTES_EVICTED: then the value lies elsewhere */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
@@ -222,8 +224,10 @@ static struct excess excess_of(struct store *store)
     bool is_short = resident > low;
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
+    /* What is free in the arena may be in pieces that are too small: somebody has just found it so. */
+    bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms);
     return (struct excess){.external = resident > use.budget_bytes,
-                           .internal = resident - arena_free_bytes(&use) > low};
+                           .internal = in_pieces || resident - arena_free_bytes(&use) > low};
 }
 
 static enum resident_kind kind_of(uint32_t meta)
@@ -376,13 +380,12 @@ static struct resident_queue *longest_queue(struct store *store, enum resident_k
     return longest;
 }
 
-/* Of all queues; about, as others work on them. */
-static uint64_t resident_count(const struct store *store)
+/* In all queues of a kind; about, as others work on them. */
+static uint64_t resident_count(const struct store *store, enum resident_kind kind)
 {
     uint64_t count = 0;
     for (unsigned i = 0; i < store_participants(store); i++)
-        for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
-            count += load(&store->workers[i].private->residents[kind].count);
+        count += load(&store->workers[i].private->residents[kind].count);
     return count;
 }
 
@@ -480,6 +483,31 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     uint64_t often = use.cap_bytes / BUFFERS_OFTEN_SHARE;
     uint64_t spared = use.buffer_bytes > often ? use.buffer_bytes - often : 0;
     return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
+}
+
+/* Fresh memory would be beyond the budget, and of what is free there are no pieces in which the nodes fit.
+ * Nodes with values move to others when their values leave: see arena.h, where memory is short. */
+static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
+{
+    uint64_t each = bytes / nodes < NODE_BYTES_MAX ? bytes / nodes : NODE_BYTES_MAX;
+    struct memory_use use = memory_use(store);
+    if (use.cap_bytes == 0 || resident_bytes(&use) + ARENA_REGION_BYTES <= use.budget_bytes)
+        return false;
+    return !arena_has_free(&p->arena, arena_class(each), nodes);
+}
+
+enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
+                             uint64_t bytes)
+{
+    if (LIKELY(!is_pressed(store)) || !store_evicts(store) || store->config.no_threads ||
+        !is_full(store, p, nodes, bytes)) /* without threads (simulations) a cap is a few of its regions */
+        return MEMORY_ROOM;
+    /* Relaxed: only a time. */
+    atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);
+    if (resident_count(store, RESIDENT_INTERNAL) == 0)
+        return MEMORY_FULL;
+    p->room.refused = true; /* it waits, but not for ever */
+    return MEMORY_ROOM_LATER;
 }
 
 bool memory_must_settle(const struct store *store, const struct store_worker_private *p)
@@ -640,7 +668,8 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
      * nothing, at the next measurement. */
     struct store_worker_private *p = sw->private;
     bool excess = memory_relieve(sw, steps);
-    if (excess && p->fruitless <= 2 * resident_count(store))
+    uint64_t count = resident_count(store, RESIDENT_INTERNAL) + resident_count(store, RESIDENT_EXTERNAL);
+    if (excess && p->fruitless <= 2 * count)
         return true;
     p->fruitless = 0;
     return more;

@@ -564,7 +564,13 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_BUSY;
         goto done;
     }
-    if (UNLIKELY(store_evicts(store)) && !plan.only_deletes && !take_value_room(store, p, plan.value_bytes)) {
+    enum memory_room room = plan.only_deletes ? MEMORY_ROOM : memory_room(store, p, plan.records, plan.bytes);
+    if (UNLIKELY(room == MEMORY_FULL) && plan.creates) {
+        result = STORE_NO_MEMORY;
+        goto done;
+    }
+    if (UNLIKELY(store_evicts(store)) && !plan.only_deletes &&
+        (room == MEMORY_ROOM_LATER || !take_value_room(store, p, plan.value_bytes))) {
         no_room = true;
         result = STORE_BUSY;
         goto done;

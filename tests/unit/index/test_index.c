@@ -292,6 +292,40 @@ static void test_arena_merges(void **state)
     index_fixture_destroy(f);
 }
 
+/* Values leave their nodes: block by block something smaller comes, and some blocks later the old one is
+ * free. All of it fits into what was there, and the rest is good for large blocks again. */
+static void test_arena_makes_small_of_large(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 19200, BATCH = 16, LAG = 6 * BATCH };
+    struct index_fixture *f = index_fixture_create(1);
+    struct arena_cache *cache = &f->caches[0];
+    static uint32_t refs[BLOCKS];
+    uint32_t first[LAG + BATCH];
+    for (int i = 0; i < LAG + BATCH; i++)
+        first[i] = arena_alloc(cache, arena_class(48));
+    for (int i = 0; i < BLOCKS; i++)
+        refs[i] = arena_alloc(cache, arena_class(64));
+    for (int i = 0; i < LAG + BATCH; i++)
+        arena_free(cache, first[i], arena_class(48));
+    cache->bump = cache->bump_end;
+    uint64_t used = atomic_load(&f->arena.used_bytes);
+    arena_soften(&f->arena, used);
+    for (int i = 0; i < BLOCKS + LAG; i += BATCH) {
+        for (int j = i; j < i + BATCH && i < BLOCKS; j++)
+            (void)arena_alloc(cache, arena_class(48));
+        for (int j = i - LAG; j >= 0 && j < i - LAG + BATCH; j++)
+            arena_free(cache, refs[j], arena_class(64));
+    }
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used);
+    assert_true(arena_has_free(cache, arena_class(64), BLOCKS / 5)); /* of a fourth */
+    for (int i = 0; i < BLOCKS / 5; i++)
+        (void)arena_alloc(cache, arena_class(64));
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used);
+    assert_false(arena_has_free(cache, arena_class(64), BLOCKS / 15));
+    index_fixture_destroy(f);
+}
+
 /* A table that may not grow goes on with overflow buckets. */
 static void test_hash_without_room(void **state)
 {
@@ -318,9 +352,13 @@ static void test_hash_without_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_model),        cmocka_unit_test(test_longest_keys),
-        cmocka_unit_test(test_hash_grows),   cmocka_unit_test(test_arena_splits),
-        cmocka_unit_test(test_arena_merges), cmocka_unit_test(test_hash_without_room),
+        cmocka_unit_test(test_model),
+        cmocka_unit_test(test_longest_keys),
+        cmocka_unit_test(test_hash_grows),
+        cmocka_unit_test(test_arena_splits),
+        cmocka_unit_test(test_arena_merges),
+        cmocka_unit_test(test_arena_makes_small_of_large),
+        cmocka_unit_test(test_hash_without_room),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -100,6 +100,17 @@ static void count_call(struct worker *worker, const struct group_item *item, con
     }
 }
 
+__attribute__((noinline)) static void count_error(struct worker *worker, const struct command *command,
+                                                  bool called)
+{
+    struct worker_stats *stats = &worker->stats;
+    STAT_ADD(stats->errors, 1);
+    if (command == NULL)
+        return;
+    _Atomic uint64_t *counts = called ? stats->failed : stats->rejected;
+    STAT_ADD(counts[command->index], 1);
+}
+
 /* The reply is there: notes what it depends on. */
 static void after_reply(struct conn *conn, struct reply_position before, uint64_t from, uint64_t commit_lsn)
 {
@@ -188,10 +199,12 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
     struct reply_position before = reply_position(r);
     enum command_result result;
     uint64_t errors = r->error_count;
+    bool called = true;
     worker->sw->depends_lsn = 0;
     if (UNLIKELY(item->command == NULL || !arity_fits(item->command, item->argc) ||
                  (item->has_key && item->key.name.len > STORE_KEY_BYTES_MAX))) {
         result = refuse(r, item, argv);
+        called = false;
     } else {
         struct command_call call = {
             .command = item->command,
@@ -219,7 +232,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
     if (UNLIKELY(conn->flags & (CONN_FETCHING | CONN_WORKS | CONN_NO_ROOM)))
         end_waiting(worker, conn);
     if (UNLIKELY(r->error_count != errors))
-        STAT_ADD(worker->stats.errors, 1);
+        count_error(worker, item->command, called);
     after_reply(conn, before, from, commit_lsn);
     group->executed++;
     if (UNLIKELY(result == COMMAND_CLOSE))

@@ -43,6 +43,8 @@ struct worker_stats {
     _Atomic uint64_t reads;      /* of cold values */
     _Atomic uint64_t read_turns; /* turns that queued any: each was one submission */
     _Atomic uint64_t calls[WORKER_COMMANDS_MAX];
+    _Atomic uint64_t rejected[WORKER_COMMANDS_MAX]; /* not called: wrong number of arguments, a long key */
+    _Atomic uint64_t failed[WORKER_COMMANDS_MAX];   /* called, and the reply was an error */
 };
 
 #define STAT_GET(field)    atomic_load_explicit(&(field), memory_order_relaxed)

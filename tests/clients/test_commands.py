@@ -282,6 +282,25 @@ def test_info_errorstats_and_reset(c):
     assert info(c, "errorstats") == {}
 
 
+def test_info_commandstats_tell_calls_from_failures(c):
+    """redis-py 4 and the Prometheus exporter read a line only when it has Redis's five fields."""
+    assert c("CONFIG", "RESETSTAT") == "OK"
+    c.pipeline([["SET", "k", "x"], ["INCR", "k"], ["INCR"], ["INCR", "n"], ["STRLEN"], ["NOSUCH"]])
+    stats = {name: dict(f.split("=") for f in line.split(",")) for name, line in info(c, "commandstats").items()}
+    for fields in stats.values():
+        assert list(fields) == ["calls", "usec", "usec_per_call", "rejected_calls", "failed_calls"]
+
+    def counts(name):
+        return tuple(int(stats["cmdstat_" + name][field]) for field in ("calls", "rejected_calls", "failed_calls"))
+
+    assert counts("set") == (1, 0, 0)
+    assert counts("incr") == (2, 1, 1)
+    assert counts("strlen") == (0, 1, 0)
+    assert "cmdstat_nosuch" not in stats
+    assert c("CONFIG", "RESETSTAT") == "OK"
+    assert "cmdstat_strlen" not in info(c, "commandstats")
+
+
 def test_info_sections(c):
     text = c("INFO", "server").decode()
     assert text.startswith("# Server\r\n")

@@ -1,5 +1,6 @@
 #include "proto/resp.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -204,12 +205,23 @@ static enum resp_result read_argument_header(struct resp_request *request, const
         return fail(error, "too big bulk count string");
     if (result != RESP_NOTHING)
         return result;
-    if (n < 0 || (uint64_t)n > limits->bulk_bytes_max)
+    uint64_t bytes = (uint64_t)n;
+    if (n < 0 || (bytes > limits->bulk_bytes_max && bytes > RESP_BULK_BYTES_PASSED_MAX))
         return fail(error, "invalid bulk length");
-    if (request->position + (uint64_t)n + 2 > limits->request_bytes_max)
-        return fail(error, "request is too large");
-    request->bulk_bytes = (uint64_t)n;
+    request->bulk_bytes = bytes;
     request->in_bulk = 1;
+    if (request->skipping)
+        return RESP_NOTHING;
+    if (bytes > limits->bulk_bytes_max) {
+        snprintf(error, RESP_ERROR_TEXT_BYTES, "an argument longer than --max-value, %" PRIu64 " bytes",
+                 limits->bulk_bytes_max);
+        return RESP_TOO_LONG;
+    }
+    if (request->position + bytes + 2 > limits->request_bytes_max) {
+        snprintf(error, RESP_ERROR_TEXT_BYTES, "a request longer than %" PRIu64 " bytes: send less at once",
+                 limits->request_bytes_max);
+        return RESP_TOO_LONG;
+    }
     return RESP_NOTHING;
 }
 

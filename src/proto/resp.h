@@ -19,6 +19,9 @@ enum {
     RESP_ARGUMENTS_MAX = 1024 * 1024,
     RESP_INLINE_BYTES_MAX = 64 * 1024, /* of an inline command, and of a header line */
     RESP_BULK_BYTES_MAX_LEAST = 1024,  /* smallest allowed resp_limits.bulk_bytes_max */
+    /* An argument that is longer than allowed but not than this (Redis's own limit) can be passed over: its
+     * sender, who is busy sending, then reads why it was refused instead of finding the connection cut. */
+    RESP_BULK_BYTES_PASSED_MAX = 512 * 1024 * 1024,
 };
 
 struct resp_limits {
@@ -27,12 +30,13 @@ struct resp_limits {
 };
 
 enum resp_result {
-    RESP_COMMAND, /* a complete command */
-    RESP_NOTHING, /* bytes that mean nothing (an empty array or line): skip *used */
-    RESP_INLINE,  /* a complete inline line: resp_split_inline makes the command of it */
-    RESP_MORE,    /* so far all right, but incomplete */
-    RESP_UNUSUAL, /* only resp_parse_complete: the other parser must look at it */
-    RESP_ERROR,   /* the connection cannot go on; the text says why */
+    RESP_COMMAND,  /* a complete command */
+    RESP_NOTHING,  /* bytes that mean nothing (an empty array or line): skip *used */
+    RESP_INLINE,   /* a complete inline line: resp_split_inline makes the command of it */
+    RESP_MORE,     /* so far all right, but incomplete */
+    RESP_TOO_LONG, /* only resp_request_parse: against the limits, but resp_request_skip_begin may follow */
+    RESP_UNUSUAL,  /* only resp_parse_complete: the other parser must look at it */
+    RESP_ERROR,    /* the connection cannot go on; the text says why */
 };
 
 /* Parses the command at data..end. RESP_COMMAND: argv[0..*argc) are views into the data, *next is behind it.
@@ -60,11 +64,11 @@ struct resp_request {
     struct resp_span *spans; /* argc of them; owned */
 };
 
-enum { RESP_ERROR_TEXT_BYTES = 64 };
+enum { RESP_ERROR_TEXT_BYTES = 96 };
 
 /* Goes on with a command of which len bytes are there now (all from its beginning, at data). On RESP_COMMAND,
- * RESP_NOTHING and RESP_INLINE *used is its length, line end included; on RESP_ERROR error holds the text,
- * without "ERR ". */
+ * RESP_NOTHING and RESP_INLINE *used is its length, line end included; on RESP_ERROR and RESP_TOO_LONG error
+ * holds the text, without "ERR ". */
 enum resp_result resp_request_parse(struct resp_request *request, const char *data, size_t len,
                                     const struct resp_limits *limits, size_t *used,
                                     char error[RESP_ERROR_TEXT_BYTES]);

@@ -416,7 +416,7 @@ static void add_request(struct group *group, struct source *source, const char *
 /* The command that has been announced needs more than it may: an error, and the rest is passed over. NULL:
  * the source has come to its end. */
 __attribute__((noinline)) static struct source *refuse_long(struct group *group, struct source *source,
-                                                            uint64_t most)
+                                                            const char *text)
 {
     source = execute(group, source); /* replies are in order */
     if (source == NULL)
@@ -425,17 +425,37 @@ __attribute__((noinline)) static struct source *refuse_long(struct group *group,
     struct reply *r = &conn->reply;
     struct reply_position before = reply_position(r);
     uint64_t from = reply_end_offset(r);
-    reply_error(
-        r,
-        "OOM a request longer than %llu bytes, a quarter of --memory (an argument counts as %d at least): "
-        "send less at once",
-        (unsigned long long)most, (int)CONN_ARGUMENT_BYTES);
+    reply_error(r, "%s", text);
     STAT_ADD(conn->worker->stats.errors, 1);
     conn->worker->sw->depends_lsn = 0;
     after_reply(conn, before, from, UINT64_MAX);
     source->at += conn->request.position;
     resp_request_skip_begin(&conn->request);
     return source;
+}
+
+static bool fits_memory(const struct conn *conn)
+{
+    return LIKELY(conn_announced(conn) <= budget_request_max(conn->worker->server)) ||
+           conn->request.argc_wanted == 0;
+}
+
+static struct source *refuse_for_memory(struct group *group, struct source *source)
+{
+    char text[160];
+    snprintf(
+        text, sizeof text,
+        "OOM a request longer than %llu bytes, a quarter of --memory (an argument counts as %d at least): "
+        "send less at once",
+        (unsigned long long)budget_request_max(group->worker->server), (int)CONN_ARGUMENT_BYTES);
+    return refuse_long(group, source, text);
+}
+
+static struct source *refuse_for_limit(struct group *group, struct source *source, const char *error)
+{
+    char text[RESP_ERROR_TEXT_BYTES + 8];
+    snprintf(text, sizeof text, "ERR %s", error);
+    return refuse_long(group, source, text);
 }
 
 /* The rest of a refused command, as far as it is there. NULL: as below. */
@@ -464,7 +484,6 @@ __attribute__((noinline)) static struct source *parse_slow(struct group *group, 
     struct resp_request *request = &conn->request;
     char error[RESP_ERROR_TEXT_BYTES];
     size_t used = 0;
-    uint64_t most;
     bool big = false;
     if (UNLIKELY(request->skipping))
         return pass_over(group, source);
@@ -473,10 +492,9 @@ __attribute__((noinline)) static struct source *parse_slow(struct group *group, 
     switch (result) {
     case RESP_MORE:
     default:
-        most = budget_request_max(group->worker->server);
-        if (LIKELY(conn_announced(conn) <= most) || request->argc_wanted == 0)
-            return NULL;
-        return refuse_long(group, source, most);
+        return fits_memory(conn) ? NULL : refuse_for_memory(group, source);
+    case RESP_TOO_LONG:
+        return refuse_for_limit(group, source, error);
     case RESP_ERROR:
         source = execute(group, source);
         if (source)

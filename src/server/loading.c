@@ -135,7 +135,7 @@ static bool answer_next(struct loading *loading, struct client *client, size_t *
         result = split(loading, &client->request, &data, used, error);
     if (result == RESP_MORE)
         return false;
-    if (result == RESP_ERROR) {
+    if (result == RESP_ERROR || result == RESP_TOO_LONG) {
         snprintf(line, sizeof line, "ERR %s", error);
         answer(client, line);
         client->closing = true;

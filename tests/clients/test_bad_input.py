@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import redis
 from kvasir_client import Client, Error, encode, wait_until
 from kvasir_server import BINARY, IS_SANITIZED, free_port
 
@@ -64,12 +65,25 @@ def test_max_value(make_server):
         assert c.error("APPEND", "k", "y") == "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
         assert c.error("SETRANGE", "k", 1 << 20, "y") == "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
         assert c("STRLEN", "k") == 1 << 20
-    with server.client() as c:
+        too_long = "ERR an argument longer than --max-value, 1048576 bytes"
         c.send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n" % ((1 << 20) + 1))
-        reply = c.reply()
-        assert isinstance(reply, Error) and str(reply).startswith("ERR ")
-    with server.client() as c:
-        assert c("STRLEN", "k") == 1 << 20
+        reply = c.reply()  # before the value is sent
+        assert isinstance(reply, Error) and str(reply) == too_long
+        c.send(b"x" * ((1 << 20) + 1) + b"\r\n")
+        assert c("STRLEN", "k") == 1 << 20  # the same connection goes on
+        assert c.error("SET", "k", "x" * (20 << 20)) == too_long
+        assert c.error("MSET", "a", "1", "k", "x" * (2 << 20), "b", "y" * (3 << 20), "c", "2") == too_long
+        assert c("MGET", "a", "b", "c") == [None] * 3
+        replies = c.pipeline([["SET", "a", "1"], ["SET", "k", "x" * (2 << 20)], ["GET", "a"]])
+        assert replies[0] == "OK" and str(replies[1]) == too_long and replies[2] == b"1"
+
+
+def test_a_long_value_is_refused_in_words(server):
+    """The client is busy sending when the server knows: it must come to read the answer."""
+    with redis.Redis(port=server.port) as r:
+        with pytest.raises(redis.ResponseError, match="longer than --max-value, 67108864 bytes"):
+            r.set("k", b"x" * (70 << 20))
+        assert r.ping()
 
 
 @sanitize

@@ -60,7 +60,7 @@ static void test_errors(void **state)
     EXPECT("*1\r\n$-1\r\n", "invalid bulk length");
     EXPECT("*1\r\n$\r\n", "invalid bulk length");
     EXPECT("*1\r\n$10000000000\r\n", "invalid bulk length");
-    EXPECT("*1\r\n$67108865\r\n", "invalid bulk length");
+    EXPECT("*1\r\n$536870913\r\n", "invalid bulk length");
     char *line = malloc(70000);
     memset(line, 'x', 70000);
     expect_error(line, 70000, "Protocol error: too big inline request");
@@ -79,9 +79,39 @@ static void test_too_large(void **state)
     char text[2100], error[RESP_ERROR_TEXT_BYTES];
     size_t used;
     int n = snprintf(text, sizeof text, "*2\r\n$1000\r\n%01000d\r\n$1000\r\n", 1);
-    assert_int_equal(resp_request_parse(&request, text, (size_t)n, &small, &used, error), RESP_ERROR);
-    assert_string_equal(error, "Protocol error: request is too large");
+    assert_int_equal(resp_request_parse(&request, text, (size_t)n, &small, &used, error), RESP_TOO_LONG);
+    assert_string_equal(error, "a request longer than 1500 bytes: send less at once");
     resp_request_reset(&request);
+}
+
+/* What is longer than allowed is passed over, however it is cut, and the next command is found. */
+static void test_too_long_argument(void **state)
+{
+    (void)state;
+    struct resp_limits small = {.bulk_bytes_max = 1000, .request_bytes_max = 100000};
+    char text[5000], error[RESP_ERROR_TEXT_BYTES];
+    int header = snprintf(text, sizeof text, "*4\r\n$3\r\nSET\r\n$1001\r\n");
+    int n = header + snprintf(text + header, sizeof text - (size_t)header,
+                              "%01001d\r\n$2000\r\n%02000d\r\n$2\r\nNX\r\n", 1, 2);
+    for (size_t step = 1; step <= (size_t)n; step = step * 2 + 1) {
+        struct resp_request request = {0};
+        size_t used = 0, at;
+        assert_int_equal(resp_request_parse(&request, text, (size_t)header, &small, &used, error),
+                         RESP_TOO_LONG);
+        assert_string_equal(error, "an argument longer than --max-value, 1000 bytes");
+        at = request.position;
+        assert_int_equal(at, header);
+        resp_request_skip_begin(&request);
+        enum resp_result result = RESP_MORE;
+        for (size_t end = at; result == RESP_MORE; at += used) {
+            assert_true(end < (size_t)n);
+            end = end + step < (size_t)n ? end + step : (size_t)n;
+            result = resp_request_skip(&request, text + at, end - at, &small, &used, error);
+        }
+        assert_int_equal(result, RESP_NOTHING);
+        assert_int_equal(at, n);
+        resp_request_reset(&request);
+    }
 }
 
 static void test_nothing(void **state)
@@ -306,9 +336,16 @@ static void test_skip_noise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_errors),     cmocka_unit_test(test_too_large), cmocka_unit_test(test_nothing),
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_noise),     cmocka_unit_test(test_inline),
-        cmocka_unit_test(test_linear),     cmocka_unit_test(test_announced), cmocka_unit_test(test_skip),
+        cmocka_unit_test(test_errors),
+        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_too_long_argument),
+        cmocka_unit_test(test_nothing),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_inline),
+        cmocka_unit_test(test_linear),
+        cmocka_unit_test(test_announced),
+        cmocka_unit_test(test_skip),
         cmocka_unit_test(test_skip_noise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

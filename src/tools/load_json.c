@@ -21,6 +21,7 @@ struct walk {
     struct slice sep;
     uint64_t line;
     const struct load_sink *sink;
+    bool told; /* the line gave a pair, or a problem was reported */
 };
 
 static bool append(struct path *path, struct slice s)
@@ -33,21 +34,28 @@ static bool append(struct path *path, struct slice s)
     return true;
 }
 
+static void problem(struct walk *w, const char *text)
+{
+    w->told = true;
+    w->sink->problem(w->sink->context, w->line, text);
+}
+
 static bool push(struct walk *w, struct slice name)
 {
     bool fits = (!w->path->started || append(w->path, w->sep)) && append(w->path, name);
     w->path->started = true;
     if (!fits)
-        w->sink->problem(w->sink->context, w->line, "a key is too long: skipped");
+        problem(w, "a key is too long: skipped");
     return fits;
 }
 
-static void emit(const struct walk *w, struct slice value)
+static void emit(struct walk *w, struct slice value)
 {
+    w->told = true;
     w->sink->pair(w->sink->context, slice_make(w->path->text, w->path->len), value);
 }
 
-static void emit_number(const struct walk *w, const json_t *value)
+static void emit_number(struct walk *w, const json_t *value)
 {
     char text[64];
     int n = 0;
@@ -63,11 +71,11 @@ static void emit_number(const struct walk *w, const json_t *value)
     emit(w, slice_make(text, (size_t)n));
 }
 
-static void emit_json(const struct walk *w, const json_t *value)
+static void emit_json(struct walk *w, const json_t *value)
 {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENSURE_ASCII);
     if (text == NULL) {
-        w->sink->problem(w->sink->context, w->line, "an array that cannot be written as JSON: skipped");
+        problem(w, "an array that cannot be written as JSON: skipped");
         return;
     }
     emit(w, slice_make(text, strlen(text)));
@@ -111,7 +119,7 @@ static void walk_object(struct walk *w, json_t *object, const char *skip1, const
     const char *name;
     json_t *value;
     if (depth > DEPTH_MAX) {
-        w->sink->problem(w->sink->context, w->line, "objects nest too deep: skipped");
+        problem(w, "objects nest too deep: skipped");
         return;
     }
     json_object_foreach(object, name, value)
@@ -147,12 +155,14 @@ void load_json_line(struct slice text, uint64_t line, struct slice prefix, struc
     if (!json_is_string(key)) {
         walk_object(&w, root, NULL, NULL, 0);
     } else if (json_string_length(key) == 0) {
-        sink->problem(sink->context, line, "the key is empty: skipped");
+        problem(&w, "the key is empty: skipped");
     } else if (push(&w, slice_make(json_string_value(key), json_string_length(key)))) {
         json_t *value = json_object_get(root, "value");
         if (value)
             walk_value(&w, value, 0);
         walk_object(&w, root, "key", value ? "value" : NULL, 0);
     }
+    if (!w.told)
+        problem(&w, "nothing to store: skipped");
     json_decref(root);
 }

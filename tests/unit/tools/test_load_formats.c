@@ -75,6 +75,8 @@ static void test_ndjson(void **state)
     expect(LOAD_NDJSON, "", "{\"key\":\"k\",\"value\":{\"x\":-3,\"y\":false}}", "k/x=-3;k/y=false;");
     expect(LOAD_NDJSON, "", "[1]\n{\"a\":\n{} {}\n{\"key\":\"\",\"value\":1}\n{\"key\":7}",
            "!1;!2;!3;!4;key=7;");
+    expect(LOAD_NDJSON, "", "{\"key\":\"k\"}\n{\"key\":\"k\",\"value\":null}\n{}\n{\"a\":null,\"b\":1}",
+           "!1;!2;!3;b=1;");
     char deep[2000] = "";
     for (int i = 0; i < 300; i++)
         strncat(deep, "{\"a\":", sizeof deep - strlen(deep) - 1);

@@ -1,6 +1,7 @@
 /* `kvasir server`: options, limits, signals, the line at start. Among the tools because it reads a command
  * line. */
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,10 @@
 
 static const char usage[] = "server [--listen HOST:PORT] [--dir DIR] [options]";
 static const char about[] = "A durable key-value server that speaks the Redis protocol.";
+
+/* An empty server with two threads takes this much: code, log buffers, connections. With less nothing could
+ * be stored, and the cap be kept by no means. */
+enum { MEMORY_BYTES_LEAST = 32 << 20 };
 
 struct settings {
     struct server_config config;
@@ -128,6 +133,12 @@ static int read_settings(struct settings *s, int argc, char **argv)
         free(buffer);
     /* else its texts are used for as long as the process lives */
     use_port(s);
+    if (code < 0 && c->memory_bytes > 0 && c->memory_bytes < MEMORY_BYTES_LEAST) {
+        fprintf(stderr,
+                "kvasir server: --memory: %" PRIu64 " bytes are too little, the least is %dM (0: no cap)\n",
+                c->memory_bytes, MEMORY_BYTES_LEAST >> 20);
+        return SERVER_EXIT_USAGE;
+    }
     return code;
 }
 

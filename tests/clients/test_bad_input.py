@@ -322,6 +322,8 @@ def test_folder_below_a_file(make_server, tmp_path):
         (["--nosuch", "1"], "nosuch"),
         (["--memory", "12Q"], "memory"),
         (["--memory", "-1"], "memory"),
+        (["--memory", "1"], "the least is 32M"),
+        (["--memory", "31M"], "the least is 32M"),
         (["--memory", ""], "memory"),
         (["--memory", "99999999999999999999G"], "memory"),
         (["--max-value", "x"], "max-value"),

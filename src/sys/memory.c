@@ -9,9 +9,20 @@
 #endif
 
 /* Read by jemalloc. Freed memory goes back to the kernel within half a second, not ten: under a cap it could
- * be used for values. */
+ * be used for values. By those who allocate and free, so not while nothing happens: see
+ * memory_give_back_unasked. */
 extern const char *malloc_conf;
 const char *malloc_conf = "dirty_decay_ms:500,muzzy_decay_ms:0";
+
+void memory_give_back_unasked(void)
+{
+#ifdef KVASIR_JEMALLOC
+    bool on = true;
+    size_t threads = 1;
+    (void)mallctl("max_background_threads", NULL, NULL, &threads, sizeof threads);
+    (void)mallctl("background_thread", NULL, NULL, &on, sizeof on);
+#endif
+}
 
 void memory_give_back(void)
 {

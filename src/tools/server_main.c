@@ -11,6 +11,7 @@
 #include "base/logger.h"
 #include "server/server.h"
 #include "server/worker.h"
+#include "sys/memory.h"
 #include "sys/net.h"
 #include "tools/descriptors.h"
 #include "tools/options.h"
@@ -150,6 +151,7 @@ int server_main(int argc, char **argv)
     if (code >= 0)
         return code;
     block_signals();
+    memory_give_back_unasked();
     const struct server_config *config = &settings.config;
     status_t status = descriptors_raise(config->durability == STORE_NONE ? NULL : config->dir,
                                         &settings.config.clients_max);

@@ -168,6 +168,26 @@ def test_announced_but_never_sent_costs_nothing(make_server):
         assert rss_bytes(server) - before < 128 << 20
 
 
+def test_memory_of_a_burst_is_given_back_while_idle(make_server):
+    server = make_server().start()
+    with server.client() as c:
+        c("SET", "k", "x" * (4 << 20))
+    clients = [server.client() for _ in range(100)]
+    for client in clients:
+        client.send(encode("GET", "k"))
+    peak = 0
+
+    def peaked():
+        nonlocal peak
+        peak = max(peak, rss_bytes(server))
+        return peak > 200 << 20
+
+    wait_until(peaked, 20, "the replies to be made")
+    for client in clients:
+        client.close()
+    wait_until(lambda: rss_bytes(server) < 100 << 20, 20, "memory to come back")  # and no command is sent
+
+
 @sanitize
 @pytest.mark.parametrize("io", ["uring", "epoll"])
 def test_a_client_that_sends_and_never_reads(make_server, io):

@@ -379,22 +379,26 @@ static status_t find_witness(struct reader *r, uint64_t offset, uint64_t *witnes
     return status_ok();
 }
 
-/* The open segment lies behind the chain's end. The one that was written to when it was made must be there:
- * it may hold durable batches, and a start that finds it unused removes this one first. */
-static status_t check_after(const struct reader *r)
+/* A segment lies behind the chain's end. The one that was written to when it was made must be there, with its
+ * header: it may hold durable batches, and a start that finds it unused removes this one first. */
+static status_t check_after(struct reader *r, uint64_t number, uint64_t after)
 {
-    uint64_t after = r->segment.after;
-    if (after <= r->end_lsn >> LOG_SEGMENT_SHIFT || after < r->start_lsn >> LOG_SEGMENT_SHIFT ||
-        bsearch(&after, r->numbers, r->count, sizeof after, compare_numbers))
+    bool empty = false;
+    if (after <= r->end_lsn >> LOG_SEGMENT_SHIFT || after < r->start_lsn >> LOG_SEGMENT_SHIFT)
         return status_ok();
+    if (bsearch(&after, r->numbers, r->count, sizeof after, compare_numbers)) {
+        TRY(segment_open(r, after, &empty));
+        segment_close(r);
+        if (!empty)
+            return status_ok();
+    }
     char name[SEGMENT_NAME_BYTES], missing[SEGMENT_NAME_BYTES];
-    segment_name(name, r->segment.number);
+    segment_name(name, number);
     segment_name(missing, after);
-    return status_error(
-        STATUS_CORRUPT,
-        "%s/%s is missing: the log was written to it when %s was made; restore it from a copy "
-        "(`kvasir check --repair` saves what else there is)",
-        r->path, missing, name);
+    return status_error(STATUS_CORRUPT,
+                        "%s/%s is %s: the log was written to it when %s was made; restore it from a copy "
+                        "(`kvasir check --repair` saves what else there is)",
+                        r->path, missing, empty ? "empty" : "missing", name);
 }
 
 /* Is what lies behind the chain's end a torn tail? STATUS_CORRUPT with the place if it is damage. */
@@ -406,11 +410,12 @@ static status_t judge(struct reader *r)
         TRY(segment_open(r, r->numbers[i], &empty));
         uint64_t offset = r->previous_lsn && i == r->end_index ? lsn_offset(r->end_lsn) : LOG_BLOCK_BYTES;
         status_t s = empty ? status_ok() : find_witness(r, offset, &witness, &durable);
-        if (!empty && r->config && status_is_ok(&s) && witness == 0)
-            s = check_after(r);
+        uint64_t after = empty ? 0 : r->segment.after;
+        r->has_witness = !empty && r->segment.bytes == LOG_BLOCK_BYTES;
         segment_close(r);
         TRY(s);
-        r->has_witness = !empty && r->segment.bytes == LOG_BLOCK_BYTES;
+        if (after && r->config && witness == 0)
+            TRY(check_after(r, r->numbers[i], after));
     }
     if (witness)
         return damaged(r, durable);

@@ -286,13 +286,15 @@ static void check_last(struct check *c)
     char name[SEGMENT_NAME_BYTES], missing[SEGMENT_NAME_BYTES];
     for (size_t i = 0; i < c->log_count && !c->live; i++) {
         uint64_t after = c->segments[i].after;
-        if (after <= end >> LOG_SEGMENT_SHIFT || after < c->chosen_lsn >> LOG_SEGMENT_SHIFT ||
-            check_segment_find(c, segment_lsn(after, 0)))
+        if (after <= end >> LOG_SEGMENT_SHIFT || after < c->chosen_lsn >> LOG_SEGMENT_SHIFT)
+            continue;
+        const struct check_segment *s = check_segment_find(c, segment_lsn(after, 0));
+        if (s && !s->unused)
             continue;
         segment_name(name, c->segments[i].number);
         segment_name(missing, after);
-        check_damage(c, "%s/%s is missing: the log was written to it when %s was made", c->path, missing,
-                     name);
+        check_damage(c, "%s/%s is %s: the log was written to it when %s was made", c->path, missing,
+                     s ? "empty" : "missing", name);
         c->refuses = true;
     }
 }

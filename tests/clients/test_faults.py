@@ -103,6 +103,21 @@ def test_a_truncated_log_that_was_closed_cleanly(make_server):
     must_refuse(server, os.path.basename(path))
 
 
+@pytest.mark.parametrize("how", ["emptied", "zeroed"])
+def test_the_log_in_use_is_emptied(make_server, how):
+    """It looks like a file that a crash left while it was made, but the next file knows that it was written to."""
+    server = filled(make_server, clean=False)
+    path = newest_with(server, b"value-0100-")[0]
+    size = os.path.getsize(path)
+    with open(path, "r+b") as file:
+        file.truncate(0)
+        file.truncate(size if how == "zeroed" else 0)
+    must_refuse(server, os.path.basename(path) + " is empty")
+    result = subprocess.run([BINARY, "check", server.data], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2, result
+    assert f"{os.path.basename(path)} is empty" in result.stdout
+
+
 def test_a_zeroed_block_in_the_middle(make_server):
     server = filled(make_server)
     path, offset = newest_with(server, b"value-0100-")

@@ -241,7 +241,7 @@ static int64_t kill_matching(struct command_call *call, const struct filter *fil
         if (conn == call->conn)
             *me = true;
         else
-            worker_post(conn->worker, (struct mail){.kind = MAIL_KILL, .id = conn->id});
+            arrivals_post(conn->worker, (struct mail){.kind = MAIL_KILL, .id = conn->id});
     }
     pthread_mutex_unlock(&call->server->registry_lock);
     return count;

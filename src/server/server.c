@@ -173,13 +173,13 @@ static void adopt_clients(struct server *server)
     struct loading_socket early;
     loading_stop(server->loading);
     while (loading_next(server->loading, &early)) {
-        struct worker *worker = worker_choose(server, NULL);
+        struct worker *worker = arrivals_choose(server, NULL);
         server_count_client(server, worker, 1);
         STAT_ADD(worker->stats.accepted, 1); /* its thread has not been started */
-        worker_post(worker, (struct mail){.kind = MAIL_SOCKET,
-                                          .fd = early.fd,
-                                          .input = early.input,
-                                          .input_len = early.input_len});
+        arrivals_post(worker, (struct mail){.kind = MAIL_SOCKET,
+                                            .fd = early.fd,
+                                            .input = early.input,
+                                            .input_len = early.input_len});
     }
     loading_destroy(server->loading);
     server->loading = NULL;

@@ -5,7 +5,7 @@
  * down. No state is global.
  *
  * Thread safety: create, run and destroy belong to the main thread. The rest is marked. Lock order:
- * registry_lock, then a worker's mail_lock; both are leaves otherwise. */
+ * registry_lock, then the lock of a mailbox; both are leaves otherwise. */
 #ifndef KVASIR_SERVER_SERVER_H
 #define KVASIR_SERVER_SERVER_H
 

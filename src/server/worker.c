@@ -3,7 +3,6 @@
  * queued before replies, so that the disk starts on them with the same kernel entry. */
 #include "server/worker.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +13,6 @@
 #include "server/save.h"
 #include "server/server.h"
 #include "sys/clock.h"
-#include "sys/net.h"
 
 enum {
     UNSETTLED_LOOK_US = 1000,
@@ -44,7 +42,6 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     }
     worker->sw = store_worker_get(server->store, index);
     worker->pool = reply_pool_create();
-    worker->flush_due_us = UINT64_MAX;
     worker->output_max = CONN_OUTPUT_BYTES_MAX;
     worker->reply_bytes_free = BUDGET_SMALL_BYTES;
     conn_list_init(&worker->dirty);
@@ -53,19 +50,12 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     conn_list_init(&worker->saving);
     conn_list_init(&worker->waiting_room);
     conn_list_init(&worker->all);
-    pthread_mutex_init(&worker->mail_lock, NULL);
+    mailbox_init(&worker->mailbox);
+    disk_io_init(&worker->disk_io, worker);
     group_init(&worker->group, worker);
     backlog_init(&worker->backlog, worker);
     *out = worker;
     return s;
-}
-
-static void drop_mail(const struct mail *mail)
-{
-    if (mail->kind != MAIL_SOCKET)
-        return;
-    net_close(mail->fd);
-    free(mail->input);
 }
 
 void worker_destroy(struct worker *worker)
@@ -73,13 +63,10 @@ void worker_destroy(struct worker *worker)
     loop_destroy(worker->loop);
     while (!conn_list_empty(&worker->all))
         conn_destroy(CONN_OF(worker->all.next, all));
-    for (unsigned i = 0; i < worker->mail_count; i++)
-        drop_mail(&worker->mail[i]);
+    mailbox_deinit(&worker->mailbox);
     group_deinit(&worker->group);
-    free(worker->reads);
+    disk_io_deinit(&worker->disk_io);
     reply_pool_destroy(worker->pool);
-    pthread_mutex_destroy(&worker->mail_lock);
-    free(worker->mail);
     free(worker->scratch);
     free(worker);
 }
@@ -112,115 +99,6 @@ static void free_scratch(struct worker *worker)
 
 /* ---- connections ---- */
 
-void worker_post(struct worker *worker, struct mail mail)
-{
-    pthread_mutex_lock(&worker->mail_lock);
-    if (worker->mail_count == worker->mail_capacity) {
-        worker->mail_capacity = worker->mail_capacity ? worker->mail_capacity * 2 : 16;
-        worker->mail = realloc(worker->mail, worker->mail_capacity * sizeof *worker->mail);
-        CHECK(worker->mail);
-    }
-    worker->mail[worker->mail_count++] = mail;
-    pthread_mutex_unlock(&worker->mail_lock);
-    loop_wake(worker->loop);
-}
-
-static void kill_connection(struct worker *worker, uint64_t id)
-{
-    for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
-        struct conn *conn = CONN_OF(link, all);
-        if (conn->id == id) {
-            conn_close(conn);
-            return;
-        }
-    }
-}
-
-/* The socket is counted already. */
-static void take_client(struct worker *worker, int fd, const char *input, size_t input_len)
-{
-    struct conn *conn = conn_create(worker, fd, true);
-    if (conn == NULL)
-        server_count_client(worker->server, worker, -1);
-    else if (input_len)
-        conn_input_append(conn, input, input_len);
-}
-
-/* While stopping nobody comes in any more. */
-static void take_socket(struct worker *worker, const struct mail *mail)
-{
-    if (worker->stop_deadline_us) {
-        server_count_client(worker->server, worker, -1);
-        drop_mail(mail);
-        return;
-    }
-    take_client(worker, mail->fd, mail->input, mail->input_len);
-    free(mail->input);
-}
-
-static void read_mail(struct worker *worker)
-{
-    pthread_mutex_lock(&worker->mail_lock);
-    struct mail *mail = worker->mail;
-    unsigned count = worker->mail_count;
-    worker->mail = NULL;
-    worker->mail_count = worker->mail_capacity = 0;
-    pthread_mutex_unlock(&worker->mail_lock);
-    for (unsigned i = 0; i < count; i++) {
-        if (mail[i].kind == MAIL_KILL)
-            kill_connection(worker, mail[i].id);
-        else
-            take_socket(worker, &mail[i]);
-    }
-    free(mail);
-}
-
-static void refuse_client(struct worker *worker, int fd)
-{
-    struct conn *conn = conn_create(worker, fd, false);
-    STAT_ADD(worker->stats.refused, 1);
-    if (conn == NULL)
-        return;
-    reply_error(&conn->reply, "ERR max number of clients reached");
-    conn_close_after_reply(conn);
-}
-
-struct worker *worker_choose(struct server *server, struct worker *own)
-{
-    struct worker *best = own ? own : server->workers[0];
-    for (unsigned i = 0; i < server->worker_count; i++)
-        if (atomic_load_explicit(&server->workers[i]->connections, memory_order_relaxed) <
-            atomic_load_explicit(&best->connections, memory_order_relaxed))
-            best = server->workers[i];
-    return best;
-}
-
-static void on_accepted(struct worker *worker, int fd)
-{
-    struct server *server = worker->server;
-    if (fd < 0) {
-        LOG_WARNING("cannot accept a connection: %s", strerror(-fd));
-        return;
-    }
-    if (worker->stop_deadline_us) {
-        net_close(fd);
-        return;
-    }
-    STAT_ADD(worker->stats.accepted, 1);
-    net_tune(fd);
-    if (atomic_load_explicit(&server->clients, memory_order_relaxed) >=
-        atomic_load_explicit(&server->clients_max, memory_order_relaxed)) {
-        refuse_client(worker, fd);
-        return;
-    }
-    struct worker *best = worker_choose(server, worker);
-    server_count_client(server, best, 1);
-    if (best == worker)
-        take_client(worker, fd, NULL, 0);
-    else
-        worker_post(best, (struct mail){.kind = MAIL_SOCKET, .fd = fd});
-}
-
 static void on_eof(struct conn *conn, int result)
 {
     if (conn->flags & CONN_CLOSED)
@@ -233,66 +111,6 @@ static void on_eof(struct conn *conn, int result)
 }
 
 /* ---- the log ---- */
-
-static void on_flushed(struct worker *worker, struct flush_op *flush, int64_t result)
-{
-    flush->busy = false;
-    worker->flushes_in_flight--;
-    /* It looks at the commit point later this turn anyway: no wake-up of itself. */
-    atomic_store_explicit(&worker->waiting, false, memory_order_relaxed);
-    log_flush_done(store_log(worker->server->store), &flush->flush, result, clock_monotonic_us());
-}
-
-/* Counts down an injected fault. True for the operation that shall fail. */
-static bool fault_due(_Atomic uint64_t *fault)
-{
-    uint64_t left = atomic_load_explicit(fault, memory_order_relaxed);
-    while (left && !atomic_compare_exchange_weak_explicit(fault, &left, left - 1, memory_order_relaxed,
-                                                          memory_order_relaxed))
-        ;
-    return left == 1;
-}
-
-static void start_flush(struct worker *worker, struct flush_op *flush)
-{
-    flush->busy = true;
-    worker->flushes_in_flight++;
-    if (fault_due(&worker->server->fault_flush)) {
-        on_flushed(worker, flush, -EIO);
-        return;
-    }
-    flush->file = (struct file_op){
-        .kind = FILE_FLUSH,
-        .op = {.owner = &flush->file,
-               .fd = flush->flush.fd,
-               .write = true,
-               .durable = true,
-               .buffer = (void *)(uintptr_t)flush->flush.buffer, /* only read */
-               .len = flush->flush.len,
-               .offset = flush->flush.offset},
-    };
-    loop_file(worker->loop, &flush->file.op);
-}
-
-static struct flush_op *free_flush(struct worker *worker)
-{
-    for (unsigned i = 0; i < LOG_FLUSHES_MAX; i++)
-        if (!worker->flushes[i].busy)
-            return &worker->flushes[i];
-    return NULL;
-}
-
-static void flush_log(struct worker *worker)
-{
-    struct log *log = store_log(worker->server->store);
-    struct flush_op *flush;
-    if (log == NULL)
-        return;
-    while ((flush = free_flush(worker)) != NULL &&
-           log_flush_take(log, worker->now_us, worker->stop_deadline_us != 0, &flush->flush,
-                          &worker->flush_due_us))
-        start_flush(worker, flush);
-}
 
 /* The log is dead: whoever waits for it is told, then everybody is sent away. */
 static void tell_failure(struct worker *worker)
@@ -331,69 +149,6 @@ static void look_at_log(struct worker *worker)
     tell_failure(worker);
 }
 
-/* ---- values from disk ---- */
-
-static void on_read(struct worker *worker, struct read_op *read, int64_t result)
-{
-    worker->reads_in_flight--;
-    store_fetch_done(worker->sw, &read->fetch, result);
-    read->next_free = worker->free_read;
-    worker->free_read = read;
-}
-
-static void make_reads(struct worker *worker)
-{
-    unsigned n = worker->server->config.io_depth;
-    worker->reads = calloc(n, sizeof *worker->reads);
-    CHECK(worker->reads);
-    for (unsigned i = 0; i < n; i++) {
-        worker->reads[i].next_free = worker->free_read;
-        worker->free_read = &worker->reads[i];
-    }
-}
-
-/* Queues what the commands of this turn have asked for. */
-static void start_reads(struct worker *worker)
-{
-    struct store_fetch fetch;
-    unsigned count = 0;
-    while (store_fetch_take(worker->sw, &fetch)) {
-        if (worker->reads == NULL)
-            make_reads(worker);
-        struct read_op *read = worker->free_read;
-        CHECK(read); /* the store gives out io_depth at most */
-        worker->free_read = read->next_free;
-        worker->reads_in_flight++;
-        count++;
-        read->fetch = fetch;
-        if (fault_due(&worker->server->fault_read)) {
-            on_read(worker, read, -EIO);
-            continue;
-        }
-        read->file = (struct file_op){
-            .kind = FILE_READ,
-            .op = {.owner = &read->file,
-                   .fd = fetch.fd,
-                   .buffer = fetch.buffer,
-                   .len = fetch.len,
-                   .offset = fetch.offset},
-        };
-        loop_file(worker->loop, &read->file.op);
-    }
-    if (count) {
-        STAT_ADD(worker->stats.reads, count);
-        STAT_ADD(worker->stats.read_turns, 1);
-    }
-}
-
-static void on_file_done(struct worker *worker, struct file_op *file, int64_t result)
-{
-    if (file->kind == FILE_FLUSH)
-        on_flushed(worker, (struct flush_op *)(void *)file, result);
-    else
-        on_read(worker, (struct read_op *)(void *)file, result);
-}
-
 /* ---- a turn ---- */
 
 static void handle_event(struct worker *worker, const struct loop_event *event)
@@ -406,10 +161,10 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
         conn_sent(event->owner, event->result);
         break;
     case LOOP_FILE_DONE:
-        on_file_done(worker, event->owner, event->result);
+        disk_io_done(&worker->disk_io, event->owner, event->result);
         break;
     case LOOP_ACCEPTED:
-        on_accepted(worker, event->result);
+        arrivals_accept(worker, event->result);
         break;
     case LOOP_EOF:
         on_eof(event->owner, event->result);
@@ -419,7 +174,7 @@ static void handle_event(struct worker *worker, const struct loop_event *event)
         conn_destroy(event->owner);
         break;
     case LOOP_WOKEN:
-        read_mail(worker);
+        arrivals_read_mail(worker);
         break;
     }
 }
@@ -574,8 +329,8 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
         lower(&timeout_us, STOPPING_LOOK_US);
     if (budget_must_look(worker))
         lower(&timeout_us, BUDGET_LOOK_US);
-    if (worker->flush_due_us != UINT64_MAX)
-        lower(&timeout_us, (int64_t)(worker->flush_due_us - worker->now_us));
+    if (worker->disk_io.flush_due_us != UINT64_MAX)
+        lower(&timeout_us, (int64_t)(worker->disk_io.flush_due_us - worker->now_us));
     if (background_due_ms && background_due_ms != UINT64_MAX) {
         int64_t ms = (int64_t)(background_due_ms - worker->sw->now_ms);
         lower(&timeout_us, ms < 1000000 ? ms * 1000 : 1000000000);
@@ -627,7 +382,7 @@ static bool is_late(const struct worker *worker)
 static bool all_done(struct worker *worker)
 {
     struct log *log = store_log(worker->server->store);
-    if (worker->flushes_in_flight || worker->reads_in_flight)
+    if (disk_io_is_busy(&worker->disk_io))
         return false;
     if (log && !log_failed(log) && log_has_unflushed(log))
         return false;
@@ -662,9 +417,9 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     group_execute(&worker->group);
     if (STAT_GET(worker->stats.operations) != operations)
         STAT_ADD(worker->stats.turns_busy, 1);
-    flush_log(worker);
+    disk_io_flush(&worker->disk_io);
     if (!is_late(worker))
-        start_reads(worker);
+        disk_io_read(&worker->disk_io);
     look_at_log(worker);
     flush_dirty(worker);
     release_held(worker);

@@ -18,9 +18,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "log/log.h"
+#include "server/arrivals.h"
 #include "server/backlog.h"
 #include "server/conn.h"
+#include "server/disk_io.h"
 #include "server/group.h"
 #include "store/store.h"
 #include "sys/loop.h"
@@ -51,32 +52,6 @@ struct worker_stats {
 #define STAT_SET(field, v) atomic_store_explicit(&(field), (v), memory_order_relaxed)
 #define STAT_ADD(field, v) STAT_SET(field, STAT_GET(field) + (v)) /* one writer */
 
-/* What a LOOP_FILE_DONE names: first in one of the two below. */
-struct file_op {
-    enum { FILE_FLUSH, FILE_READ } kind;
-    struct loop_file_op op;
-};
-
-struct flush_op {
-    struct file_op file;
-    struct log_flush flush;
-    bool busy;
-};
-
-struct read_op {
-    struct file_op file;
-    struct store_fetch fetch;
-    struct read_op *next_free;
-};
-
-struct mail { /* what other threads ask of a worker */
-    enum { MAIL_SOCKET, MAIL_KILL } kind;
-    int fd;      /* MAIL_SOCKET: the worker owns it now, and input */
-    char *input; /* bytes already read from it: the beginning of a request; malloc, NULL: none */
-    size_t input_len;
-    uint64_t id; /* MAIL_KILL: of the connection, which may be gone */
-};
-
 struct worker {
     struct server *server;
     struct store_worker *sw;
@@ -95,11 +70,7 @@ struct worker {
     struct conn_link saving;       /* have a parked command that waits for a checkpoint or backup */
     struct conn_link waiting_room; /* wait for room for their input (budget.h) */
     struct conn_link all;
-    struct flush_op flushes[LOG_FLUSHES_MAX];
-    unsigned flushes_in_flight;
-    uint64_t flush_due_us;             /* UINT64_MAX: nothing is pending */
-    struct read_op *reads, *free_read; /* io_depth of them; made with the first read */
-    unsigned reads_in_flight;
+    struct disk_io disk_io;
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
     /* budget.c */
@@ -128,9 +99,7 @@ struct worker {
     _Atomic uint32_t connections;      /* relaxed: for choosing a worker and statistics */
     _Atomic uint64_t input_memory;     /* relaxed: connections' memory for input; the worker writes it */
     _Atomic uint64_t reserved_bytes;   /* relaxed, same: of that, what was reserved (conn->reserved) */
-    pthread_mutex_t mail_lock;
-    struct mail *mail; /* under mail_lock */
-    unsigned mail_count, mail_capacity;
+    struct mailbox mailbox;
 
     _Alignas(64) struct worker_stats stats;
 };
@@ -140,12 +109,6 @@ void worker_destroy(struct worker *worker);
 
 STATUS_MUST_USE status_t worker_start(struct worker *worker);
 void worker_join(struct worker *worker);
-
-/* Any thread. */
-void worker_post(struct worker *worker, struct mail mail);
-/* Of the server's workers, the one with the fewest connections; `own` of those that are equal, if not NULL.
- */
-struct worker *worker_choose(struct server *server, struct worker *own);
 
 /* What its connections' input and output take. Any thread. */
 uint64_t worker_buffer_bytes(const struct worker *worker);

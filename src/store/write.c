@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "store/fetch.h"
 #include "store/internal.h"
+#include "store/write_log.h"
 
 /* ---- locks ---- */
 
@@ -289,129 +290,6 @@ void store_stage_expire(struct store_worker *sw, struct store_entry *entries, un
     e->new_expire_ms = expire_ms;
 }
 
-/* ---- the log's part ---- */
-
-static enum record_type entry_record_type(const struct store_entry *e)
-{
-    switch (e->staged) {
-    case STAGED_SET:
-        return e->new_expire_ms ? RECORD_SET_EXPIRE : RECORD_SET;
-    case STAGED_DELETE:
-        return RECORD_DELETE;
-    default:
-        return RECORD_EXPIRE;
-    }
-}
-
-static struct slice entry_record_value(const struct store_entry *e)
-{
-    return e->staged == STAGED_SET ? e->new_value : slice_make("", 0);
-}
-
-static size_t entry_record_bytes(const struct store_entry *e)
-{
-    return record_bytes(entry_record_type(e), e->key.name.len, entry_record_value(e).len);
-}
-
-static enum store_result reserve_failed(enum log_reserve_result r)
-{
-    return r == LOG_WAIT ? STORE_BUSY : r == LOG_NO_SPACE ? STORE_NO_SPACE : STORE_DEAD;
-}
-
-/* What a commit writes. */
-struct plan {
-    size_t bytes;       /* of all records, with the frame */
-    size_t value_bytes; /* of values and keys that it makes in memory, at most */
-    unsigned records;   /* without the frame */
-    bool only_deletes;  /* may use the headroom of a full disk, and memory beyond the cap */
-    bool creates;       /* adds keys */
-};
-
-/* Writes the records to dst; with hashes only their contents (sealed later). */
-static void encode(const struct store_worker_private *p, const struct plan *plan, char *dst,
-                   const struct log_slot *slot, uint64_t *hashes)
-{
-    size_t at = 0;
-    unsigned part = 0;
-    if (plan->records > 1) {
-        size_t frame = record_bytes(RECORD_TXN, 0, 0);
-        uint64_t h = record_encode(dst, RECORD_TXN, slice_make(NULL, plan->records),
-                                   slice_make(NULL, plan->bytes - frame), 0);
-        if (hashes)
-            hashes[part++] = h;
-        else
-            record_seal(dst, h, slot->lsn, slot->generation);
-        at = frame;
-    }
-    for (unsigned i = 0; i < p->entry_count; i++) {
-        const struct store_entry *e = &p->entries[i];
-        if (e->staged == STAGED_NOTHING || e->primary != i)
-            continue;
-        uint64_t h = record_encode(dst + at, entry_record_type(e), e->key.name, entry_record_value(e),
-                                   e->new_expire_ms);
-        if (hashes)
-            hashes[part++] = h;
-        else
-            record_seal(dst + at, h, slot->lsn + at, slot->generation);
-        at += entry_record_bytes(e);
-    }
-    DCHECK(at == plan->bytes);
-}
-
-static void seal_large(const struct store_worker_private *p, const struct plan *plan,
-                       const struct log_slot *slot)
-{
-    size_t at = 0;
-    unsigned part = 0;
-    if (plan->records > 1) {
-        record_seal(slot->dst, p->hashes[part++], slot->lsn, slot->generation);
-        at = record_bytes(RECORD_TXN, 0, 0);
-    }
-    for (unsigned i = 0; i < p->entry_count; i++) {
-        const struct store_entry *e = &p->entries[i];
-        if (e->staged == STAGED_NOTHING || e->primary != i)
-            continue;
-        record_seal(slot->dst + at, p->hashes[part++], slot->lsn + at, slot->generation);
-        at += entry_record_bytes(e);
-    }
-}
-
-/* Logs the plan; *lsn: of the first record of an entry. */
-static enum store_result log_plan(struct store_worker *sw, const struct plan *plan, uint64_t *lsn)
-{
-    struct store_worker_private *p = sw->private;
-    struct store *store = sw->store;
-    struct log_slot slot;
-    size_t frame = plan->records > 1 ? record_bytes(RECORD_TXN, 0, 0) : 0;
-    if (store->log == NULL) {
-        *lsn = atomic_fetch_add_explicit(&store->next_lsn, plan->bytes, memory_order_relaxed) + frame;
-        return STORE_OK;
-    }
-    enum log_reserve_kind kind = plan->only_deletes ? LOG_HEADROOM : LOG_NORMAL;
-    bool large = plan->bytes > LOG_SMALL_BYTES_MAX;
-    if (UNLIKELY(large)) {
-        if (log_large_must_wait(store->log))
-            return STORE_BUSY;
-        p->hashes = store_grow(p->hashes, &p->hashes_capacity, plan->records + 1, sizeof *p->hashes);
-        slot = (struct log_slot){0}; /* not known yet: seal_large */
-        encode(p, plan, log_large_data(p->large), &slot, p->hashes);
-    }
-    enum log_reserve_result r =
-        log_reserve(store->log, plan->bytes, plan->records, kind, large ? p->large : NULL, &slot);
-    if (r != LOG_RESERVED)
-        return reserve_failed(r);
-    if (UNLIKELY(large)) {
-        seal_large(p, plan, &slot);
-        p->large = NULL;
-        p->large_bytes = 0;
-    } else {
-        encode(p, plan, slot.dst, &slot, NULL);
-    }
-    log_publish(store->log, &slot);
-    *lsn = slot.lsn + frame;
-    return STORE_OK;
-}
-
 /* ---- the index's part ---- */
 
 static void count_expiry(struct store *store, bool before, bool after)
@@ -489,7 +367,7 @@ static void apply(struct store_worker *sw, unsigned records, uint64_t lsn)
         if (e->staged == STAGED_NOTHING || e->primary != i)
             continue;
         e->lsn = at;
-        at += entry_record_bytes(e);
+        at += write_record_bytes(e);
         change += count_change(e);
         apply_begin(sw, e, e->lsn);
     }
@@ -507,9 +385,9 @@ static void apply(struct store_worker *sw, unsigned records, uint64_t lsn)
 
 /* ---- commit ---- */
 
-static struct plan make_plan(struct store_worker_private *p)
+static struct write_plan make_plan(struct store_worker_private *p)
 {
-    struct plan plan = {.only_deletes = true};
+    struct write_plan plan = {.only_deletes = true};
     for (unsigned i = 0; i < p->entry_count; i++) {
         struct store_entry *e = &p->entries[i];
         e->lsn = 0;
@@ -520,7 +398,7 @@ static struct plan make_plan(struct store_worker_private *p)
         if (e->staged == STAGED_NOTHING)
             continue;
         plan.records++;
-        plan.bytes += entry_record_bytes(e);
+        plan.bytes += write_record_bytes(e);
         if (e->staged == STAGED_SET)
             plan.value_bytes += e->new_value.len + (e->node ? 0 : e->key.name.len);
         else if (UNLIKELY(e->staged == STAGED_EXPIRE) && !e->cold)
@@ -534,7 +412,7 @@ static struct plan make_plan(struct store_worker_private *p)
 }
 
 /* Would the write go beyond the cap, or beyond what the index can address? Deletes may always go on. */
-static bool is_over_memory(const struct store *store, const struct plan *plan)
+static bool is_over_memory(const struct store *store, const struct write_plan *plan)
 {
     uint64_t cap =
         atomic_load_explicit(&((struct store *)(uintptr_t)store)->memory_bytes_max, memory_order_relaxed);
@@ -550,7 +428,7 @@ enum store_result store_write_commit(struct store_worker *sw)
     struct store_worker_private *p = sw->private;
     struct store *store = sw->store;
     CHECK(p->entry_count > 0);
-    struct plan plan = make_plan(p);
+    struct write_plan plan = make_plan(p);
     enum store_result result = STORE_OK;
     uint64_t lsn = 0;
     bool grow_large = false, no_room = false;
@@ -581,7 +459,7 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_BUSY;
         goto done;
     }
-    result = log_plan(sw, &plan, &lsn);
+    result = write_log(sw, &plan, &lsn);
     if (result == STORE_OK) {
         apply(sw, plan.records, lsn);
         p->write_room = 0;
@@ -617,121 +495,4 @@ enum store_result store_expire_key(struct store_worker *sw, const struct store_k
         return STORE_BUSY;
     enum store_result r = store_write_commit(sw);
     return r == STORE_BUSY ? STORE_BUSY : STORE_OK;
-}
-
-/* ---- trees ---- */
-
-/* Keys that the range covers. */
-struct covered {
-    uint64_t live;
-    uint64_t counted; /* with those that have expired and are still in the number of keys */
-};
-
-static void count_node(struct store_worker *sw, const struct node *node, struct covered *covered)
-{
-    bool live;
-    covered->counted += store_node_counts(sw, node, &live);
-    covered->live += live;
-}
-
-/* The keys that start with the prefix. Each node is a miss: they are asked for some at a time. */
-static void count_below(struct store_worker *sw, struct slice prefix, struct covered *covered)
-{
-    enum { AHEAD = 64 };
-    struct ordered_cursor cursor;
-    const struct node *nodes[AHEAD];
-    unsigned n;
-    ordered_seek(&cursor, &sw->store->ordered, prefix, false);
-    do {
-        for (n = 0; n < AHEAD && (nodes[n] = ordered_next(&cursor)); n++)
-            __builtin_prefetch(nodes[n]);
-        for (unsigned i = 0; i < n; i++) {
-            if (!slice_starts_with(node_key(nodes[i]), prefix))
-                return;
-            count_node(sw, nodes[i], covered);
-        }
-    } while (n == AHEAD);
-}
-
-/* All locks are held. */
-static struct covered count_covered(struct store_worker *sw, const struct store_range *range)
-{
-    struct covered covered = {0};
-    struct store_key self;
-    bool walks = sw->private->walks;
-    sw->private->walks = true;
-    store_key_prepare(sw, &self, slice_make(range->path, range->path_len));
-    const struct node *own = hash_table_find(&sw->store->hash, self.hash, self.name);
-    if (own)
-        count_node(sw, own, &covered);
-    char *below = malloc(range->path_len + 1);
-    CHECK(below != NULL);
-    memcpy(below, range->path, range->path_len);
-    below[range->path_len] = '/';
-    count_below(sw, slice_make(below, range->path_len + 1), &covered);
-    free(below);
-    sw->private->walks = walks;
-    return covered;
-}
-
-static enum store_result log_tree(struct store_worker *sw, struct store_range *range)
-{
-    struct store *store = sw->store;
-    struct slice path = slice_make(range->path, range->path_len), none = slice_make("", 0);
-    size_t bytes = record_bytes(RECORD_DELTREE, path.len, 0);
-    struct log_slot slot;
-    if (store->log == NULL) {
-        range->lsn = atomic_fetch_add_explicit(&store->next_lsn, bytes, memory_order_relaxed);
-        return STORE_OK;
-    }
-    enum log_reserve_result r = log_reserve(store->log, bytes, 1, LOG_HEADROOM, NULL, &slot);
-    if (r != LOG_RESERVED)
-        return reserve_failed(r);
-    record_seal(slot.dst, record_encode(slot.dst, RECORD_DELTREE, path, none, 0), slot.lsn, slot.generation);
-    log_publish(store->log, &slot);
-    range->lsn = slot.lsn;
-    return STORE_OK;
-}
-
-enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count)
-{
-    struct store *store = sw->store;
-    struct store_worker_private *p = sw->private;
-    struct store_range *range = malloc(sizeof *range + path.len);
-    if (range == NULL)
-        return STORE_NO_MEMORY;
-    range->path_len = path.len;
-    if (path.len)
-        memcpy(range->path, path.data, path.len);
-    if (!store_lock_all(store)) {
-        free(range);
-        return STORE_BUSY;
-    }
-    unsigned slot = 0;
-    while (slot < STORE_RANGES_MAX && atomic_load_explicit(&store->ranges[slot], memory_order_relaxed))
-        slot++;
-    enum store_result result = STORE_OK;
-    uint64_t all = atomic_load_explicit(&store->keys, memory_order_relaxed);
-    struct covered covered = path.len ? count_covered(sw, range) : (struct covered){all, all};
-    if (count)
-        *count = covered.live;
-    if (slot == STORE_RANGES_MAX)
-        result = STORE_BUSY; /* some deleted tree must be cleared away first */
-    else if (covered.counted)
-        result = log_tree(sw, range);
-    bool applied = result == STORE_OK && covered.counted;
-    if (applied) {
-        /* Release: pairs with store_covering_range. The slot before the count that makes readers look. */
-        atomic_store_explicit(&store->ranges[slot], range, memory_order_release);
-        atomic_fetch_add_explicit(&store->range_count, 1, memory_order_release);
-        atomic_fetch_sub_explicit(&store->keys, covered.counted, memory_order_release);
-        p->jobs[p->job_count++] = (struct range_job){.range = range, .slot = slot};
-        store_depends(sw, range->lsn);
-    } else if (result == STORE_OK && store->log) {
-        store_depends(sw, log_tail_lsn(store->log) - 1);
-    }
-    store_unlock_all(store);
-    if (!applied)
-        free(range);
-    return result;
 }

@@ -26,9 +26,9 @@ enum {
 static const char about[] =
     "Verifies every checksum of a data folder: the log's segments, the checkpoints (tocs), and that each "
     "key's\n"
-    "value is where they say. It changes nothing there. The server may be running; then only what it had "
-    "made\n"
-    "durable when the check began is looked at, and the check begins anew if files that it removed\n"
+    "value is where they say. It changes nothing there. The server may be running; then only what was "
+    "written\n"
+    "when the check began is looked at, and the check begins anew if files that it removed\n"
     "look like damage.\n"
     "Exit code: 0 well, 1 damaged but the server would start, 2 damaged, 3 not everything could be read.\n"
     "--repair writes what is valid to a new folder, from which a server starts. Exit code then: 0 nothing "
@@ -164,17 +164,30 @@ static void on_durable(void *context, const struct batch_header *h, bool whole)
         *durable = h->durable_lsn;
 }
 
-/* With a running server: what was durable when this began, by what the newest batches say. All below was on
- * disk before it is read, so that nothing below can be a write under way. */
+/* A batch is on disk when it is whole, and belongs to the log when all before it does. */
+static void on_whole(void *context, const struct batch_header *h, bool whole)
+{
+    uint64_t *end = context, batch_end = h->lsn + round_up(h->length, LOG_BLOCK_BYTES);
+    if (whole && (h->previous_lsn == 0 || h->previous_lsn < *end) && batch_end > *end)
+        *end = batch_end;
+}
+
+/* With a running server: how far the log is written when this begins. What was durable before the newest
+ * batches, they say; from there on it goes as far as whole batches follow each other. Nothing below that can
+ * be a write under way. */
 static void find_limit(struct check *c)
 {
-    uint64_t durable = 0;
-    const struct scan_sink sink = {.context = &durable, .batch = on_durable};
-    for (size_t i = c->log_count; i-- > 0 && durable == 0;)
+    uint64_t end = 0;
+    const struct scan_sink durable = {.context = &end, .batch = on_durable};
+    const struct scan_sink behind = {.context = &end, .batch = on_whole};
+    for (size_t i = c->log_count; i-- > 0 && end == 0;)
         if (c->segments[i].usable)
-            check_scan(c, &c->segments[i], &sink);
-    c->limit_lsn = durable;
-    check_note(c, "a server has %s open: the log is looked at up to LSN %" PRIu64, c->path, durable);
+            check_scan(c, &c->segments[i], &durable);
+    for (size_t i = 0, first = end >> LOG_SEGMENT_SHIFT; i < c->log_count; i++)
+        if (c->segments[i].usable && c->segments[i].number >= first)
+            check_scan(c, &c->segments[i], &behind);
+    c->limit_lsn = end;
+    check_note(c, "a server has %s open: the log is looked at up to LSN %" PRIu64, c->path, end);
 }
 
 static status_t list_folder(struct check *c)

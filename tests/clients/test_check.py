@@ -97,6 +97,8 @@ def test_repair_of_a_whole_folder(folder, tmp_path, make_server):
 def test_running_server(make_server, tmp_path):
     server = make_server().start()
     with server.client() as client:
+        client("SET", "first", "v")
+        assert "with 1 valid records in 1 batches" in check(server.data).stdout  # as `kvasir log` shows
         fill(client, 0, 200)
         result = check(server.data)
         assert result.returncode == WELL, result.stdout

@@ -752,6 +752,54 @@ static void test_beside_cleaning(void **state)
     store_close(cleaner.store);
 }
 
+/* A write whose flush is given out but not performed. */
+static struct log_flush begin_write(struct store *store, const char *key)
+{
+    struct store_worker *sw = store_worker_get(store, 0);
+    struct store_entry entry;
+    struct log_flush flush;
+    store_turn_begin(sw);
+    store_key_prepare(sw, &entry.key, slice_make(key, strlen(key)));
+    assert_int_equal(store_write_begin(sw, &entry, 1, 0), STORE_OK);
+    store_stage_set(sw, &entry, 0, slice_make("v", 1), 0);
+    assert_int_equal(store_write_commit(sw), STORE_OK);
+    store_turn_end(sw);
+    assert_true(log_flush_take(store_log(store), 1000, true, &flush, NULL));
+    return flush;
+}
+
+static void end_write(struct store *store, const struct log_flush *flush)
+{
+    struct disk *disk = disk_real();
+    log_flush_done(store_log(store), flush,
+                   disk->ops->write(disk, flush->fd, flush->buffer, flush->len, flush->offset), 1000);
+}
+
+/* All that is written counts, although no later batch says yet that it is durable; but nothing behind a write
+ * under way. */
+static void test_beside_the_last_writes(void **state)
+{
+    struct store *store;
+    (void)state;
+    folder_remove("base");
+    status_t s = open_store("base", &store);
+    assert_true(status_is_ok(&s));
+    assert_int_equal(run_check("base", NULL), CHECK_WELL);
+    assert_says(" 0 valid records in 0 batches");
+    write_key(store, "a", slice_make("v", 1), 0);
+    assert_int_equal(run_check("base", NULL), CHECK_WELL);
+    assert_says("a server has");
+    assert_says(" 1 valid records in 1 batches");
+    struct log_flush first = begin_write(store, "b"), second = begin_write(store, "c");
+    end_write(store, &second);
+    assert_int_equal(run_check("base", NULL), CHECK_WELL);
+    assert_says(" 1 valid records in 1 batches");
+    end_write(store, &first);
+    assert_int_equal(run_check("base", NULL), CHECK_WELL);
+    assert_says(" 3 valid records in 3 batches");
+    store_close(store);
+}
+
 static int make_root(void **state)
 {
     (void)state;
@@ -790,6 +838,7 @@ int main(void)
         cmocka_unit_test(test_beside_a_checkpoint),
         cmocka_unit_test(test_beside_new_files),
         cmocka_unit_test(test_beside_a_new_segment),
+        cmocka_unit_test(test_beside_the_last_writes),
     };
     return cmocka_run_group_tests(tests, make_root, remove_root);
 }

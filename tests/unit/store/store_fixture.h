@@ -13,9 +13,9 @@
 
 #include <cmocka.h>
 
-#include "log/log.h"
 #include "sim/sim_disk.h"
 #include "store/store.h"
+#include "unit/store/by_hand.h"
 #include "unit/store/cold_values.h"
 
 struct fixture {
@@ -33,30 +33,37 @@ static inline void fixture_open(struct fixture *f)
     f->sw = store_worker_get(f->store, 0);
 }
 
+/* On a new simulated disk; config.disk and path are set here, workers if it has none. */
+static inline void fixture_init_with(struct fixture *f, struct store_config config)
+{
+    *f = (struct fixture){.sim = sim_disk_create(1), .config = config};
+    f->config.disk = &f->sim->disk;
+    f->config.path = "sim";
+    if (f->config.workers == 0)
+        f->config.workers = 1;
+    fixture_open(f);
+}
+
 static inline void fixture_init(struct fixture *f, unsigned workers)
 {
-    *f = (struct fixture){.sim = sim_disk_create(1)};
-    f->config = (struct store_config){.disk = &f->sim->disk,
-                                      .path = "sim",
-                                      .workers = workers,
-                                      .log_segment_bytes_first = 1 << 20,
-                                      .log_segment_bytes_max = 8 << 20,
-                                      .no_threads = true};
-    fixture_open(f);
+    fixture_init_with(f, (struct store_config){.workers = workers,
+                                               .log_segment_bytes_first = 1 << 20,
+                                               .log_segment_bytes_max = 8 << 20,
+                                               .no_threads = true});
+}
+
+/* As a DSYNC write. */
+static inline int64_t fixture_write(struct disk *disk, const struct log_flush *flush)
+{
+    int64_t n = by_hand_write(disk, flush);
+    sim_disk_sync_range((struct sim_disk *)(void *)disk, flush->fd, flush->offset, flush->len);
+    return n;
 }
 
 /* Brings everything that was written to the disk. result < 0: the disk says so instead. */
 static inline void fixture_flush(struct fixture *f, int64_t result)
 {
-    struct log_flush flush;
-    struct log *log = store_log(f->store);
-    (void)log_prepare(log);
-    while (log_flush_take(log, 1000, true, &flush, NULL)) {
-        int64_t n = f->sim->disk.ops->write(&f->sim->disk, flush.fd, flush.buffer, flush.len, flush.offset);
-        sim_disk_sync_range(f->sim, flush.fd, flush.offset, flush.len);
-        log_flush_done(log, &flush, result < 0 ? result : n, 1000);
-        (void)log_prepare(log);
-    }
+    by_hand_flush(f->store, &f->sim->disk, fixture_write, result);
 }
 
 static inline void fixture_reopen(struct fixture *f)
@@ -83,27 +90,14 @@ static inline struct slice text(const char *s)
 static inline enum store_result put(struct store_worker *sw, struct slice key, struct slice value,
                                     uint64_t expire_ms)
 {
-    struct store_entry entry;
-    store_turn_begin(sw);
-    sw->depends_lsn = 0;
-    store_key_prepare(sw, &entry.key, key);
-    enum store_result r = store_write_begin(sw, &entry, 1, value.len);
-    if (r == STORE_OK) {
-        if (value.data)
-            store_stage_set(sw, &entry, 0, value, expire_ms);
-        else
-            store_stage_delete(&entry, 0);
-        r = store_write_commit(sw);
-    }
-    store_turn_end(sw);
-    return r;
+    return by_hand_commit(sw, 1, &key, &value, expire_ms);
 }
 
 /* As a worker does it: what is busy is tried again in later turns, with flushes between. */
 static inline void put_surely(struct fixture *f, struct slice key, struct slice value)
 {
     enum store_result r = STORE_BUSY;
-    for (int turns = 0; r == STORE_BUSY && turns < 4; turns++) {
+    for (int turns = 0; r == STORE_BUSY && turns < BY_HAND_TRIES; turns++) {
         r = put(f->sw, key, value, 0);
         fixture_flush(f, 0);
     }
@@ -170,16 +164,9 @@ static inline bool is_cold(struct fixture *f, const char *name, struct store_vie
     return r == STORE_COLD;
 }
 
-/* Deferred work until there is no more. */
 static inline void background(struct fixture *f)
 {
-    bool more = true;
-    for (int turns = 0; turns < 10000 && more; turns++) {
-        store_turn_begin(f->sw);
-        more = store_background(f->sw, 64, NULL);
-        store_turn_end(f->sw);
-    }
-    assert_false(more);
+    by_hand_background(f->sw);
 }
 
 #endif

@@ -20,17 +20,13 @@ static uint64_t tell_resident(void *context)
 
 static void room_init(struct fixture *f, unsigned workers)
 {
-    *f = (struct fixture){.sim = sim_disk_create(1)};
-    f->config = (struct store_config){.disk = &f->sim->disk,
-                                      .path = "sim",
-                                      .workers = workers,
-                                      .log_segment_bytes_first = 8 << 20,
-                                      .log_segment_bytes_max = 8 << 20,
-                                      .no_threads = true,
-                                      .resident_bytes = tell_resident,
-                                      .memory_bytes_max = CAP};
     atomic_store(&resident, 0);
-    fixture_open(f);
+    fixture_init_with(f, (struct store_config){.workers = workers,
+                                               .log_segment_bytes_first = 8 << 20,
+                                               .log_segment_bytes_max = 8 << 20,
+                                               .no_threads = true,
+                                               .resident_bytes = tell_resident,
+                                               .memory_bytes_max = CAP});
 }
 
 static uint64_t promised(const struct fixture *f)

@@ -447,11 +447,9 @@ static void test_random_keys(void **state)
 
 static void test_without_a_log(void **state)
 {
-    struct fixture f = {.sim = sim_disk_create(1)};
+    struct fixture f;
     (void)state;
-    f.config =
-        (struct store_config){.disk = &f.sim->disk, .path = "sim", .workers = 1, .durability = STORE_NONE};
-    fixture_open(&f);
+    fixture_init_with(&f, (struct store_config){.durability = STORE_NONE});
     assert_null(store_log(f.store));
     assert_int_equal(put(f.sw, text("k"), text("v"), 0), STORE_OK);
     assert_true(is_durable(&f)); /* never holds anything */

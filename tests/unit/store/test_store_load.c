@@ -42,12 +42,7 @@ static void test_progress(void **state)
     struct told told = {0};
     fixture_init(&f, 1);
     put_many(&f, 0, OLD);
-    uint64_t ticket = store_checkpoint_request(f.store);
-    while (store_checkpoint_state(f.store, ticket) == STORE_CHECKPOINT_RUNNING) {
-        (void)store_keep(f.store);
-        fixture_flush(&f, 0);
-    }
-    assert_int_equal(store_checkpoint_state(f.store, ticket), STORE_CHECKPOINT_DONE);
+    by_hand_checkpoint(f.store, f.config.disk, fixture_write);
     put_many(&f, OLD, OLD + NEW);
     struct store_checkpoint_stats stats;
     store_checkpoint_stats_get(f.store, &stats);

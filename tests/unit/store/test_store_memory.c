@@ -4,14 +4,9 @@
 /* A store of one worker with that cap from its start. */
 static void capped_init(struct fixture *f, uint64_t cap_bytes)
 {
-    *f = (struct fixture){.sim = sim_disk_create(1)};
-    f->config = (struct store_config){.disk = &f->sim->disk,
-                                      .path = "sim",
-                                      .workers = 1,
-                                      .memory_bytes_max = cap_bytes,
-                                      .log_segment_bytes_max = 8 << 20,
-                                      .no_threads = true};
-    fixture_open(f);
+    fixture_init_with(f, (struct store_config){.memory_bytes_max = cap_bytes,
+                                               .log_segment_bytes_max = 8 << 20,
+                                               .no_threads = true});
 }
 
 static void assert_within(struct fixture *f, uint64_t cap_bytes)

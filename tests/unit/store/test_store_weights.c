@@ -100,11 +100,10 @@ static void test_dead_and_used(void **state)
 
 static void test_without_a_log_nothing_is_counted(void **state)
 {
-    struct fixture f = {.sim = sim_disk_create(1)};
+    struct fixture f;
     struct store_stats stats;
     (void)state;
-    f.config = (struct store_config){.durability = STORE_NONE, .workers = 1, .no_threads = true};
-    fixture_open(&f);
+    fixture_init_with(&f, (struct store_config){.durability = STORE_NONE, .no_threads = true});
     assert_int_equal(put(f.sw, text("k"), text(LARGE), 0), STORE_OK);
     assert_int_equal(put(f.sw, text("k"), text("v"), 0), STORE_OK);
     assert_int_equal(put(f.sw, text("k"), (struct slice){0}, 0), STORE_OK);

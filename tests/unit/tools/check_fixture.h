@@ -19,9 +19,9 @@
 #include <cmocka.h>
 
 #include "base/prng.h"
-#include "log/log.h"
 #include "store/store.h"
 #include "tools/check.h"
+#include "unit/store/by_hand.h"
 #include "unit/store/cold_values.h"
 #include "unit/store/relocate.h"
 
@@ -153,43 +153,20 @@ static inline status_t open_store(const char *folder, struct store **store)
 
 static inline void flush_store(struct store *store)
 {
-    struct log_flush flush;
-    struct disk *disk = disk_real();
-    struct log *log = store_log(store);
-    (void)log_prepare(log);
-    while (log_flush_take(log, 1000, true, &flush, NULL)) {
-        log_flush_done(log, &flush, disk->ops->write(disk, flush.fd, flush.buffer, flush.len, flush.offset),
-                       1000);
-        (void)log_prepare(log);
-    }
+    by_hand_flush(store, disk_real(), by_hand_write, 0);
 }
 
-/* values[i].data NULL: delete. One turn and one flush. */
+/* values[i].data NULL: delete. One turn and one flush, or some when it has to wait. */
 static inline void write_keys(struct store *store, unsigned n, const char *const *keys,
                               const struct slice *values, uint64_t expire_ms)
 {
-    struct store_worker *sw = store_worker_get(store, 0);
-    struct store_entry entries[8];
+    struct slice names[BY_HAND_KEYS_MAX];
     enum store_result r = STORE_BUSY;
-    uint64_t bytes = 0;
-    assert_true(n <= 8);
+    assert_in_range(n, 1, BY_HAND_KEYS_MAX);
     for (unsigned i = 0; i < n; i++)
-        bytes += values[i].len;
-    for (int turns = 0; r == STORE_BUSY && turns < 4; turns++) {
-        store_turn_begin(sw);
-        sw->depends_lsn = 0;
-        for (unsigned i = 0; i < n; i++)
-            store_key_prepare(sw, &entries[i].key, slice_make(keys[i], strlen(keys[i])));
-        r = store_write_begin(sw, entries, n, bytes);
-        for (unsigned i = 0; i < n && r == STORE_OK; i++) {
-            if (values[i].data)
-                store_stage_set(sw, entries, i, values[i], expire_ms);
-            else
-                store_stage_delete(entries, i);
-        }
-        if (r == STORE_OK)
-            r = store_write_commit(sw);
-        store_turn_end(sw);
+        names[i] = slice_make(keys[i], strlen(keys[i]));
+    for (int turns = 0; r == STORE_BUSY && turns < BY_HAND_TRIES; turns++) {
+        r = by_hand_commit(store_worker_get(store, 0), n, names, values, expire_ms);
         flush_store(store);
     }
     assert_int_equal(r, STORE_OK);
@@ -223,21 +200,12 @@ static inline void delete_tree(struct store *store, const char *path)
     assert_int_equal(store_delete_tree(sw, slice_make(path, strlen(path)), &count), STORE_OK);
     store_turn_end(sw);
     flush_store(store);
-    for (bool more = true; more;) {
-        store_turn_begin(sw);
-        more = store_background(sw, 100, NULL);
-        store_turn_end(sw);
-    }
+    by_hand_background(sw);
 }
 
 static inline void checkpoint(struct store *store)
 {
-    uint64_t ticket = store_checkpoint_request(store);
-    while (store_checkpoint_state(store, ticket) == STORE_CHECKPOINT_RUNNING) {
-        store_keep(store);
-        flush_store(store);
-    }
-    assert_int_equal(store_checkpoint_state(store, ticket), STORE_CHECKPOINT_DONE);
+    by_hand_checkpoint(store, disk_real(), by_hand_write);
 }
 
 /* Moves each value with probability share/256 to a data segment, as a cleaner does. */

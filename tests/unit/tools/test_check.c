@@ -770,9 +770,7 @@ static struct log_flush begin_write(struct store *store, const char *key)
 
 static void end_write(struct store *store, const struct log_flush *flush)
 {
-    struct disk *disk = disk_real();
-    log_flush_done(store_log(store), flush,
-                   disk->ops->write(disk, flush->fd, flush->buffer, flush->len, flush->offset), 1000);
+    log_flush_done(store_log(store), flush, by_hand_write(disk_real(), flush), 1000);
 }
 
 /* All that is written counts, although no later batch says yet that it is durable; but nothing behind a write

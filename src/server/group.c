@@ -372,6 +372,7 @@ static struct slice *argv_room(struct group *group, uint32_t count)
 
 static inline void add_item(struct group *group, struct source *source, const char *start, uint32_t argc)
 {
+    DCHECK(group->item_count < GROUP_COMMANDS_MAX);
     struct group_item *item = &group->items[group->item_count++];
     const struct slice *argv = group->argv + group->argv_used;
     const struct command *command = command_find(argv[0]);

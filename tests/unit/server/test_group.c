@@ -1,0 +1,132 @@
+/* Commands of connections that have to wait, on a worker without a thread: the test makes its turns. */
+#include "unit/store/store_fixture.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/server.h"
+#include "server/worker.h"
+#include "store/internal.h"
+
+enum { CONNECTIONS = 2, OUT_BYTES = 4096 };
+
+struct harness {
+    struct fixture f;
+    struct server server;
+    struct worker *worker;
+    struct conn *conns[CONNECTIONS];
+    int peers[CONNECTIONS];
+};
+
+static void harness_init(struct harness *h)
+{
+    char why[128];
+    memset(h, 0, sizeof *h);
+    fixture_init(&h->f, 1);
+    h->server.config.io = LOOP_EPOLL;
+    h->server.store = h->f.store;
+    h->server.worker_count = 1;
+    h->server.limits = (struct resp_limits){.bulk_bytes_max = 64 << 20, .request_bytes_max = 256 << 20};
+    pthread_mutex_init(&h->server.registry_lock, NULL);
+    status_t s = worker_create(&h->server, 0, &h->server.workers[0], why);
+    assert_true(status_is_ok(&s));
+    h->worker = h->server.workers[0];
+    for (int i = 0; i < CONNECTIONS; i++) {
+        int ends[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+        h->peers[i] = ends[1];
+        h->conns[i] = conn_create(h->worker, ends[0], false);
+        assert_non_null(h->conns[i]);
+    }
+    store_turn_begin(h->f.sw);
+}
+
+static void harness_deinit(struct harness *h)
+{
+    store_turn_end(h->f.sw);
+    worker_destroy(h->worker);
+    for (int i = 0; i < CONNECTIONS; i++)
+        close(h->peers[i]);
+    pthread_mutex_destroy(&h->server.registry_lock);
+    fixture_flush(&h->f, 0);
+    fixture_deinit(&h->f);
+}
+
+/* The connection sends that, and it is run as far as it can. */
+static void send_commands(struct harness *h, struct conn *conn, const char *data, size_t len)
+{
+    conn_input_append(conn, data, len);
+    group_resume(&h->worker->group, conn);
+    group_execute(&h->worker->group);
+}
+
+/* As the worker does it from its list. */
+static void retry(struct harness *h, struct conn *conn)
+{
+    assert_true(conn->flags & CONN_PARKED);
+    assert_non_null(conn->retry.next);
+    conn_list_remove(&conn->retry);
+    conn->flags &= ~(uint32_t)CONN_PARKED;
+    group_retry(&h->worker->group, conn);
+}
+
+static void assert_replies(struct conn *conn, const char *expected)
+{
+    struct iovec pieces[LOOP_PIECES_MAX];
+    char out[OUT_BYTES];
+    size_t n = 0;
+    int count = reply_sendable(&conn->reply, UINT64_MAX, pieces, LOOP_PIECES_MAX);
+    for (int i = 0; i < count; i++) {
+        assert_true(n + pieces[i].iov_len < OUT_BYTES);
+        memcpy(out + n, pieces[i].iov_base, pieces[i].iov_len);
+        n += pieces[i].iov_len;
+    }
+    out[n] = '\0';
+    assert_string_equal(out, expected);
+}
+
+/* What stands behind a parked command is collected when that has run; the next connection's command comes in
+ * a group that is full. */
+static void test_a_retry_behind_a_full_group(void **state)
+{
+    static const char set[] = "*3\r\n$3\r\nSET\r\n$4\r\nbusy\r\n$1\r\nv\r\n", ping[] = "*1\r\n$4\r\nPING\r\n";
+    static const unsigned behind[] = {1, GROUP_COMMANDS_MAX - 1, GROUP_COMMANDS_MAX, GROUP_COMMANDS_MAX + 1,
+                                      2 * GROUP_COMMANDS_MAX};
+    (void)state;
+    for (unsigned n = 0; n < sizeof behind / sizeof *behind; n++) {
+        struct harness h;
+        struct store_key key;
+        char input[OUT_BYTES], expected[OUT_BYTES];
+        harness_init(&h);
+        size_t in = (size_t)snprintf(input, OUT_BYTES, "%s", set);
+        size_t out = (size_t)snprintf(expected, OUT_BYTES, "+OK\r\n");
+        for (unsigned i = 0; i < behind[n]; i++) {
+            in += (size_t)snprintf(input + in, OUT_BYTES - in, "%s", ping);
+            out += (size_t)snprintf(expected + out, OUT_BYTES - out, "+PONG\r\n");
+        }
+        store_key_prepare(h.f.sw, &key, text("busy"));
+        uint32_t stripe = keylock_stripe(key.hash);
+        assert_true(keylock_acquire(&h.f.store->locks, stripe));
+        for (int i = 0; i < CONNECTIONS; i++) {
+            send_commands(&h, h.conns[i], input, in);
+            assert_replies(h.conns[i], "");
+        }
+        keylock_release(&h.f.store->locks, stripe);
+        for (int i = 0; i < CONNECTIONS; i++) {
+            retry(&h, h.conns[i]);
+            assert_in_range(h.worker->group.item_count, 1, GROUP_COMMANDS_MAX);
+        }
+        group_execute(&h.worker->group);
+        for (int i = 0; i < CONNECTIONS; i++)
+            assert_replies(h.conns[i], expected);
+        harness_deinit(&h);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_retry_behind_a_full_group),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

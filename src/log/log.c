@@ -66,6 +66,16 @@ static bool has_next(const struct log *log)
     return log->prepared && !log->prepared->for_deletes;
 }
 
+/* A record needs a segment with room for so many bytes. */
+static void want_segment_of(struct log *log, uint64_t bytes)
+{
+    if (bytes + LOG_BLOCK_BYTES <= log->wanted_bytes)
+        return;
+    if (log->wanted_bytes == 0)
+        log->wanted_since_us = clock_monotonic_us();
+    log->wanted_bytes = bytes + LOG_BLOCK_BYTES;
+}
+
 /* Makes sure that the current segment has room for a batch with `need` bytes of records. */
 static bool make_room(struct log *log, uint64_t need)
 {
@@ -76,11 +86,8 @@ static bool make_room(struct log *log, uint64_t need)
         roll(log);
         return true;
     }
-    if (need && bytes + LOG_BLOCK_BYTES > log->wanted_bytes) {
-        if (log->wanted_bytes == 0)
-            log->wanted_since_us = clock_monotonic_us();
-        log->wanted_bytes = bytes + LOG_BLOCK_BYTES;
-    }
+    if (need)
+        want_segment_of(log, bytes);
     return need == 0 && segment_room(log) >= LOG_BLOCK_BYTES;
 }
 
@@ -176,37 +183,51 @@ uint64_t log_large_bytes(const struct log *log)
     return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_bytes, memory_order_relaxed);
 }
 
-bool log_large_must_wait(const struct log *log)
+/* Is the open batch so far, when it is closed, and a batch of so many bytes behind it in the current or the
+ * prepared segment? One for deletes is for short records. */
+static bool large_fits(const struct log *log, uint64_t bytes)
 {
-    return log_large_bytes(log) >= LOG_LARGE_WAITING_MAX;
-}
-
-/* May a long record go where there is room for it? A segment for deletes is for short ones. */
-static bool large_fits(const struct log *log, size_t bytes)
-{
-    return !(log->prepared && log->prepared->for_deletes) || segment_room(log) >= BATCH_HEADER_BYTES + bytes;
+    uint64_t offset =
+        (uint32_t)atomic_load_explicit(&((struct log *)(uintptr_t)log)->word, memory_order_relaxed);
+    bool open = offset != WORD_CLOSED && offset > BATCH_HEADER_BYTES;
+    return segment_room(log) >= bytes + (open ? round_up(offset, LOG_BLOCK_BYTES) : 0) ||
+           (has_next(log) && log->prepared->bytes - LOG_BLOCK_BYTES >= bytes);
 }
 
 /* There was no room just now for a segment that this would need. */
-static bool was_refused(const struct log *log, size_t bytes)
+static bool was_refused(const struct log *log, uint64_t bytes)
 {
-    uint64_t segment_bytes = bytes + BATCH_HEADER_BYTES + LOG_BLOCK_BYTES;
-    return log->refused_bytes && segment_bytes >= log->refused_bytes &&
+    return log->refused_bytes && bytes + LOG_BLOCK_BYTES >= log->refused_bytes &&
            clock_monotonic_us() - log->refused_us < LOG_REFUSED_US;
+}
+
+/* Under the lock. LOG_RESERVED: a batch of so many bytes of records may be opened. Else a segment for it is
+ * wanted from now on, if it can have one. */
+static enum log_reserve_result find_large(struct log *log, size_t records_bytes)
+{
+    uint64_t bytes = BATCH_HEADER_BYTES + records_bytes;
+    if (log_large_bytes(log) >= LOG_LARGE_WAITING_MAX)
+        return LOG_WAIT;
+    if (large_fits(log, bytes))
+        return LOG_RESERVED;
+    if (was_refused(log, bytes))
+        return LOG_NO_SPACE;
+    if (log->prepared == NULL || has_next(log))
+        want_segment_of(log, bytes);
+    return refused(log, LOG_NORMAL);
 }
 
 static enum log_reserve_result reserve_large(struct log *log, size_t bytes, struct log_batch *large,
                                              struct log_slot *slot)
 {
-    enum log_reserve_result result = LOG_RESERVED;
     spin_lock(&log->lock);
-    if (log_large_must_wait(log)) {
-        spin_unlock(&log->lock);
-        return LOG_WAIT;
+    enum log_reserve_result result = find_large(log, bytes);
+    if (result == LOG_RESERVED) {
+        retire_open(log, close_word(log)); /* others may have reserved there since */
+        result = find_large(log, bytes);
     }
-    retire_open(log, close_word(log));
-    uint64_t wanted = log->wanted_bytes;
-    if (large_fits(log, bytes) && make_room(log, bytes)) {
+    if (result == LOG_RESERVED) {
+        CHECK(make_room(log, bytes));
         atomic_fetch_add_explicit(&log->large_bytes, large->capacity, memory_order_relaxed);
         batch_open(log, large);
         append_closed(log, large, BATCH_HEADER_BYTES + bytes);
@@ -214,13 +235,9 @@ static enum log_reserve_result reserve_large(struct log *log, size_t bytes, stru
         slot->generation = atomic_load_explicit(&large->generation, memory_order_relaxed);
         slot->dst = large->buffer + BATCH_HEADER_BYTES;
         slot->batch = large;
-    } else if (was_refused(log, bytes)) {
-        log->wanted_bytes = wanted;
-        result = LOG_NO_SPACE;
-    } else {
-        result = refused(log, LOG_NORMAL);
     }
-    (void)open_next(log, 0); /* if not now, then when a batch has come free */
+    if ((uint32_t)atomic_load_explicit(&log->word, memory_order_relaxed) == WORD_CLOSED)
+        (void)open_next(log, 0); /* if not now, then when a batch has come free */
     spin_unlock(&log->lock);
     return result;
 }
@@ -246,16 +263,37 @@ static bool make_way(struct log *log, uint64_t seen, size_t bytes, enum log_rese
     return again;
 }
 
-enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t records,
-                                    enum log_reserve_kind kind, struct log_batch *large,
-                                    struct log_slot *slot)
+/* What nothing can be reserved for, however much it is; LOG_RESERVED: go on. */
+static inline enum log_reserve_result refused_at_once(struct log *log, size_t bytes,
+                                                      enum log_reserve_kind kind)
 {
-    DCHECK(bytes > 0 && bytes % 8 == 0);
     if (UNLIKELY(atomic_load_explicit(&log->failed, memory_order_relaxed) != NULL))
         return LOG_DEAD;
     if (UNLIKELY(atomic_load_explicit(&log->scarce, memory_order_relaxed)) && kind == LOG_NORMAL &&
         in_headroom(log, bytes))
         return atomic_load_explicit(&log->disk_full, memory_order_relaxed) ? LOG_NO_SPACE : LOG_WAIT;
+    return LOG_RESERVED;
+}
+
+enum log_reserve_result log_large_ask(struct log *log, size_t bytes, enum log_reserve_kind kind)
+{
+    enum log_reserve_result result = refused_at_once(log, bytes, kind);
+    if (result != LOG_RESERVED)
+        return result;
+    spin_lock(&log->lock);
+    result = find_large(log, bytes);
+    spin_unlock(&log->lock);
+    return result;
+}
+
+enum log_reserve_result log_reserve(struct log *log, size_t bytes, uint32_t records,
+                                    enum log_reserve_kind kind, struct log_batch *large,
+                                    struct log_slot *slot)
+{
+    DCHECK(bytes > 0 && bytes % 8 == 0);
+    enum log_reserve_result result = refused_at_once(log, bytes, kind);
+    if (UNLIKELY(result != LOG_RESERVED))
+        return result;
     slot->bytes = bytes;
     slot->records = records;
     if (large)

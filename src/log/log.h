@@ -129,9 +129,11 @@ enum log_reserve_kind {
 
 /* What records of their own batch take now. Any thread. */
 uint64_t log_large_bytes(const struct log *log);
-/* Is so much memory in long records that have not been written yet that a further one must wait? A hint that
- * spares preparing it: log_reserve looks again. */
-bool log_large_must_wait(const struct log *log);
+/* What would log_reserve answer now for a long record of so many bytes? It reserves nothing and costs as
+ * little, so ask before the record is put together, and when it had to wait, before that is tried again:
+ * log_reserve looks once more. As after a refused log_reserve a segment is made for it, if there can be one.
+ * Any thread. */
+enum log_reserve_result log_large_ask(struct log *log, size_t bytes, enum log_reserve_kind kind);
 
 /* Reserves bytes (a multiple of 8, > 0, <= LOG_SMALL_BYTES_MAX unless large is given). Call it under the key
  * locks; on anything but LOG_RESERVED nothing was reserved. After LOG_RESERVED only copy, seal and

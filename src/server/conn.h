@@ -68,6 +68,8 @@ struct conn {
     struct conn_link dirty, held, retry, saving, all; /* the worker's lists */
     uint64_t save_ticket; /* of the checkpoint or backup that its parked command waits for; 0: none */
     bool save_is_backup;
+    uint64_t
+        log_wait_bytes; /* for its parked command to have room in the log; 0: it waits for something else */
 
     /* values from disk (CONN_FETCHING) */
     struct store_waiter waiter; /* for cold values that its command needs */

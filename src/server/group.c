@@ -146,10 +146,11 @@ static void ask_ahead(struct group *group, const struct group_item *item)
         conn->ahead++;
 }
 
-static void park(struct group_item *item)
+static void park(struct group_item *item, uint64_t log_wait_bytes)
 {
     struct conn *conn = item->conn;
     conn->flags |= CONN_PARKED;
+    conn->log_wait_bytes = log_wait_bytes;
     conn->ahead_seen = 0;
     set_back(item);
 }
@@ -221,8 +222,9 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
         };
         result = item->command->handler(&call);
         if (UNLIKELY(result == COMMAND_AGAIN)) {
+            uint64_t log_wait_bytes = store_log_wait(worker->sw);
             if (!budget_gives_up(conn)) {
-                park(item);
+                park(item, log_wait_bytes);
                 return;
             }
             refuse_for_room(conn);
@@ -598,6 +600,13 @@ void group_resume(struct group *group, struct conn *conn)
 
 void group_retry(struct group *group, struct conn *conn)
 {
+    struct worker *worker = group->worker;
+    if (conn->log_wait_bytes && !store_log_may_go_on(worker->sw, conn->log_wait_bytes)) {
+        conn->flags |= CONN_PARKED;
+        conn_list_add(&worker->retry, &conn->retry);
+        return;
+    }
+    STAT_ADD(worker->stats.retries, 1);
     group_execute(group); /* parse_slow needs a place among the items */
     struct source *source = open_input(group, conn);
     if (source)

@@ -58,7 +58,9 @@ void group_deinit(struct group *group);
 void group_feed(struct group *group, struct conn *conn, const char *data, size_t len, uint32_t buffer_id);
 /* Goes on with a connection's waiting input. */
 void group_resume(struct group *group, struct conn *conn);
-/* The same, with its first command alone at first: it had to wait, and may have to again. */
+/* The same, with its first command alone at first: it had to wait (the caller has taken CONN_PARKED away),
+ * and may have to again. If that is for the log to have room it is not even parsed before there is: a long
+ * one takes milliseconds. */
 void group_retry(struct group *group, struct conn *conn);
 /* Runs what was collected. */
 void group_execute(struct group *group);

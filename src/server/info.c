@@ -32,7 +32,7 @@ struct totals {
     uint64_t counters[8]; /* by enum base */
     uint64_t held, parked, connections;
     uint64_t turns, turns_busy, system_calls;
-    uint64_t reads, read_turns;
+    uint64_t retries, reads, read_turns;
     uint64_t input_bytes, pool_bytes; /* memory */
     uint64_t calls[WORKER_COMMANDS_MAX];
     uint64_t rejected[WORKER_COMMANDS_MAX];
@@ -62,6 +62,7 @@ static void add_up(struct server *server, struct totals *t)
         t->parked += STAT_GET(w->stats.parked);
         t->connections += STAT_GET(w->connections);
         t->turns_busy += STAT_GET(w->stats.turns_busy);
+        t->retries += STAT_GET(w->stats.retries);
         t->reads += STAT_GET(w->stats.reads);
         t->read_turns += STAT_GET(w->stats.read_turns);
         t->turns += __atomic_load_n(&w->loop->stats.turns, __ATOMIC_RELAXED);
@@ -395,6 +396,7 @@ static void print_kvasir(struct info *i)
     print_cold(i);
     LINE_U64(i, "held_replies", t->held);
     LINE_U64(i, "parked_commands", t->parked);
+    LINE_U64(i, "command_retries", t->retries);
     LINE_U64(i, "loop_turns", t->turns);
     LINE_U64(i, "operations", operations);
     fprintf(i->out, "operations_per_turn:%.2f\r\n",

@@ -41,6 +41,7 @@ struct worker_stats {
     _Atomic uint64_t accepted, refused;
     _Atomic uint64_t held;       /* connections with held replies now */
     _Atomic uint64_t parked;     /* connections with a command that waits now */
+    _Atomic uint64_t retries;    /* of parked commands, but for those that were only asked whether they may */
     _Atomic uint64_t reads;      /* of cold values */
     _Atomic uint64_t read_turns; /* turns that queued any: each was one submission */
     _Atomic uint64_t calls[WORKER_COMMANDS_MAX];

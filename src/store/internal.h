@@ -87,7 +87,8 @@ struct store_worker_private {
     size_t stripes_capacity;
     struct log_batch *large; /* made ahead for a long record */
     size_t large_bytes;
-    uint64_t *hashes; /* contents of a long record's parts */
+    uint64_t log_wait_bytes; /* for a long record of so many the log had no room; see store_log_wait */
+    uint64_t *hashes;        /* contents of a long record's parts */
     size_t hashes_capacity;
     /* The snapshot under way. */
     uint32_t *sequences;

@@ -265,6 +265,13 @@ void store_stage_expire(struct store_worker *sw, struct store_entry *entries, un
 enum store_result store_write_commit(struct store_worker *sw);
 void store_write_abort(struct store_worker *sw);
 
+/* After a commit's STORE_BUSY: bytes of a long record that the log has no room for yet; 0: it waits for
+ * something else. Answers once. */
+uint64_t store_log_wait(struct store_worker *sw);
+/* Is it worth beginning such a write again? Much cheaper than beginning it; an error to be told is one too.
+ */
+bool store_log_may_go_on(struct store_worker *sw, uint64_t bytes);
+
 /* Deletes the key `path` and all keys below `path/`; an empty path is everything. One log record, one
  * instant. *count: keys removed; NULL: not wanted (cheaper for everything). */
 enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count);

@@ -199,6 +199,7 @@ enum store_result store_write_begin(struct store_worker *sw, struct store_entry 
 {
     struct store_worker_private *p = sw->private;
     CHECK(n > 0 && p->entry_count == 0);
+    p->log_wait_bytes = 0;
     if (UNLIKELY(bytes_hint > LOG_SMALL_BYTES_MAX / 2) && sw->store->log) {
         uint64_t bytes = bytes_hint + RECORD_HEADER_BYTES;
         for (unsigned i = 0; i < n; i++)
@@ -477,6 +478,18 @@ done:
         forget_large(p);
     }
     return result;
+}
+
+uint64_t store_log_wait(struct store_worker *sw)
+{
+    uint64_t bytes = sw->private->log_wait_bytes;
+    sw->private->log_wait_bytes = 0;
+    return bytes;
+}
+
+bool store_log_may_go_on(struct store_worker *sw, uint64_t bytes)
+{
+    return log_large_ask(sw->store->log, bytes, LOG_NORMAL) != LOG_WAIT;
 }
 
 void store_write_abort(struct store_worker *sw)

@@ -73,8 +73,11 @@ enum store_result write_log(struct store_worker *sw, const struct write_plan *pl
     enum log_reserve_kind kind = plan->only_deletes ? LOG_HEADROOM : LOG_NORMAL;
     bool large = plan->bytes > LOG_SMALL_BYTES_MAX;
     if (UNLIKELY(large)) {
-        if (log_large_must_wait(store->log))
-            return STORE_BUSY;
+        enum log_reserve_result asked = log_large_ask(store->log, plan->bytes, kind);
+        if (asked == LOG_WAIT && kind == LOG_NORMAL)
+            p->log_wait_bytes = plan->bytes;
+        if (asked != LOG_RESERVED)
+            return reserve_failed(asked);
         p->hashes = store_grow(p->hashes, &p->hashes_capacity, plan->records + 1, sizeof *p->hashes);
         slot = (struct log_slot){0}; /* not known yet: seal_large */
         encode(p, plan, log_large_data(p->large), &slot, p->hashes);

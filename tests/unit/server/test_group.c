@@ -8,7 +8,7 @@
 #include "server/worker.h"
 #include "store/internal.h"
 
-enum { CONNECTIONS = 2, OUT_BYTES = 4096 };
+enum { CONNECTIONS = 2, OUT_BYTES = 4096, BIG_BYTES = 3 << 20 };
 
 struct harness {
     struct fixture f;
@@ -123,10 +123,45 @@ static void test_a_retry_behind_a_full_group(void **state)
     }
 }
 
+/* A long value waits until the log has a segment for it: nothing is made of it before. */
+static void test_a_long_write_waits_for_the_log(void **state)
+{
+    enum { RETRIES = 100 };
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    const struct store_worker_private *p = h.f.sw->private;
+    char *input = malloc(BIG_BYTES + 64);
+    assert_non_null(input);
+    int at = snprintf(input, 64, "*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$%d\r\n", BIG_BYTES);
+    memset(input + at, 'v', BIG_BYTES);
+    memcpy(input + at + BIG_BYTES, "\r\n", 2);
+    send_commands(&h, h.conns[0], input, (size_t)at + BIG_BYTES + 2);
+    for (int i = 0; i < RETRIES; i++)
+        retry(&h, h.conns[0]);
+    assert_int_equal(h.worker->stats.retries, 0);
+    assert_non_null(p->large);
+    for (int i = 0; i < BIG_BYTES; i++)
+        assert_int_equal(log_large_data(p->large)[i], 0);
+    assert_replies(h.conns[0], "");
+    send_commands(&h, h.conns[1], "PING\r\n", 6);
+    assert_replies(h.conns[1], "+PONG\r\n");
+    for (int i = 0; i < 2; i++) { /* makes a segment, and then one that is large enough */
+        fixture_flush(&h.f, 0);
+        retry(&h, h.conns[0]);
+    }
+    assert_int_equal(h.worker->stats.retries, 1);
+    assert_replies(h.conns[0], "+OK\r\n");
+    assert_null(p->large);
+    free(input);
+    harness_deinit(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_retry_behind_a_full_group),
+        cmocka_unit_test(test_a_long_write_waits_for_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "server/server.h"
 #include "tools/tools.h"
 
 #ifndef KVASIR_VERSION
@@ -15,7 +14,7 @@ static const struct tool {
     int (*run)(int argc, char **argv);
     const char *summary;
 } tools[] = {
-    {"server", server_main, "run the server"},
+    {"server", tool_server, "run the server"},
     {"get", tool_get, "print a key's value"},
     {"put", tool_put, "store a value"},
     {"del", tool_del, "delete keys"},

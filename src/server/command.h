@@ -47,8 +47,7 @@ enum command_flag {
     COMMAND_WRITE = 2,
     COMMAND_FAST = 4,
     COMMAND_ADMIN = 8,
-    COMMAND_CONNECTION = 16,  /* about the connection; allowed before HELLO AUTH etc. */
-    COMMAND_READS_VALUE = 32, /* needs the value of its key, not only to know of it: worth reading ahead */
+    COMMAND_READS_VALUE = 16, /* needs the value of its key, not only to know of it: worth reading ahead */
 };
 
 struct command {

@@ -100,8 +100,6 @@ enum command_result command_write(struct command_call *call, struct store_entry 
 /* The same for the command's one key (argument 1). */
 enum command_result command_write_one(struct command_call *call, uint64_t bytes_hint, command_stage stage,
                                       void *context);
-/* Writes the value of a found key as a bulk; COMMAND_AGAIN if it kept changing. */
-enum command_result command_reply_view(struct command_call *call, const struct store_key *key);
 
 /* Parsed expiry: turns a number in seconds or ms, relative or absolute, into absolute ms; answers the error
  * if it makes no sense. */
@@ -117,7 +115,7 @@ bool command_expire_ms(struct command_call *call, struct slice arg, bool seconds
     X(getrange) X(getset) X(hello) X(http) X(incr) X(incrby) X(incrbyfloat) X(info) X(keys) X(kids) \
     X(lastsave) X(mget) X(mset) X(msetnx) X(persist) X(pexpire) X(pexpireat) X(pexpiretime) X(ping) \
     X(psetex) X(pttl) X(quit) X(randomkey) X(range) X(reset) X(save) X(scan) X(select) X(set) X(setex) \
-    X(setnx) X(setrange) X(shutdown) X(strlen) X(time) X(touch) X(ttl) X(type)
+    X(setnx) X(setrange) X(shutdown) X(strlen) X(time) X(ttl) X(type)
 /* clang-format on */
 
 #define X(name) enum command_result command_##name(struct command_call *call);

@@ -64,11 +64,6 @@ enum command_result command_exists(struct command_call *call)
     }
 }
 
-enum command_result command_touch(struct command_call *call)
-{
-    return command_exists(call);
-}
-
 enum command_result command_type(struct command_call *call)
 {
     struct store_key own;

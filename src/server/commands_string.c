@@ -53,7 +53,8 @@ static enum command_result value_elsewhere(struct command_call *call, enum store
     return command_value_failed(call, r, view->address);
 }
 
-enum command_result command_reply_view(struct command_call *call, const struct store_key *key)
+/* Writes the value of a key as a bulk. */
+static enum command_result reply_view(struct command_call *call, const struct store_key *key)
 {
     struct store_view view;
     enum store_result r = reply_key(call, key, &view);
@@ -63,7 +64,7 @@ enum command_result command_reply_view(struct command_call *call, const struct s
 enum command_result command_get(struct command_call *call)
 {
     struct store_key own;
-    return command_reply_view(call, command_key(call, 1, &own));
+    return reply_view(call, command_key(call, 1, &own));
 }
 
 enum command_result command_strlen(struct command_call *call)
@@ -422,7 +423,7 @@ enum command_result command_getex(struct command_call *call)
     if (call->argc > 2)
         return command_write_one(call, 0, stage_getex, &o);
     struct store_key own;
-    return command_reply_view(call, command_key(call, 1, &own));
+    return reply_view(call, command_key(call, 1, &own));
 }
 
 /* ---- several at once ---- */

@@ -6,7 +6,6 @@
  * passed its LSN. They grow in both fields, so the first one alone decides what may leave. */
 #include "server/reply.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -88,6 +87,13 @@ uint64_t reply_pool_errors(const struct reply_pool *pool, unsigned kind)
     return atomic_load_explicit(&pool->errors[kind], memory_order_relaxed);
 }
 
+/* One writer. */
+static void change(_Atomic uint64_t *number, uint64_t by)
+{
+    uint64_t old = atomic_load_explicit(number, memory_order_relaxed);
+    atomic_store_explicit(number, old + by, memory_order_relaxed);
+}
+
 static void count_error(struct reply_pool *pool, const char *text)
 {
     size_t len = strcspn(text, " ");
@@ -95,15 +101,7 @@ static void count_error(struct reply_pool *pool, const char *text)
     while (kind < REPLY_ERROR_KINDS - 1 &&
            (strncmp(text, reply_error_kinds[kind], len) != 0 || reply_error_kinds[kind][len] != '\0'))
         kind++;
-    uint64_t count = atomic_load_explicit(&pool->errors[kind], memory_order_relaxed);
-    atomic_store_explicit(&pool->errors[kind], count + 1, memory_order_relaxed);
-}
-
-/* One writer. */
-static void change(_Atomic uint64_t *number, uint64_t by)
-{
-    uint64_t old = atomic_load_explicit(number, memory_order_relaxed);
-    atomic_store_explicit(number, old + by, memory_order_relaxed);
+    change(&pool->errors[kind], 1);
 }
 
 static uint64_t chunk_bytes(const struct reply_chunk *chunk)
@@ -223,7 +221,7 @@ static const char digit_pairs[] =
     "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
     "8081828384858687888990919293949596979899";
 
-/* Writes value in decimal, returns the end. Room for 20 bytes. */
+/* For put_u64. */
 static char *put_long(char *p, uint64_t value)
 {
     char digits[20];
@@ -282,7 +280,7 @@ static void put_header(struct reply *r, char type, uint64_t n)
 
 /* ---- RESP values ---- */
 
-void reply_raw(struct reply *r, struct slice bytes)
+static void put_raw(struct reply *r, struct slice bytes)
 {
     if (bytes.len == 0)
         return;
@@ -368,34 +366,14 @@ void reply_verbatim(struct reply *r, struct slice text)
         return;
     }
     put_header(r, '=', text.len + 4);
-    reply_raw(r, SLICE_LITERAL("txt:"));
-    reply_raw(r, text);
-    reply_raw(r, SLICE_LITERAL("\r\n"));
+    put_raw(r, SLICE_LITERAL("txt:"));
+    put_raw(r, text);
+    put_raw(r, SLICE_LITERAL("\r\n"));
 }
 
 void reply_null(struct reply *r)
 {
-    reply_raw(r, r->resp < 3 ? SLICE_LITERAL("$-1\r\n") : SLICE_LITERAL("_\r\n"));
-}
-
-void reply_null_array(struct reply *r)
-{
-    reply_raw(r, r->resp < 3 ? SLICE_LITERAL("*-1\r\n") : SLICE_LITERAL("_\r\n"));
-}
-
-void reply_double(struct reply *r, double value)
-{
-    char text[40];
-    int n = isinf(value) ? snprintf(text, sizeof text, "%s", value > 0 ? "inf" : "-inf")
-                         : snprintf(text, sizeof text, "%.17g", value);
-    struct slice digits = slice_make(text, (size_t)n);
-    if (r->resp < 3) {
-        reply_bulk(r, digits);
-        return;
-    }
-    reply_raw(r, SLICE_LITERAL(","));
-    reply_raw(r, digits);
-    reply_raw(r, SLICE_LITERAL("\r\n"));
+    put_raw(r, r->resp < 3 ? SLICE_LITERAL("$-1\r\n") : SLICE_LITERAL("_\r\n"));
 }
 
 void reply_array(struct reply *r, uint64_t count)

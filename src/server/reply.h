@@ -14,8 +14,8 @@
 #include "base/bytes.h"
 
 enum {
-    REPLY_CHUNK_BYTES = 16384
-}; /* of an ordinary chunk, header included; a longer reply gets one of its own size */
+    REPLY_CHUNK_BYTES = 16384, /* of an ordinary chunk, header included; a longer value gets its own */
+};
 
 struct reply_chunk; /* reply.c */
 struct reply_pool;  /* free chunks of a worker */
@@ -37,10 +37,9 @@ struct reply_pool *reply_pool_create(void);
 void reply_pool_destroy(struct reply_pool *pool);
 /* Shall new chunks be small, as there is little memory for them? */
 void reply_pool_save(struct reply_pool *pool, bool on);
-uint64_t reply_pool_bytes(
-    const struct reply_pool *pool); /* memory held by the pool and by its chunks in use; any thread */
-
-/* Memory of chunks in use: of output that has not been sent. Any thread. */
+/* Memory of free chunks and of those in use. Any thread. */
+uint64_t reply_pool_bytes(const struct reply_pool *pool);
+/* Of those in use alone: of output that has not been sent. Any thread. */
 uint64_t reply_pool_busy_bytes(const struct reply_pool *pool);
 
 /* Error replies that were written, by the first word of their text. Any thread. */
@@ -58,21 +57,17 @@ static inline char *reply_room(struct reply *r, size_t n)
     return (size_t)(r->limit - r->cursor) >= n ? r->cursor : reply_room_slow(r, n);
 }
 
-/* RESP values. The _null forms follow r->resp. Texts of status and error have no CRLF. */
-void reply_raw(struct reply *r, struct slice bytes);
+/* RESP values, in the form of r->resp. A status has no CRLF in it. An error's text begins with its kind ("ERR
+ * ..."); control bytes in it become spaces, and it is cut at 2 KiB. */
 void reply_ok(struct reply *r);
 void reply_status(struct reply *r, const char *text);
-void reply_error(struct reply *r, const char *format, ...)
-    __attribute__((format(printf, 2,
-                          3))); /* with its prefix: "ERR ..." ; CR/LF and other control bytes become spaces */
+void reply_error(struct reply *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void reply_integer(struct reply *r, int64_t value);
 void reply_bulk(struct reply *r, struct slice bytes);
 void reply_bulk_text(struct reply *r, const char *text);
 void reply_bulk_integer(struct reply *r, int64_t value);
 void reply_verbatim(struct reply *r, struct slice text); /* RESP3 "=len\r\ntxt:...", RESP2 bulk */
 void reply_null(struct reply *r);                        /* "$-1" or "_" */
-void reply_null_array(struct reply *r);                  /* "*-1" or "_" */
-void reply_double(struct reply *r, double value);        /* RESP3 ",", RESP2 bulk */
 void reply_array(struct reply *r, uint64_t count);
 void reply_map(struct reply *r, uint64_t pairs); /* RESP3 "%pairs", RESP2 "*2*pairs" */
 void reply_set(struct reply *r, uint64_t count); /* RESP3 "~count", RESP2 "*count" */

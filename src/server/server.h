@@ -124,7 +124,4 @@ static inline enum server_phase server_phase(const struct server *server)
     return (enum server_phase)atomic_load_explicit(&server->phase, memory_order_acquire);
 }
 
-/* The whole program `kvasir server`: options, signals, start line (tools/server_main.c). */
-int server_main(int argc, char **argv);
-
 #endif

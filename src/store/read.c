@@ -361,11 +361,6 @@ uint64_t store_count(struct store_worker *sw)
     return keys;
 }
 
-uint64_t store_count_expiring(struct store *store)
-{
-    return atomic_load_explicit(&store->expiring, memory_order_relaxed);
-}
-
 /* ---- ordered access ---- */
 
 _Static_assert(sizeof(struct ordered_cursor) <= sizeof(((struct store_cursor *)0)->internal),

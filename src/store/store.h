@@ -182,8 +182,6 @@ bool store_snapshot_end(struct store_worker *sw);
 
 /* Number of live keys (expired ones that nobody noticed yet included). */
 uint64_t store_count(struct store_worker *sw);
-/* Number of keys with an expiry (approximate; statistics). */
-uint64_t store_count_expiring(struct store *store);
 
 /* ---- ordered access ---- */
 

@@ -15,6 +15,7 @@
 #include "sys/net.h"
 #include "tools/descriptors.h"
 #include "tools/options.h"
+#include "tools/tools.h"
 
 static const char usage[] = "server [--listen HOST:PORT] [--dir DIR] [options]";
 static const char about[] = "A durable key-value server that speaks the Redis protocol.";
@@ -143,7 +144,7 @@ static int read_settings(struct settings *s, int argc, char **argv)
     return code;
 }
 
-int server_main(int argc, char **argv)
+int tool_server(int argc, char **argv)
 {
     struct settings settings;
     struct server *server;

@@ -1,4 +1,4 @@
-/* tools: what `kvasir NAME` runs, other than the server. argv[0] is the tool's name.
+/* tools: what `kvasir NAME` runs. argv[0] is the tool's name.
  *
  * All return the process's exit code. They block, and use signals and standard streams as a program does. */
 #ifndef KVASIR_TOOLS_TOOLS_H
@@ -27,6 +27,7 @@ enum {
         "port", OPTION_TEXT, (into), "N", "short for --connect 127.0.0.1:N", 0, 0                            \
     }
 
+int tool_server(int argc, char **argv); /* options, signals, start line, the server; enum server_exit */
 int tool_get(int argc, char **argv);
 int tool_put(int argc, char **argv);
 int tool_del(int argc, char **argv);

@@ -61,21 +61,17 @@ static void test_encodings(void **state)
     reply_bulk_integer(&r, -100);
     expect(&r, "$3\r\nabc\r\n$0\r\n\r\n$4\r\n-100\r\n");
     reply_null(&r);
-    reply_null_array(&r);
     reply_map(&r, 2);
     reply_set(&r, 3);
-    reply_double(&r, 1.5);
     reply_verbatim(&r, SLICE_LITERAL("hi"));
-    expect(&r, "$-1\r\n*-1\r\n*4\r\n*3\r\n$3\r\n1.5\r\n$2\r\nhi\r\n");
+    expect(&r, "$-1\r\n*4\r\n*3\r\n$2\r\nhi\r\n");
     r.resp = 3;
     reply_null(&r);
-    reply_null_array(&r);
     reply_map(&r, 2);
     reply_set(&r, 3);
-    reply_double(&r, -1.0 / 0.0);
     reply_verbatim(&r, SLICE_LITERAL("hi"));
     reply_array(&r, 1234);
-    expect(&r, "_\r\n_\r\n%2\r\n~3\r\n,-inf\r\n=6\r\ntxt:hi\r\n*1234\r\n");
+    expect(&r, "_\r\n%2\r\n~3\r\n=6\r\ntxt:hi\r\n*1234\r\n");
     reply_deinit(&r);
     reply_pool_destroy(pool);
 }

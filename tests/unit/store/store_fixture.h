@@ -153,6 +153,13 @@ static inline uint64_t count(struct store_worker *sw)
     return n;
 }
 
+static inline uint64_t count_expiring(struct store *store)
+{
+    struct store_stats stats;
+    store_stats_get(store, &stats);
+    return stats.keys_expiring;
+}
+
 /* Is the value out of memory? */
 static inline bool is_cold(struct fixture *f, const char *name, struct store_view *view)
 {

@@ -101,7 +101,7 @@ static void test_expiry(void **state)
     assert_absent(f.sw, "past");
     assert_int_equal(put(f.sw, text("soon"), text("v"), now_ms + 5), STORE_OK);
     assert_int_equal(put(f.sw, text("later"), text("v"), now_ms + 3600000), STORE_OK);
-    assert_int_equal(store_count_expiring(f.store), 2);
+    assert_int_equal(count_expiring(f.store), 2);
     while (clock_unix_ms() <= now_ms + 5)
         ;
     fixture_flush(&f, 0);
@@ -182,7 +182,7 @@ static void test_an_expired_key_leaves_no_expiry_to_the_next(void **state)
     assert_int_equal(store_write_commit(f.sw), STORE_OK);
     store_turn_end(f.sw);
     assert_value(f.sw, "k", "new");
-    assert_int_equal(store_count_expiring(f.store), 0);
+    assert_int_equal(count_expiring(f.store), 0);
     fixture_flush(&f, 0);
     fixture_reopen(&f);
     assert_value(f.sw, "k", "new");

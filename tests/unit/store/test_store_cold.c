@@ -114,7 +114,7 @@ static void test_expiry_of_a_cold_key(void **state)
     assert_value(f.sw, "k", LARGE);
     fixture_reopen(&f);
     assert_value(f.sw, "k", LARGE);
-    assert_int_equal(store_count_expiring(f.store), 0);
+    assert_int_equal(count_expiring(f.store), 0);
     fixture_deinit(&f);
 }
 

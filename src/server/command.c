@@ -380,6 +380,18 @@ void command_prepare_keys(struct command_call *call, struct store_key *first, si
     }
 }
 
+struct store_key *command_all_keys(struct command_call *call)
+{
+    unsigned n = (unsigned)call->argc - 1;
+    struct store_key *keys = command_scratch(call, n * sizeof *keys);
+    for (unsigned i = 0; i < n; i++) {
+        if (!command_key_ok(call, call->argv[1 + i]))
+            return NULL;
+    }
+    command_prepare_keys(call, keys, sizeof *keys, n, 1);
+    return keys;
+}
+
 bool command_word_is(struct slice arg, const char *word)
 {
     return strlen(word) == arg.len && strncasecmp(arg.data, word, arg.len) == 0;

@@ -45,6 +45,8 @@ const struct store_key *command_key(struct command_call *call, int arg, struct s
 /* Prepares and prefetches n keys, stride bytes apart, from every step-th argument, the first one first. */
 void command_prepare_keys(struct command_call *call, struct store_key *first, size_t stride, unsigned n,
                           int step);
+/* All arguments as prepared keys, in scratch memory. NULL: one is too long, and the error is the reply. */
+struct store_key *command_all_keys(struct command_call *call);
 /* May a value of len bytes be added to the reply? False: others must be sent first: COMMAND_AGAIN. */
 bool command_reply_fits_slow(struct command_call *call, uint64_t len);
 static inline bool command_reply_fits(struct command_call *call, uint64_t len)

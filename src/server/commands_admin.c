@@ -3,7 +3,6 @@
 #include "server/conn.h"
 #include "server/info.h"
 #include "server/server.h"
-#include "server/subcommand.h"
 #include "server/worker.h"
 
 #include <stdlib.h>
@@ -39,7 +38,7 @@ enum command_result command_shutdown(struct command_call *call)
     unsigned given = 0;
     for (int i = 1; i < call->argc; i++) {
         unsigned w = 0;
-        while (w < 5 && !subcommand_is(call->argv[i], words[w]))
+        while (w < 5 && !command_word_is(call->argv[i], words[w]))
             w++;
         if (w == 5)
             return command_syntax_error(call);

@@ -71,8 +71,8 @@ static enum command_result client_getname(struct command_call *call)
 static enum command_result client_setinfo(struct command_call *call)
 {
     struct conn *conn = call->conn;
-    bool name = subcommand_is(call->argv[2], "lib-name");
-    if (!name && !subcommand_is(call->argv[2], "lib-ver")) {
+    bool name = command_word_is(call->argv[2], "lib-name");
+    if (!name && !command_word_is(call->argv[2], "lib-ver")) {
         reply_error(call->reply, "ERR Unrecognized option '%.*s'", (int)call->argv[2].len,
                     call->argv[2].data);
     } else if (!is_printable(call->argv[3])) {
@@ -145,9 +145,9 @@ static bool matches(const struct filter *filter, const struct command_call *call
                  bsearch(&id, filter->ids, (size_t)filter->id_count, sizeof id, compare_ids) != NULL;
     if (!named || filter->none || (filter->skip_me && conn == call->conn))
         return false;
-    if (filter->address.data && !subcommand_is(filter->address, conn->address))
+    if (filter->address.data && !command_word_is(filter->address, conn->address))
         return false;
-    return !filter->local_address.data || subcommand_is(filter->local_address, conn->local_address);
+    return !filter->local_address.data || command_word_is(filter->local_address, conn->local_address);
 }
 
 static enum command_result reply_lines(struct command_call *call, const struct filter *filter)
@@ -193,11 +193,11 @@ static enum command_result client_info(struct command_call *call)
 /* Only normal clients exist. False: unknown type, and the error is the reply. */
 static bool parse_type(struct command_call *call, struct slice type, struct filter *filter)
 {
-    if (subcommand_is(type, "normal"))
+    if (command_word_is(type, "normal"))
         return true;
     filter->none = true;
-    if (subcommand_is(type, "master") || subcommand_is(type, "replica") || subcommand_is(type, "slave") ||
-        subcommand_is(type, "pubsub"))
+    if (command_word_is(type, "master") || command_word_is(type, "replica") ||
+        command_word_is(type, "slave") || command_word_is(type, "pubsub"))
         return true;
     reply_error(call->reply, "ERR Unknown client type '%.*s'", (int)type.len, type.data);
     return false;
@@ -206,10 +206,10 @@ static bool parse_type(struct command_call *call, struct slice type, struct filt
 static enum command_result client_list(struct command_call *call)
 {
     struct filter filter = {0};
-    if (call->argc == 4 && subcommand_is(call->argv[2], "type")) {
+    if (call->argc == 4 && command_word_is(call->argv[2], "type")) {
         if (!parse_type(call, call->argv[3], &filter))
             return COMMAND_DONE;
-    } else if (call->argc > 3 && subcommand_is(call->argv[2], "id")) {
+    } else if (call->argc > 3 && command_word_is(call->argv[2], "id")) {
         int64_t *ids = worker_scratch(call->worker, (size_t)call->argc * sizeof *ids);
         for (int i = 3; i < call->argc; i++) {
             if (!parse_i64(call->argv[i], &ids[i - 3])) {
@@ -221,8 +221,7 @@ static enum command_result client_list(struct command_call *call)
         filter.id_count = call->argc - 3;
         qsort(ids, (size_t)filter.id_count, sizeof *ids, compare_ids);
     } else if (call->argc != 2) {
-        reply_error(call->reply, "ERR syntax error");
-        return COMMAND_DONE;
+        return command_syntax_error(call);
     }
     return reply_lines(call, &filter);
 }
@@ -251,30 +250,30 @@ static int64_t kill_matching(struct command_call *call, const struct filter *fil
 static bool parse_kill_option(struct command_call *call, int i, struct filter *filter, int64_t *id)
 {
     struct slice name = call->argv[i], value = call->argv[i + 1];
-    if (subcommand_is(name, "id")) {
+    if (command_word_is(name, "id")) {
         if (!parse_i64(value, id) || *id < 1) {
             reply_error(call->reply, "ERR client-id should be greater than 0");
             return false;
         }
         filter->ids = id;
         filter->id_count = 1;
-    } else if (subcommand_is(name, "addr")) {
+    } else if (command_word_is(name, "addr")) {
         filter->address = value;
-    } else if (subcommand_is(name, "laddr")) {
+    } else if (command_word_is(name, "laddr")) {
         filter->local_address = value;
-    } else if (subcommand_is(name, "type")) {
+    } else if (command_word_is(name, "type")) {
         return parse_type(call, value, filter);
-    } else if (subcommand_is(name, "user")) {
+    } else if (command_word_is(name, "user")) {
         if (!slice_equal(value, SLICE_LITERAL("default"))) {
             reply_error(call->reply, "ERR No such user '%.*s'", (int)value.len, value.data);
             return false;
         }
-    } else if (subcommand_is(name, "skipme") && subcommand_is(value, "yes")) {
+    } else if (command_word_is(name, "skipme") && command_word_is(value, "yes")) {
         filter->skip_me = true;
-    } else if (subcommand_is(name, "skipme") && subcommand_is(value, "no")) {
+    } else if (command_word_is(name, "skipme") && command_word_is(value, "no")) {
         filter->skip_me = false;
     } else {
-        reply_error(call->reply, "ERR syntax error");
+        command_syntax_error(call);
         return false;
     }
     return true;
@@ -308,27 +307,27 @@ static enum command_result client_kill(struct command_call *call)
 static enum command_result client_reply(struct command_call *call)
 {
     struct conn *conn = call->conn;
-    if (subcommand_is(call->argv[2], "on")) {
+    if (command_word_is(call->argv[2], "on")) {
         conn->flags &= ~(uint32_t)CONN_REPLY_MUTE;
         reply_ok(call->reply);
-    } else if (subcommand_is(call->argv[2], "off")) {
+    } else if (command_word_is(call->argv[2], "off")) {
         conn->flags |= CONN_REPLY_OFF;
-    } else if (subcommand_is(call->argv[2], "skip")) {
+    } else if (command_word_is(call->argv[2], "skip")) {
         if (!(conn->flags & CONN_REPLY_OFF))
             conn->flags |= CONN_REPLY_SKIP_NEXT;
     } else {
-        reply_error(call->reply, "ERR syntax error");
+        return command_syntax_error(call);
     }
     return COMMAND_DONE;
 }
 
-/* NO-EVICT and NO-TOUCH: nothing is evicted yet, so there is nothing to spare. */
+/* NO-EVICT and NO-TOUCH, without effect: no connection is ever closed for others' sake, and every read counts
+ * when values leave memory. */
 static enum command_result client_switch(struct command_call *call)
 {
-    if (subcommand_is(call->argv[2], "on") || subcommand_is(call->argv[2], "off"))
-        reply_ok(call->reply);
-    else
-        reply_error(call->reply, "ERR syntax error");
+    if (!command_word_is(call->argv[2], "on") && !command_word_is(call->argv[2], "off"))
+        return command_syntax_error(call);
+    reply_ok(call->reply);
     return COMMAND_DONE;
 }
 

@@ -165,7 +165,7 @@ static enum command_result config_get(struct command_call *call)
 static const struct setting *find_setting(struct slice name)
 {
     for (unsigned i = 0; i < SETTING_COUNT; i++)
-        if (subcommand_is(name, settings[i].name))
+        if (command_word_is(name, settings[i].name))
             return &settings[i];
     return NULL;
 }
@@ -201,7 +201,7 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
     char now[VALUE_BYTES]; /* then why not */
     int64_t number;
     read_setting(call->server, setting, now);
-    if (subcommand_is(value, now))
+    if (command_word_is(value, now))
         return true;
     if (setting->set == NULL)
         snprintf(now, sizeof now, "can't set immutable config");
@@ -220,10 +220,8 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
 
 static enum command_result config_set(struct command_call *call)
 {
-    if (call->argc % 2) {
-        reply_error(call->reply, "ERR syntax error");
-        return COMMAND_DONE;
-    }
+    if (call->argc % 2)
+        return command_syntax_error(call);
     if (!check_names(call))
         return COMMAND_DONE;
     char before[SETTING_COUNT][VALUE_BYTES];

@@ -7,7 +7,6 @@
 #include "server/commands_client.h"
 #include "server/conn.h"
 #include "server/server.h"
-#include "server/subcommand.h"
 #include "server/worker.h"
 
 static const char no_password[] =
@@ -27,8 +26,8 @@ static bool log_in(struct command_call *call, struct slice user)
 enum command_result command_auth(struct command_call *call)
 {
     if (call->argc > 3)
-        reply_error(call->reply, "ERR syntax error");
-    else if (call->argc == 2)
+        return command_syntax_error(call);
+    if (call->argc == 2)
         reply_error(call->reply, "%s", no_password);
     else if (log_in(call, call->argv[1]))
         reply_ok(call->reply);
@@ -78,11 +77,11 @@ enum command_result command_hello(struct command_call *call)
         i = 2;
     }
     for (; i < call->argc; i++) {
-        if (subcommand_is(call->argv[i], "auth") && i + 2 < call->argc) {
+        if (command_word_is(call->argv[i], "auth") && i + 2 < call->argc) {
             if (!log_in(call, call->argv[i + 1]))
                 return COMMAND_DONE;
             i += 2;
-        } else if (subcommand_is(call->argv[i], "setname") && i + 1 < call->argc) {
+        } else if (command_word_is(call->argv[i], "setname") && i + 1 < call->argc) {
             name = call->argv[++i];
             if (!client_name_check(call, name))
                 return COMMAND_DONE;

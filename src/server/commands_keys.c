@@ -37,12 +37,9 @@ enum command_result command_del(struct command_call *call)
 enum command_result command_exists(struct command_call *call)
 {
     unsigned n = (unsigned)call->argc - 1;
-    struct store_key *keys = command_scratch(call, n * sizeof *keys);
-    for (unsigned i = 0; i < n; i++) {
-        if (!command_key_ok(call, call->argv[1 + i]))
-            return COMMAND_DONE;
-    }
-    command_prepare_keys(call, keys, sizeof *keys, n, 1);
+    const struct store_key *keys = command_all_keys(call);
+    if (keys == NULL)
+        return COMMAND_DONE;
     for (unsigned attempt = 0;; attempt++) {
         int64_t count = 0;
         bool busy = false;

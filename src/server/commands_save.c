@@ -8,7 +8,6 @@
 #include "server/conn.h"
 #include "server/save.h"
 #include "server/server.h"
-#include "server/subcommand.h"
 #include "server/worker.h"
 #include "sys/clock.h"
 
@@ -107,7 +106,7 @@ enum command_result command_save(struct command_call *call)
 /* SCHEDULE: one behind the one under way, if there is one. */
 enum command_result command_bgsave(struct command_call *call)
 {
-    bool schedule = call->argc == 2 && subcommand_is(call->argv[1], "schedule");
+    bool schedule = call->argc == 2 && command_word_is(call->argv[1], "schedule");
     struct save_status status;
     if (call->argc > 1 && !schedule)
         return command_syntax_error(call);

@@ -8,7 +8,6 @@
 
 enum {
     VIEW_TRIES = 8,
-    KEYS_GROUP = 32,
     MGET_BYTES_MAX = 1 << 30, /* of values, and one more: a small request that names a large value a million
                                  times must not take all memory */
     POINT_KEYS_MAX = 64,      /* a longer MGET is a walk: its values don't push others out of memory */
@@ -123,17 +122,6 @@ enum command_result command_getrange(struct command_call *call)
     return COMMAND_AGAIN;
 }
 
-/* Prepares n keys from every step-th argument, prefetching in groups. False: one is too long. */
-static bool prepare_keys(struct command_call *call, struct store_key *keys, unsigned n, int step)
-{
-    for (unsigned i = 0; i < n; i++) {
-        if (!command_key_ok(call, call->argv[1 + (int)i * step]))
-            return false;
-    }
-    command_prepare_keys(call, keys, sizeof *keys, n, step);
-    return true;
-}
-
 /* Writes all values; or, when some are not in memory, asks for all of those; or as many as there is room for.
  */
 static struct command_missing reply_keys(struct command_call *call, const struct store_key *keys, unsigned n,
@@ -168,8 +156,8 @@ static struct command_room mget_room(struct command_call *call)
 enum command_result command_mget(struct command_call *call)
 {
     unsigned n = (unsigned)call->argc - 1;
-    struct store_key *keys = command_scratch(call, n * sizeof *keys);
-    if (!prepare_keys(call, keys, n, 1))
+    const struct store_key *keys = command_all_keys(call);
+    if (keys == NULL)
         return COMMAND_DONE;
     struct reply_position start = reply_position(call->reply);
     struct command_room room = mget_room(call);
@@ -454,18 +442,18 @@ static enum command_result set_many(struct command_call *call, bool only_if_none
         return COMMAND_DONE;
     }
     unsigned n = ((unsigned)call->argc - 1) / 2;
-    struct store_entry *entries = command_scratch(call, n * (sizeof *entries + sizeof(struct store_key)));
-    struct store_key *keys = (struct store_key *)(void *)(entries + n);
-    const struct store_key *group[KEYS_GROUP];
-    if (!prepare_keys(call, keys, n, 2))
-        return COMMAND_DONE;
+    struct store_entry *entries = command_scratch(call, n * sizeof *entries);
+    const struct store_key *group[STORE_PREFETCH_MAX];
+    unsigned grouped = 0;
     uint64_t bytes = 0;
+    command_prepare_keys(call, &entries[0].key, sizeof *entries, n, 2);
     for (unsigned i = 0; i < n; i++) {
-        entries[i].key = keys[i];
         bytes += call->argv[2 + 2 * i].len;
-        group[i % KEYS_GROUP] = &keys[i];
-        if (i % KEYS_GROUP == KEYS_GROUP - 1 || i == n - 1)
-            store_keys_prefetch_order(call->sw, group, i % KEYS_GROUP + 1);
+        group[grouped++] = &entries[i].key;
+        if (grouped == STORE_PREFETCH_MAX || i == n - 1) {
+            store_keys_prefetch_order(call->sw, group, grouped);
+            grouped = 0;
+        }
     }
     return command_write(call, entries, n, bytes + (uint64_t)n * 16, stage_mset, &only_if_none);
 }

@@ -1,9 +1,6 @@
 /* The ordered, nested commands: RANGE, KIDS, DELTREE. */
-#include "base/parse.h"
 #include "server/commands.h"
 #include "server/node_list.h"
-
-#define USE_LIMIT "use LIMIT"
 
 static bool limit_option(struct command_call *call, struct slice arg, uint64_t *limit)
 {
@@ -52,29 +49,64 @@ static bool reply_node_value(struct command_call *call, const struct node *node,
     return command_note_missing(call, missing, r, &key, &view, true);
 }
 
+/* Collects nodes, then writes what is wanted of them, all as of one instant, until both have gone well. The
+ * room is the reply's; collect ends early, and write may, when it is full. */
+static enum command_result reply_walk(struct command_call *call, struct command_room *room,
+                                      void (*collect)(void *walk),
+                                      struct command_missing (*write)(void *walk), void *walk)
+{
+    *room = command_room(call);
+    if (command_room_is_full(room))
+        return COMMAND_AGAIN;
+    struct reply_position start = reply_position(call->reply);
+    for (unsigned attempt = 0;; attempt++) {
+        struct command_missing missing = {STORE_OK, 0};
+        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY)
+            return COMMAND_AGAIN;
+        collect(walk);
+        if (!command_room_is_full(room))
+            missing = write(walk);
+        bool same = store_snapshot_end(call->sw), full = command_room_is_full(room);
+        bool stopped = store_walk_stopped(call->sw);
+        if (same && missing.result == STORE_OK && !full && !stopped)
+            return COMMAND_DONE;
+        reply_rollback(call->reply, start);
+        if (full)
+            return command_room_failed(call, room, "use LIMIT");
+        if (stopped)
+            return COMMAND_AGAIN;
+        /* A node that was busy although nothing else changed: its writer is in the middle. */
+        if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY))
+            return command_value_failed(call, missing.result, missing.address);
+    }
+}
+
 /* ---- RANGE ---- */
 
-struct range_options {
+struct range {
+    struct command_call *call;
     struct slice from, to; /* data NULL: that end is open */
     uint64_t limit;
     bool reverse, keys_only;
+    struct command_room room;
+    struct node_list list;
 };
 
-static bool parse_range(struct command_call *call, struct range_options *o)
+static bool parse_range(struct command_call *call, struct range *range)
 {
     struct slice from = call->argv[1], to = call->argv[2];
-    *o = (struct range_options){.from = from, .to = to, .limit = UINT64_MAX};
+    *range = (struct range){.call = call, .from = from, .to = to, .limit = UINT64_MAX};
     if (slice_equal(from, SLICE_LITERAL("-")))
-        o->from = slice_make("", 0);
+        range->from = slice_make("", 0);
     if (slice_equal(to, SLICE_LITERAL("+")))
-        o->to = slice_make(NULL, 0);
+        range->to = slice_make(NULL, 0);
     for (int i = 3; i < call->argc; i++) {
         if (command_word_is(call->argv[i], "rev")) {
-            o->reverse = true;
+            range->reverse = true;
         } else if (command_word_is(call->argv[i], "keys")) {
-            o->keys_only = true;
+            range->keys_only = true;
         } else if (command_word_is(call->argv[i], "limit") && i + 1 < call->argc) {
-            if (!limit_option(call, call->argv[++i], &o->limit))
+            if (!limit_option(call, call->argv[++i], &range->limit))
                 return false;
         } else {
             command_syntax_error(call);
@@ -84,37 +116,40 @@ static bool parse_range(struct command_call *call, struct range_options *o)
     return true;
 }
 
-static void collect_range(struct command_call *call, const struct range_options *o, struct node_list *list,
-                          struct command_room *room)
+static void collect_range(void *walk)
 {
+    struct range *range = walk;
+    bool reverse = range->reverse;
     uint64_t bytes = 0;
     struct store_cursor cursor;
     const struct node *node;
-    list->count = 0;
-    store_cursor_seek(&cursor, call->sw, o->reverse ? o->to : o->from, o->reverse);
-    while (list->count < o->limit && (node = store_cursor_next(&cursor))) {
+    range->list.count = 0;
+    store_cursor_seek(&cursor, range->call->sw, reverse ? range->to : range->from, reverse);
+    while (range->list.count < range->limit && (node = store_cursor_next(&cursor))) {
         struct slice key = store_node_key(node);
-        if (o->reverse ? slice_compare(key, o->from) < 0 : o->to.data && slice_compare(key, o->to) >= 0)
+        if (reverse ? slice_compare(key, range->from) < 0
+                    : range->to.data && slice_compare(key, range->to) >= 0)
             break;
         bytes += key.len + NODE_LIST_ITEM_BYTES;
-        if (UNLIKELY(!command_room_fits(room, bytes)))
+        if (UNLIKELY(!command_room_fits(&range->room, bytes)))
             break;
-        node_list_add(list, node);
+        node_list_add(&range->list, node);
     }
 }
 
-static struct command_missing write_range(struct command_call *call, const struct range_options *o,
-                                          const struct node_list *list, struct command_room *room)
+static struct command_missing write_range(void *walk)
 {
+    struct range *range = walk;
+    struct command_call *call = range->call;
     struct command_missing missing = {STORE_OK, 0};
-    reply_array(call->reply, list->count * (o->keys_only ? 1 : 2));
-    for (size_t i = 0; i < list->count; i++) {
-        const struct node *node = node_list_at(list, i);
+    reply_array(call->reply, range->list.count * (range->keys_only ? 1 : 2));
+    for (size_t i = 0; i < range->list.count; i++) {
+        const struct node *node = node_list_at(&range->list, i);
         if (missing.result == STORE_OK)
             reply_bulk(call->reply, store_node_key(node));
-        if (!o->keys_only && !reply_node_value(call, node, &missing))
+        if (!range->keys_only && !reply_node_value(call, node, &missing))
             break;
-        if (UNLIKELY(!command_room_ok(call, room, i)))
+        if (UNLIKELY(!command_room_ok(call, &range->room, i)))
             break;
     }
     return missing;
@@ -122,40 +157,11 @@ static struct command_missing write_range(struct command_call *call, const struc
 
 enum command_result command_range(struct command_call *call)
 {
-    struct range_options o;
-    struct node_list list = {0};
-    enum command_result result = COMMAND_DONE;
-    if (!parse_range(call, &o))
+    struct range range;
+    if (!parse_range(call, &range))
         return COMMAND_DONE;
-    struct command_room room = command_room(call);
-    if (command_room_is_full(&room))
-        return COMMAND_AGAIN;
-    struct reply_position start = reply_position(call->reply);
-    for (unsigned attempt = 0;; attempt++) {
-        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
-            result = COMMAND_AGAIN;
-            break;
-        }
-        struct command_missing missing = {STORE_OK, 0};
-        collect_range(call, &o, &list, &room);
-        if (!command_room_is_full(&room))
-            missing = write_range(call, &o, &list, &room);
-        bool same = store_snapshot_end(call->sw), full = command_room_is_full(&room);
-        bool stopped = store_walk_stopped(call->sw);
-        if (same && missing.result == STORE_OK && !full && !stopped)
-            break;
-        reply_rollback(call->reply, start);
-        if (full || stopped) {
-            result = full ? command_room_failed(call, &room, USE_LIMIT) : COMMAND_AGAIN;
-            break;
-        }
-        /* A node that was busy although nothing else changed: its writer is in the middle. */
-        if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
-            result = command_value_failed(call, missing.result, missing.address);
-            break;
-        }
-    }
-    node_list_deinit(&list);
+    enum command_result result = reply_walk(call, &range.room, collect_range, write_range, &range);
+    node_list_deinit(&range.list);
     return result;
 }
 
@@ -223,6 +229,7 @@ static size_t common_len(struct slice a, struct slice b)
     return i;
 }
 
+/* What is behind the prefix in a key that has it. */
 static struct slice kids_rest(const struct kids *k, const struct node *node)
 {
     struct slice key = store_node_key(node);
@@ -264,7 +271,7 @@ static void kids_add_shorter(struct kids *k, struct slice name, size_t known)
         if (slice_starts_with(store_node_key(node), below))
             kids_add_found(k, slice_make(kids_rest(k, node).data, len), NULL);
     }
-    for (size_t i = first, j = k->count; i + 1 < j; i++) {
+    for (size_t i = first, j = k->count; i + 1 < j; i++) { /* the shorter name is the smaller one */
         struct kid swap = k->items[i];
         k->items[i] = k->items[--j];
         k->items[j] = swap;
@@ -273,8 +280,9 @@ static void kids_add_shorter(struct kids *k, struct slice name, size_t known)
         k->count = (size_t)k->limit;
 }
 
-static void collect_kids(struct kids *k)
+static void collect_kids(void *walk)
 {
+    struct kids *k = walk;
     struct store_cursor cursor;
     const struct node *node;
     struct slice previous = slice_make("", 0);
@@ -287,7 +295,7 @@ static void collect_kids(struct kids *k)
         struct slice key = store_node_key(node);
         if (!slice_starts_with(key, k->prefix))
             break;
-        struct slice rest = slice_make(key.data + k->prefix.len, key.len - k->prefix.len);
+        struct slice rest = kids_rest(k, node);
         const char *slash = memchr(rest.data, '/', rest.len);
         struct slice name = slice_make(rest.data, slash ? (size_t)(slash - rest.data) : rest.len);
         bool is_new = !k->has_last || slice_compare(name, k->last) > 0;
@@ -302,8 +310,9 @@ static void collect_kids(struct kids *k)
     }
 }
 
-static struct command_missing write_kids(struct kids *k)
+static struct command_missing write_kids(void *walk)
 {
+    struct kids *k = walk;
     struct command_missing missing = {STORE_OK, 0};
     reply_array(k->call->reply, k->count * (k->values ? 2 : 1));
     for (size_t i = 0; i < k->count; i++) {
@@ -353,36 +362,9 @@ static bool parse_kids(struct command_call *call, struct kids *k)
 enum command_result command_kids(struct command_call *call)
 {
     struct kids k;
-    enum command_result result = COMMAND_DONE;
     if (!parse_kids(call, &k))
         return COMMAND_DONE;
-    k.room = command_room(call);
-    if (command_room_is_full(&k.room))
-        return COMMAND_AGAIN;
-    struct reply_position start = reply_position(call->reply);
-    for (unsigned attempt = 0;; attempt++) {
-        if (store_snapshot_begin(call->sw, NULL, 0, attempt) == STORE_BUSY) {
-            result = COMMAND_AGAIN;
-            break;
-        }
-        struct command_missing missing = {STORE_OK, 0};
-        collect_kids(&k);
-        if (!command_room_is_full(&k.room))
-            missing = write_kids(&k);
-        bool same = store_snapshot_end(call->sw), full = command_room_is_full(&k.room);
-        bool stopped = store_walk_stopped(call->sw);
-        if (same && missing.result == STORE_OK && !full && !stopped)
-            break;
-        reply_rollback(call->reply, start);
-        if (full || stopped) {
-            result = full ? command_room_failed(call, &k.room, USE_LIMIT) : COMMAND_AGAIN;
-            break;
-        }
-        if (missing.result != STORE_OK && (same || missing.result != STORE_BUSY)) {
-            result = command_value_failed(call, missing.result, missing.address);
-            break;
-        }
-    }
+    enum command_result result = reply_walk(call, &k.room, collect_kids, write_kids, &k);
     free(k.key);
     free(k.items);
     return result;

@@ -9,27 +9,29 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "server/commands.h"
 #include "server/save.h"
 #include "server/server.h"
-#include "server/subcommand.h"
 #include "server/worker.h"
 #include "sys/clock.h"
+#include "sys/memory.h"
 
 /* ---- sums over the workers ---- */
 
-enum base {
-    BASE_ACCEPTED,
-    BASE_OPERATIONS,
-    BASE_HITS,
-    BASE_MISSES,
-    BASE_ERRORS,
-    BASE_INPUT,
-    BASE_OUTPUT,
-    BASE_REFUSED
+enum counter { /* those that CONFIG RESETSTAT sets back */
+               COUNTER_ACCEPTED,
+               COUNTER_OPERATIONS,
+               COUNTER_HITS,
+               COUNTER_MISSES,
+               COUNTER_ERRORS,
+               COUNTER_INPUT,
+               COUNTER_OUTPUT,
+               COUNTER_REFUSED,
+               COUNTERS,
 };
 
 struct totals {
-    uint64_t counters[8]; /* by enum base */
+    uint64_t counters[COUNTERS];
     uint64_t held, parked, connections;
     uint64_t turns, turns_busy, system_calls;
     uint64_t retries, reads, read_turns;
@@ -50,14 +52,14 @@ static void add_up(struct server *server, struct totals *t)
     memset(t, 0, sizeof *t);
     for (unsigned i = 0; i < server->worker_count; i++) {
         struct worker *w = server->workers[i];
-        t->counters[BASE_ACCEPTED] += STAT_GET(w->stats.accepted);
-        t->counters[BASE_OPERATIONS] += STAT_GET(w->stats.operations);
-        t->counters[BASE_HITS] += STAT_GET(w->stats.hits);
-        t->counters[BASE_MISSES] += STAT_GET(w->stats.misses);
-        t->counters[BASE_ERRORS] += STAT_GET(w->stats.errors);
-        t->counters[BASE_INPUT] += STAT_GET(w->stats.input_bytes);
-        t->counters[BASE_OUTPUT] += STAT_GET(w->stats.output_bytes);
-        t->counters[BASE_REFUSED] += STAT_GET(w->stats.refused);
+        t->counters[COUNTER_ACCEPTED] += STAT_GET(w->stats.accepted);
+        t->counters[COUNTER_OPERATIONS] += STAT_GET(w->stats.operations);
+        t->counters[COUNTER_HITS] += STAT_GET(w->stats.hits);
+        t->counters[COUNTER_MISSES] += STAT_GET(w->stats.misses);
+        t->counters[COUNTER_ERRORS] += STAT_GET(w->stats.errors);
+        t->counters[COUNTER_INPUT] += STAT_GET(w->stats.input_bytes);
+        t->counters[COUNTER_OUTPUT] += STAT_GET(w->stats.output_bytes);
+        t->counters[COUNTER_REFUSED] += STAT_GET(w->stats.refused);
         t->held += STAT_GET(w->stats.held);
         t->parked += STAT_GET(w->stats.parked);
         t->connections += STAT_GET(w->connections);
@@ -91,7 +93,7 @@ static void subtract_base(struct server *server, struct totals *t)
     pthread_mutex_lock(&server->registry_lock);
     if (server->info_base) {
         const struct totals *base = &server->info_base->totals;
-        subtract(t->counters, base->counters, sizeof t->counters / sizeof t->counters[0]);
+        subtract(t->counters, base->counters, COUNTERS);
         subtract(t->calls, base->calls, command_count);
         subtract(t->rejected, base->rejected, command_count);
         subtract(t->failed, base->failed, command_count);
@@ -109,18 +111,6 @@ void info_reset(struct server *server)
     free(server->info_base);
     server->info_base = base;
     pthread_mutex_unlock(&server->registry_lock);
-}
-
-static uint64_t rss_bytes(void)
-{
-    unsigned long long size = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file == NULL)
-        return 0;
-    if (fscanf(file, "%llu %llu", &size, &resident) != 2)
-        resident = 0;
-    fclose(file);
-    return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 static uint64_t used_bytes(const struct store_stats *s, const struct totals *t)
@@ -189,7 +179,7 @@ static void print_human(struct info *i, const char *name, uint64_t bytes)
 static void print_memory(struct info *i)
 {
     print_human(i, "used_memory", used_bytes(&i->store, &i->totals));
-    print_human(i, "used_memory_rss", rss_bytes());
+    print_human(i, "used_memory_rss", memory_resident_bytes());
     LINE_U64(i, "used_memory_dataset", i->store.memory_index_bytes + i->store.memory_value_bytes);
     LINE_U64(i, "mem_clients_normal", i->totals.input_bytes + i->totals.pool_bytes);
     print_human(i, "maxmemory", STAT_GET(i->server->memory_bytes_max));
@@ -224,17 +214,17 @@ static void print_persistence(struct info *i)
 static void print_stats(struct info *i)
 {
     const uint64_t *c = i->totals.counters;
-    LINE_U64(i, "total_connections_received", c[BASE_ACCEPTED]);
-    LINE_U64(i, "total_commands_processed", c[BASE_OPERATIONS]);
+    LINE_U64(i, "total_connections_received", c[COUNTER_ACCEPTED]);
+    LINE_U64(i, "total_commands_processed", c[COUNTER_OPERATIONS]);
     LINE_U64(i, "instantaneous_ops_per_sec", STAT_GET(i->server->operations_second));
-    LINE_U64(i, "total_net_input_bytes", c[BASE_INPUT]);
-    LINE_U64(i, "total_net_output_bytes", c[BASE_OUTPUT]);
-    LINE_U64(i, "rejected_connections", c[BASE_REFUSED]);
+    LINE_U64(i, "total_net_input_bytes", c[COUNTER_INPUT]);
+    LINE_U64(i, "total_net_output_bytes", c[COUNTER_OUTPUT]);
+    LINE_U64(i, "rejected_connections", c[COUNTER_REFUSED]);
     LINE_U64(i, "expired_keys", i->store.keys_expired);
     LINE_U64(i, "evicted_keys", 0);
-    LINE_U64(i, "keyspace_hits", c[BASE_HITS]);
-    LINE_U64(i, "keyspace_misses", c[BASE_MISSES]);
-    LINE_U64(i, "total_error_replies", c[BASE_ERRORS]);
+    LINE_U64(i, "keyspace_hits", c[COUNTER_HITS]);
+    LINE_U64(i, "keyspace_misses", c[COUNTER_MISSES]);
+    LINE_U64(i, "total_error_replies", c[COUNTER_ERRORS]);
 }
 
 static void print_replication(struct info *i)
@@ -378,7 +368,7 @@ static void print_kvasir(struct info *i)
 {
     static const char *const durability[] = {"fsync", "interval", "none"};
     const struct totals *t = &i->totals;
-    uint64_t operations = t->counters[BASE_OPERATIONS];
+    uint64_t operations = t->counters[COUNTER_OPERATIONS];
     fprintf(i->out, "durability:%s\r\nio_backend:%s\r\n", durability[i->server->config.durability],
             backend_name(i->server));
     LINE_U64(i, "threads", i->server->worker_count);
@@ -442,8 +432,8 @@ static bool is_wanted(const struct command_call *call, const struct section *sec
         return section->by_default;
     for (int i = 1; i < call->argc; i++) {
         struct slice name = call->argv[i];
-        if (subcommand_is(name, section->name) || subcommand_is(name, "all") ||
-            subcommand_is(name, "everything") || (section->by_default && subcommand_is(name, "default")))
+        if (command_word_is(name, section->name) || command_word_is(name, "all") ||
+            command_word_is(name, "everything") || (section->by_default && command_word_is(name, "default")))
             return true;
     }
     return false;

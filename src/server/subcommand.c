@@ -3,12 +3,8 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
-bool subcommand_is(struct slice text, const char *lower_case)
-{
-    return strlen(lower_case) == text.len && strncasecmp(text.data, lower_case, text.len) == 0;
-}
+#include "server/commands.h"
 
 static void upper(const char *name, char out[32])
 {
@@ -45,14 +41,14 @@ enum command_result subcommand_run(struct command_call *call, const struct subco
 {
     struct slice name = call->argv[1];
     char command[32];
-    if (subcommand_is(name, "help")) {
+    if (command_word_is(name, "help")) {
         if (call->argc == 2)
             return reply_help(call, table);
         reply_error(call->reply, "ERR wrong number of arguments for '%s|help' command", call->command->name);
         return COMMAND_DONE;
     }
     for (const struct subcommand *s = table; s->name; s++) {
-        if (!subcommand_is(name, s->name))
+        if (!command_word_is(name, s->name))
             continue;
         if (s->arity >= 0 ? call->argc == s->arity : call->argc >= -s->arity)
             return s->handler(call);

@@ -12,10 +12,8 @@ struct subcommand {
     const char *help; /* "LIST [TYPE ...]\n    What it does." ; NULL: not listed */
 };
 
-/* Runs argv[1] of the call. */
+/* Runs the one that argv[1] names; there is an argv[1]. Answers the error when there is no such one, or with
+ * another number of arguments; and HELP. */
 enum command_result subcommand_run(struct command_call *call, const struct subcommand *table);
-
-/* Text equals in any case. */
-bool subcommand_is(struct slice text, const char *lower_case);
 
 #endif

@@ -1,6 +1,5 @@
 #include "server/backlog.h"
 
-#include "base/check.h"
 #include "server/conn.h"
 #include "server/worker.h"
 

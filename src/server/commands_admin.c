@@ -1,6 +1,5 @@
 /* INFO, SHUTDOWN, and what the commands may ask of the worker and the server. */
 #include "server/commands.h"
-#include "server/conn.h"
 #include "server/info.h"
 #include "server/server.h"
 #include "server/worker.h"

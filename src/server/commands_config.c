@@ -6,7 +6,6 @@
 
 #include "base/parse.h"
 #include "server/commands.h"
-#include "server/conn.h"
 #include "server/glob.h"
 #include "server/info.h"
 #include "server/server.h"

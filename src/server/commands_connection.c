@@ -1,6 +1,4 @@
 /* Commands about the connection itself: HELLO, AUTH, QUIT, RESET, SELECT. CLIENT has a file of its own. */
-#include <string.h>
-
 #include "base/logger.h"
 #include "base/parse.h"
 #include "server/commands.h"

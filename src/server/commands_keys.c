@@ -240,8 +240,8 @@ enum command_result command_scan(struct command_call *call)
     uint64_t number;
     if (!scan_number(call, &number) || !parse_scan_options(call, &o))
         return COMMAND_DONE;
-    size_t room = o.pattern.len + STORE_KEY_BYTES_MAX + 8;
-    size_t offset = (room + 7) & ~(size_t)7;
+    size_t texts = o.pattern.len + STORE_KEY_BYTES_MAX; /* a prefix and a key: scan_start's */
+    size_t offset = (texts + 7) & ~(size_t)7;
     uint64_t most = store_count(call->sw) + 1;
     uint64_t bytes_max = budget_reply_max(call->server) / SCAN_PART, bytes = 0;
     if (most > bytes_max / NODE_LIST_ITEM_BYTES)

@@ -1,6 +1,4 @@
 /* Strings: reading and writing values. */
-#include <stdlib.h>
-
 #include "base/check.h"
 #include "base/parse.h"
 #include "server/commands.h"

@@ -44,6 +44,7 @@ void scan_cursors_destroy(struct scan_cursors *c)
 {
     while (c->oldest < c->next)
         forget_oldest(c);
+    pthread_mutex_destroy(&c->mutex);
     free(c);
 }
 

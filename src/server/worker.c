@@ -23,6 +23,7 @@ enum {
     SAMPLE_US = 1000000,
     BACKGROUND_STEPS_BUSY = 16,
     BACKGROUND_STEPS_IDLE = 256,
+    SCRATCH_BYTES_LEAST = 64 << 10,
     SCRATCH_BYTES_KEEP = 1 << 20,
 };
 
@@ -80,7 +81,7 @@ void *worker_scratch(struct worker *worker, size_t bytes)
 {
     if (bytes > worker->scratch_bytes) {
         free(worker->scratch);
-        worker->scratch_bytes = bytes < 65536 ? 65536 : bytes;
+        worker->scratch_bytes = bytes < SCRATCH_BYTES_LEAST ? SCRATCH_BYTES_LEAST : bytes;
         worker->scratch = malloc(worker->scratch_bytes);
         CHECK(worker->scratch);
     }
@@ -97,20 +98,7 @@ static void free_scratch(struct worker *worker)
     worker->scratch_bytes = 0;
 }
 
-/* ---- connections ---- */
-
-static void on_eof(struct conn *conn, int result)
-{
-    if (conn->flags & CONN_CLOSED)
-        return;
-    conn->flags |= CONN_EOF;
-    if (result < 0)
-        conn_close(conn);
-    else
-        conn_list_add(&conn->worker->dirty, &conn->dirty);
-}
-
-/* ---- the log ---- */
+/* ---- the log's state ---- */
 
 /* The log is dead: whoever waits for it is told, then everybody is sent away. */
 static void tell_failure(struct worker *worker)
@@ -150,6 +138,17 @@ static void look_at_log(struct worker *worker)
 }
 
 /* ---- a turn ---- */
+
+static void on_eof(struct conn *conn, int result)
+{
+    if (conn->flags & CONN_CLOSED)
+        return;
+    conn->flags |= CONN_EOF;
+    if (result < 0)
+        conn_close(conn);
+    else
+        conn_list_add(&conn->worker->dirty, &conn->dirty);
+}
 
 static void handle_event(struct worker *worker, const struct loop_event *event)
 {
@@ -484,7 +483,6 @@ status_t worker_start(struct worker *worker)
     int error = pthread_create(&worker->thread, NULL, worker_run, worker);
     if (error)
         return status_errno(error, "cannot start worker thread %u", worker->index);
-    worker->thread_started = true;
     snprintf(name, sizeof name, "worker-%u", worker->index);
     pthread_setname_np(worker->thread, name);
     return status_ok();

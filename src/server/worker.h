@@ -75,12 +75,12 @@ struct worker {
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
     /* budget.c */
-    uint64_t told_bytes;      /* worker_buffer_bytes when the store was last told */
-    uint64_t untouched_bytes; /* of input that has room and has not come */
-    uint64_t paid_output;     /* bytes of unsent output that room was taken for */
-    bool no_room;             /* somebody was refused room in this turn */
-    uint64_t seen_output;     /* bytes of unsent output some turns ago */
-    uint32_t seen_output_turn;
+    uint64_t told_bytes;       /* worker_buffer_bytes when the store was last told */
+    uint64_t untouched_bytes;  /* of input that has room and has not come */
+    uint64_t paid_output;      /* bytes of unsent output that room was taken for */
+    bool no_room;              /* somebody was refused room in this turn */
+    uint64_t seen_output;      /* bytes of unsent output some turns ago */
+    uint32_t seen_output_turn; /* in which */
     uint64_t ahead_bytes;      /* for which room is made, for long replies */
     uint64_t ahead_us;         /* monotonic: when somebody wanted that */
     uint64_t room_tried_us;    /* monotonic: the last look at those that wait */
@@ -89,10 +89,9 @@ struct worker {
     uint64_t sparing_us;       /* the same, when small requests took much */
     uint64_t output_max;       /* unsent output of a connection beyond which it runs no command */
     uint64_t reply_bytes_free; /* a reply that is shorter need not ask for room */
-    void *scratch;
+    void *scratch;             /* worker_scratch; malloc */
     size_t scratch_bytes;
     pthread_t thread;
-    bool thread_started;
     struct loop_event events[WORKER_EVENTS_MAX];
 
     /* any thread */

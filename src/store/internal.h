@@ -186,6 +186,10 @@ static inline unsigned store_participants(const struct store *store)
     return store->config.workers + 1;
 }
 
+/* ---- store.c ---- */
+
+/* Everything below is on stable storage, in every durability mode; STORE_NONE: everything. */
+uint64_t store_durable_lsn(const struct store *store);
 /* Empties the index of a store that is being opened. */
 status_t store_index_reset(struct store *store);
 
@@ -299,11 +303,9 @@ static inline void store_depends(struct store_worker *sw, uint64_t lsn)
 
 /* Deletes a key because its time has come. STORE_OK also when somebody else was quicker. */
 enum store_result store_expire_key(struct store_worker *sw, const struct store_key *key);
+/* All keys. False: somebody holds one too long, and none is locked. */
 bool store_lock_all(struct store *store);
 void store_unlock_all(struct store *store);
-
-/* Everything below is on stable storage, in every durability mode; STORE_NONE: everything. */
-uint64_t store_durable_lsn(const struct store *store);
 
 /* ---- background.c ---- */
 

@@ -6,11 +6,9 @@
  *
  * Values leave by second chance: a queue of the values in memory in the order in which they came; one that
  * was read since the hand passed goes round once more (Corbato, "A paging experiment with the Multics
- * system", 1968). Each worker has a queue of its own and evicts what it brought. */
-#include <fcntl.h>
-#include <stdio.h>
+ * system", 1968). Each worker has queues of its own for what it brings; who must make room takes from the
+ * longest one, whose worker may be idle. */
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/check.h"
 #include "base/spin.h"
@@ -368,7 +366,7 @@ static bool drop_some_stale(struct store_worker *sw, unsigned steps)
     return more;
 }
 
-/* That of the worker who has brought most: he may be idle. */
+/* Of the worker that has brought most. */
 static struct resident_queue *longest_queue(struct store *store, enum resident_kind kind)
 {
     struct resident_queue *longest = &store->workers[0].private->residents[kind];

@@ -1,7 +1,5 @@
 /* Reading: find a node, take its state under the sequence lock, decide whether it is live, and note what the
  * answer depends on. */
-#include <stdlib.h>
-
 #include "base/check.h"
 #include "store/fetch.h"
 #include "store/internal.h"
@@ -321,7 +319,7 @@ enum store_result store_snapshot_begin(struct store_worker *sw, const struct sto
     p->snapshot_locked = false;
     if (keys == NULL && sw->store->log)
         store_depends(sw, log_tail_lsn(sw->store->log) - 1);
-    if (sw->private->alone)
+    if (p->alone)
         return STORE_OK;
     if (attempt < OPTIMISTIC_ATTEMPTS)
         return take_sequences(sw->store, p) ? STORE_OK : STORE_BUSY;
@@ -335,7 +333,7 @@ enum store_result store_snapshot_begin(struct store_worker *sw, const struct sto
 bool store_snapshot_end(struct store_worker *sw)
 {
     struct store_worker_private *p = sw->private;
-    if (sw->private->alone)
+    if (p->alone)
         return true;
     if (p->snapshot_locked) {
         p->snapshot_locked = false;

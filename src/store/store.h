@@ -35,8 +35,9 @@ struct store_config {
     uint64_t log_segment_bytes_first, log_segment_bytes_max; /* 0: the log's default */
     unsigned io_depth;         /* reads of one worker in flight at most; 0: STORE_IO_DEPTH_DEFAULT */
     uint64_t disk_limit_bytes; /* the folder's files take no more; 0: no limit but the disk's */
-    bool no_threads; /* simulations: no thread prepares log segments, log_prepare(store_log()) must be called
-                      */
+    /* Simulations: no thread prepares log segments or keeps the store: the caller calls log_prepare and
+     * store_keep. */
+    bool no_threads;
     uint64_t checkpoint_bytes; /* tests: of log between two checkpoints, which then don't wait long; 1: and
                                   are written in small steps; 0: as documented */
     /* As log_config.on_progress: any thread; wake the workers that hold replies or parked operations. */
@@ -90,6 +91,9 @@ struct store_worker {
     struct fetch *fetch; /* values on their way from disk; NULL: nothing is ever cold */
 };
 
+/* Reads what is in the folder, which is made if there is none. The texts and the disk of the config belong to
+ * the caller, until store_close. Errors: as log_open; STATUS_INVALID when the index alone is beyond the cap.
+ * After an error there is nothing to close. */
 STATUS_MUST_USE status_t store_open(const struct store_config *config, struct store **out);
 /* No worker may be inside a turn. With durability fsync or interval everything must have been flushed before.
  */
@@ -157,8 +161,8 @@ struct store_view {
     uint64_t address;  /* of the value's record; set with STORE_COLD, STORE_CORRUPT and STORE_IO */
 };
 
-/* STORE_OK with a view, STORE_ABSENT, or STORE_BUSY. STORE_COLD, STORE_CORRUPT, STORE_IO: the view has no
- * data, but len, expire_ms, sequence and address are valid. */
+/* STORE_OK with a view, STORE_ABSENT, or STORE_BUSY. STORE_COLD, STORE_CORRUPT, STORE_IO, STORE_NO_MEMORY:
+ * the view has no data, but len, expire_ms, sequence and address are valid. */
 enum store_result store_find(struct store_worker *sw, const struct store_key *key, struct store_view *view);
 
 /* Copies bytes [offset, offset + len) of the value. False if the value was overwritten meanwhile by another
@@ -212,7 +216,7 @@ const struct node *store_random(struct store_worker *sw, uint64_t random);
 
 /* A write locks its keys, looks at what is there, stages what shall be, and commits: one log record, one
  * instant, also in a crash. store_write_begin -> store_entry_live / value / expire_ms -> store_stage_* ->
- * store_write_commit (or _abort) Everything between begin and commit must be short: other workers may be
+ * store_write_commit (or _abort). Everything between begin and commit must be short: other workers may be
  * waiting for the locks. */
 struct store_entry {
     struct store_key key; /* set by the caller (store_key_prepare) */
@@ -235,10 +239,10 @@ struct store_entry {
 
 enum store_staged { STAGED_NOTHING, STAGED_SET, STAGED_DELETE, STAGED_EXPIRE };
 
-/* Locks the n keys and fills entries. STORE_OK or STORE_BUSY (nothing locked). The array is the caller's
- * until commit or abort. bytes_hint: about how many value bytes will be written (large values get their
- * memory before the lock). Entries may repeat a key: what is staged for a later one is seen through, and
- * replaces, what was staged for the first. */
+/* Locks the n keys and fills entries. STORE_OK; or STORE_BUSY, or STORE_NO_MEMORY for a long write: nothing
+ * is locked. The array is the caller's until commit or abort. bytes_hint: about how many value bytes will be
+ * written (large values get their memory before the lock). Entries may repeat a key: what is staged for a
+ * later one is seen through, and replaces, what was staged for the first. */
 enum store_result store_write_begin(struct store_worker *sw, struct store_entry *entries, unsigned n,
                                     uint64_t bytes_hint);
 
@@ -266,8 +270,8 @@ void store_write_abort(struct store_worker *sw);
 /* After a commit's STORE_BUSY: bytes of a long record that the log has no room for yet; 0: it waits for
  * something else. Answers once. */
 uint64_t store_log_wait(struct store_worker *sw);
-/* Is it worth beginning such a write again? Much cheaper than beginning it; an error to be told is one too.
- */
+/* Is it worth beginning such a write again? Also when it would end with an error now. Much cheaper than
+ * beginning it. */
 bool store_log_may_go_on(struct store_worker *sw, uint64_t bytes);
 
 /* Deletes the key `path` and all keys below `path/`; an empty path is everything. One log record, one

@@ -168,6 +168,8 @@ static void end_waiting(struct worker *worker, struct conn *conn)
     conn->work_granted = false;
     conn->flags &= ~(uint32_t)(CONN_WORKS | CONN_NO_ROOM);
     conn->room_us = 0;
+    if (conn->input_len == 0) /* else conn_input_consume gives the room back */
+        budget_release(conn);
 }
 
 static void refuse_for_room(struct conn *conn)

@@ -408,3 +408,15 @@ def test_who_stands_still_is_sent_away(server):
     for client in still:
         client.close()
     assert_below_cap(server)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_room_of_a_value_made_from_an_old_one_is_given_back(name, make_server):
+    """Else whoever made one and now has nothing to say is sent away as one who stands still."""
+    backend, threads = BACKENDS[name]
+    server = make_server("--memory", SMALL_CAP, "--io", backend, "--threads", threads).start()
+    with server.client() as idle, server.client() as c:
+        for i in range(6):  # sometimes there is room at once, sometimes the command waits for it
+            assert idle("SET", "grows", value(i, 7 * MIB)) == "OK"
+            assert idle("APPEND", "grows", "x") == 7 * MIB + 1
+            assert int(info(c)["memory_input_bytes"]) < MIB

@@ -217,8 +217,11 @@ static bool try_reserve(struct conn *conn, uint64_t bytes)
 {
     struct worker *worker = conn->worker;
     uint64_t cap = cap_bytes(worker->server);
-    if (cap == 0 || bytes <= conn->reserved || bytes <= budget_small_bytes(worker->server))
+    if (cap == 0 || bytes <= conn->reserved || bytes <= budget_small_bytes(worker->server)) {
+        if (conn->reserved == 0) /* it may have waited as the one beyond: nobody else would be that again */
+            give_back(conn);
         return true;
+    }
     if (!take_share_and_room(conn, bytes, cap))
         return false;
     set_reserved(conn, bytes);

@@ -420,3 +420,21 @@ def test_room_of_a_value_made_from_an_old_one_is_given_back(name, make_server):
             assert idle("SET", "grows", value(i, 7 * MIB)) == "OK"
             assert idle("APPEND", "grows", "x") == 7 * MIB + 1
             assert int(info(c)["memory_input_bytes"]) < MIB
+
+
+def test_the_place_of_the_largest_request_is_given_back(make_server):
+    """It waits for memory in that place, and needs none any more: another one gets it."""
+    server = make_server("--memory", 64 * MIB, "--threads", 1).start()
+    with server.client(timeout=60) as c:
+        keys = 0
+        while not any(isinstance(r, Error) for r in c.pipeline(("SET", "key:%d" % (keys + i), "") for i in range(5000))):
+            keys += 5000
+        with server.client(timeout=60) as waits:
+            request = encode("SET", "large", value(1, 15 * MIB))
+            waits.send(request[:8000])
+            wait_until(lambda: info(c)["clients_waiting_for_room"] == "1")
+            assert c("CONFIG", "SET", "maxmemory", 0) == "OK"
+            waits.send(request[8000:])
+            assert waits.reply() == "OK"
+        assert c("CONFIG", "SET", "maxmemory", 256 * MIB) == "OK"
+        assert c("SET", "larger", value(2, 20 * MIB)) == "OK"

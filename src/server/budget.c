@@ -413,10 +413,11 @@ void budget_output_look(struct worker *worker)
 /* ---- who stands still ---- */
 
 /* Holds room for input that it does not fill, or output that it does not take. A command that waits, waits
- * for us. */
+ * for us; so does one whose connection ends, unless its output is not taken. */
 static bool stands_still(struct conn *conn, bool input, bool output)
 {
-    bool holds = input && conn->reserved && !conn->waiting_room.next && !(conn->flags & CONN_PARKED);
+    bool ends = conn->flags & CONN_CLOSING && !(conn->flags & CONN_SENDING);
+    bool holds = input && conn->reserved && !conn->waiting_room.next && !(conn->flags & CONN_PARKED) && !ends;
     holds |= output && conn->flags & CONN_SENDING && reply_pending_bytes(&conn->reply) > BUDGET_LEAST_BYTES;
     bool moves = conn->input_len < conn->seen_input || conn->input_len >= conn->seen_input + STILL_BYTES ||
                  conn->reply.head_offset != conn->seen_output;
@@ -456,7 +457,7 @@ static void look(struct worker *worker)
     bool output = wanted_us && worker->now_us < wanted_us + WANTED_RECENTLY_US;
     for (struct conn_link *link = worker->all.next; link != &worker->all; link = link->next) {
         struct conn *conn = CONN_OF(link, all);
-        if (!(conn->flags & (CONN_CLOSED | CONN_CLOSING)) && stands_still(conn, input, output))
+        if (!(conn->flags & CONN_CLOSED) && stands_still(conn, input, output))
             send_away(conn);
     }
 }

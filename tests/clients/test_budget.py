@@ -2,6 +2,7 @@
 gets on who does not stand still."""
 
 import resource
+import signal
 import socket
 import threading
 import time
@@ -420,6 +421,25 @@ def test_room_of_a_value_made_from_an_old_one_is_given_back(name, make_server):
             assert idle("SET", "grows", value(i, 7 * MIB)) == "OK"
             assert idle("APPEND", "grows", "x") == 7 * MIB + 1
             assert int(info(c)["memory_input_bytes"]) < MIB
+
+
+def test_who_ends_without_taking_replies_is_sent_away(make_server):
+    """Replies behind which a connection ends hold memory as others do."""
+    server = make_server("--memory", 64 * MIB, "--threads", 1).start()
+    with server.client(timeout=60) as c:
+        assert c("SET", "many", value(1, MIB - 2048)) == "OK" and c("SET", "one", value(2, 3 * MIB)) == "OK"
+        server.process.send_signal(signal.SIGSTOP)  # all in one turn, before any can be told to wait
+        silent = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+        for sock in silent:
+            sock.connect(server.unix)
+            sock.send(encode("GET", "many") + encode("QUIT"))
+        server.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: int(info(c)["mem_clients_normal"]) > 14 * MIB)
+        begin = time.monotonic()
+        assert c("GET", "one") == value(2, 3 * MIB)
+        assert time.monotonic() - begin < 30
+        for sock in silent:
+            sock.close()
 
 
 def test_the_place_of_the_largest_request_is_given_back(make_server):

@@ -5,6 +5,7 @@
 #include "server/conn.h"
 #include "server/server.h"
 #include "server/worker.h"
+#include "sys/net.h"
 
 enum {
     INPUT_PART = 16,                        /* of the cap, for all large requests but one */
@@ -462,6 +463,20 @@ static void look(struct worker *worker)
     }
 }
 
+/* Nobody reads from those that wait, so nobody is told when a client leaves. Who comes again and again, and
+ * gives up each time, must not be many clients that hold and want memory. */
+static void look_who_has_left(struct worker *worker)
+{
+    for (struct conn_link *link = worker->waiting_room.next; link != &worker->waiting_room;
+         link = link->next) {
+        struct conn *conn = CONN_OF(link, waiting_room);
+        uint64_t there = conn->input_len - conn->input_position, announced = conn_announced(conn);
+        if (!(conn->flags & (CONN_CLOSED | CONN_PARKED)) &&
+            net_peer_has_left(conn->stream.fd, announced > there ? announced - there : 0))
+            conn_close(conn);
+    }
+}
+
 /* ---- for the worker ---- */
 
 static bool is_recent(const struct worker *worker, uint64_t us)
@@ -528,7 +543,7 @@ bool budget_must_look(const struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server);
     return cap && (STAT_GET(((struct worker *)(uintptr_t)worker)->reserved_bytes) ||
-                   worker_buffer_bytes(worker) > cap / 64);
+                   worker_buffer_bytes(worker) > cap / 64 || !conn_list_empty(&worker->waiting_room));
 }
 
 void budget_turn(struct worker *worker)
@@ -538,6 +553,7 @@ void budget_turn(struct worker *worker)
     if (worker->now_us - worker->looked_us >= BUDGET_LOOK_US && budget_must_look(worker)) {
         worker->looked_us = worker->now_us;
         look(worker);
+        look_who_has_left(worker);
     }
     if (worker->ahead_bytes && worker->now_us - worker->ahead_us > AHEAD_US)
         worker->ahead_bytes = 0;

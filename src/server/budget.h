@@ -13,7 +13,8 @@
  * No deadlock. Room is given back by requests that complete; the one beyond the share waits for nobody's
  * room, so there is always one that may complete. Then the next one that waits takes its place, so a large
  * request cannot starve behind small ones. What can stand still is a client: one that holds room while
- * others wait for it, and neither sends nor takes anything for some seconds, is sent away.
+ * others wait for it, and neither sends nor takes anything for some seconds, is sent away. One that has left
+ * while it waits, before its request was complete, is noticed within a second.
  *
  * Replies. Unsent output of all connections may be a quarter of the cap; the fuller that is, the less a
  * connection may have before its next command runs. A reply that would pass it waits (COMMAND_AGAIN) until

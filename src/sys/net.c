@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -213,6 +214,18 @@ void net_describe(int fd, char *peer, char *local, size_t bytes, bool *is_unix)
     *is_unix = here.ss_family == AF_UNIX;
     describe(&here, local, bytes);
     describe(*is_unix ? &here : &there, peer, bytes);
+}
+
+bool net_peer_has_left(int fd, uint64_t lacking)
+{
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    int queued = 0;
+    if (poll(&p, 1, 0) <= 0)
+        return false;
+    if (p.revents & POLLERR) /* what was on the way is lost */
+        return true;
+    return p.revents & (POLLRDHUP | POLLHUP) && ioctl(fd, FIONREAD, &queued) == 0 &&
+           (uint64_t)queued < lacking;
 }
 
 void net_close(int fd)

@@ -458,3 +458,25 @@ def test_the_place_of_the_largest_request_is_given_back(make_server):
             assert waits.reply() == "OK"
         assert c("CONFIG", "SET", "maxmemory", 256 * MIB) == "OK"
         assert c("SET", "larger", value(2, 20 * MIB)) == "OK"
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_who_leaves_while_it_waits_is_forgotten(name, make_server):
+    """Nobody reads from those that wait for room: they must be noticed all the same, and hold nothing."""
+    backend, threads = BACKENDS[name]
+    server = make_server("--memory", 64 * MIB, "--io", backend, "--threads", threads).start()
+    with server.client() as c, server.client() as holds:
+        holds.send(encode("SET", "holds", value(1, 15 * MIB))[:MIB])
+        request, done = encode("SET", "waits", value(2, 5 * MIB)), threading.Event()
+        drips = threading.Thread(target=lambda: [done.wait(0.2) or holds.send(b"v" * (64 << 10)) for _ in range(60)])
+        drips.start()  # never still for long
+        for _ in range(100):
+            with server.client() as client:
+                client.send(request[:20000])
+        with server.client() as stays:
+            stays.send(request[:20000])
+            wait_until(lambda: int(info(c)["clients_waiting_for_room"]) > 0)
+            wait_until(lambda: info(c)["connected_clients"] == "3", timeout=6)
+            assert info(c)["clients_waiting_for_room"] == "1"
+        done.set()
+        drips.join()

@@ -227,24 +227,27 @@ static bool is_owners(const struct landing *l, const struct store_waiter *owner)
 
 /* All workers' buffers have a share of the cap. Beyond it one waiter gets what it needs: so there is always
  * one that may complete, and not each worker holds a large value while it waits for room for its reply. */
-static bool share_allows(struct store *store, const struct landing *l)
+static bool share_allows(struct store_worker *sw, const struct landing *l)
 {
+    struct store *store = sw->store;
+    struct fetch *f = sw->fetch;
     uint64_t cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
     struct store_waiter *none = NULL;
     if (cap == 0 || atomic_load(&store->landing_bytes) + l->bytes <= cap / LANDINGS_PART)
         return true;
-    if (l->claims == NULL)
+    if (f->owner || l->claims == NULL)
+        return is_owners(l, f->owner);
+    if (!atomic_compare_exchange_strong(&store->landing_owner, &none, l->claims->waiter))
         return false;
-    struct store_waiter *owner = atomic_load(&store->landing_owner);
-    return owner ? is_owners(l, owner)
-                 : atomic_compare_exchange_strong(&store->landing_owner, &none, l->claims->waiter);
+    waiter_owns(f, l->claims->waiter);
+    return true;
 }
 
 /* The buffer, written to: its read may end turns later. False: there is no room now. */
 static bool make_buffer(struct store_worker *sw, struct landing *l)
 {
     struct store *store = sw->store;
-    if (!share_allows(store, l)) {
+    if (!share_allows(sw, l)) {
         sw->private->room.refused = true;
         return false;
     }

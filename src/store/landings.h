@@ -79,6 +79,7 @@ struct fetch {
     uint32_t in_flight;
     struct waiter_list ready, hungry;
     struct store_waiter *privileged;
+    struct store_waiter *owner; /* the store's landing_owner, if it is of this worker */
     uint64_t complaint_s;
     unsigned complaints;
     struct numbers numbers;
@@ -96,6 +97,14 @@ static inline void landing_list_add(struct landing_list *list, struct landing *l
     l->previous = list->last;
     *(list->last ? &list->last->next : &list->first) = l;
     list->last = l;
+}
+
+static inline void landing_list_add_first(struct landing_list *list, struct landing *l)
+{
+    l->previous = NULL;
+    l->next = list->first;
+    *(list->first ? &list->first->previous : &list->last) = l;
+    list->first = l;
 }
 
 static inline void landing_list_remove(struct landing_list *list, struct landing *l)
@@ -153,6 +162,8 @@ static inline bool landing_has_room(const struct fetch *f, enum landing_account 
 /* May this waiter claim so much more? If not, it is hungry. */
 bool waiter_may_claim(struct fetch *f, struct store_waiter *w, uint64_t bytes);
 void waiter_claim(struct fetch *f, struct landing *l, struct store_waiter *w);
+/* It becomes the store's landing_owner, as far as the worker is concerned. */
+void waiter_owns(struct fetch *f, struct store_waiter *w);
 /* One of its values has landed: queues the waiter when nothing is pending any more. */
 void waiter_landed(struct fetch *f, struct store_waiter *w);
 

@@ -3,7 +3,11 @@
  * Claimed landings and those read ahead have half of the memory each, so that what was read ahead is not
  * dropped for want of room. A waiter that finds none is hungry and waits in a queue. Waiters hold claims
  * while they wait, so two large commands could wait for each other: one waiter at a time is privileged and
- * gets room beyond the limit. */
+ * gets room beyond the limit.
+ *
+ * Buffers have a share of the cap too, and one waiter of all workers, the owner, gets them beyond that
+ * (fetch.c). It must wait for nobody else: it may claim as the privileged one does, and what it wants stands
+ * in front of what others want. */
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -49,7 +53,7 @@ bool waiter_may_claim(struct fetch *f, struct store_waiter *w, uint64_t bytes)
         return true;
     if (f->privileged == NULL)
         f->privileged = w;
-    if (f->privileged == w)
+    if (f->privileged == w || f->owner == w)
         return true;
     if (!w->hungry) {
         waiter_unqueue(f, w);
@@ -58,6 +62,25 @@ bool waiter_may_claim(struct fetch *f, struct store_waiter *w, uint64_t bytes)
         waiter_settle(f, w);
     }
     return false;
+}
+
+/* What is wanted is looked at from the front, and not far. */
+static void come_first(struct fetch *f, struct landing *l)
+{
+    if (l->state != LANDING_WANTED)
+        return;
+    landing_list_remove(&f->wanted, l);
+    landing_list_add_first(&f->wanted, l);
+}
+
+void waiter_owns(struct fetch *f, struct store_waiter *w)
+{
+    f->owner = w;
+    waiter_unqueue(f, w); /* one that is hungry waits for the privileged one; now for what it has claimed */
+    w->hungry = false;
+    waiter_settle(f, w);
+    for (struct claim *c = w->claims; c; c = c->next)
+        come_first(f, c->landing);
 }
 
 void waiter_claim(struct fetch *f, struct landing *l, struct store_waiter *w)
@@ -76,6 +99,8 @@ void waiter_claim(struct fetch *f, struct landing *l, struct store_waiter *w)
     l->ahead = false;
     if (l->account != ACCOUNT_CLAIMED)
         landing_account(f, l, ACCOUNT_CLAIMED);
+    if (f->owner == w)
+        come_first(f, l);
 }
 
 void waiter_landed(struct fetch *f, struct store_waiter *w)
@@ -115,8 +140,10 @@ void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
     waiter_unqueue(f, waiter);
     if (f->privileged == waiter)
         f->privileged = NULL;
-    if (UNLIKELY(atomic_load(&sw->store->landing_owner) == waiter))
+    if (UNLIKELY(f->owner == waiter)) {
+        f->owner = NULL;
         atomic_store(&sw->store->landing_owner, NULL);
+    }
     while (waiter->claims) {
         struct claim *c = waiter->claims;
         waiter->claims = c->next;

@@ -423,7 +423,7 @@ static void test_one_command_may_not_have_all_memory(void **state)
 }
 
 /* Commands that want several values each, and need all at once, with room for few: all get done. */
-static void test_commands_with_too_little_room_do_not_wait_for_each_other(void **state)
+static void crowd(uint64_t cap, uint64_t least, uint64_t most)
 {
     enum { COMMANDS = 12, EACH = 16 };
     struct bench b = bench_open(small, 4, (struct fetch_config){.memory_bytes_max = 64 << 10, .io_depth = 5});
@@ -431,7 +431,7 @@ static void test_commands_with_too_little_room_do_not_wait_for_each_other(void *
     bool started[COMMANDS] = {0}, done[COMMANDS] = {0};
     unsigned left = COMMANDS, turns = 0;
     uint64_t memory_max = 0;
-    (void)state;
+    atomic_store(&b.f.store->memory_bytes_max, cap);
     for (; left; turns++) {
         struct store_waiter *named = store_waiter_next(b.sw);
         assert_true(turns < TURNS_MAX);
@@ -458,8 +458,24 @@ static void test_commands_with_too_little_room_do_not_wait_for_each_other(void *
             memory_max = stats_of(&b).memory_bytes;
         next_turn(&b);
     }
-    assert_in_range(memory_max, 16 << 10, 160 << 10); /* half of 64K, one command, and what goes next turn */
+    assert_in_range(memory_max, least, most);
+    atomic_store(&b.f.store->memory_bytes_max, 0);
     bench_close(&b);
+}
+
+static void test_commands_with_too_little_room_do_not_wait_for_each_other(void **state)
+{
+    (void)state;
+    crowd(0, 16 << 10, 160 << 10); /* half of 64K, one command, and what goes next turn */
+}
+
+/* A sixteenth of the cap is less than what one command needs, and who has it may wait for the other's claims.
+ */
+static void test_nor_with_a_small_share_for_buffers(void **state)
+{
+    (void)state;
+    for (uint64_t share = 1; share <= 32 << 10; share *= 2)
+        crowd(16 * share, 1024, 160 << 10);
 }
 
 /* Everything at random, reads ending in any order and any way: who waits is named in the end. */
@@ -537,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_io_depth_bounds_what_is_under_way),
         cmocka_unit_test(test_one_command_may_not_have_all_memory),
         cmocka_unit_test(test_commands_with_too_little_room_do_not_wait_for_each_other),
+        cmocka_unit_test(test_nor_with_a_small_share_for_buffers),
         cmocka_unit_test(test_any_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

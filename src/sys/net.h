@@ -23,7 +23,8 @@ enum { NET_KEEPALIVE_S = 300 }; /* a peer that has vanished is noticed after twi
 void net_tune(int fd);
 /* "ip:port" of both ends, or the path. */
 void net_describe(int fd, char *peer, char *local, size_t bytes, bool *is_unix);
-/* Where nobody reads: has the peer closed its side (or all of it), with less than so many bytes on the way? */
+/* Where nobody reads: has the peer closed its side (or all of it), with less than so many bytes on the way?
+ */
 bool net_peer_has_left(int fd, uint64_t lacking);
 void net_close(int fd);
 

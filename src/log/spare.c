@@ -142,7 +142,10 @@ status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number,
     return e < 0 ? status_errno(-e, "cannot make log segment %s/%s of %s", folder->path, name, old_name) : s;
 }
 
-enum { DATA_CUT_BYTES = 4 << 20 }; /* freeing more at once would hold up the disk */
+enum {
+    DATA_CUT_BYTES = 4 << 20, /* freeing more at once would hold up the disk */
+    DATA_SLACK_SHARE = 64,    /* of what is wanted: a little more may stay */
+};
 
 static uint64_t data_bytes_least(uint64_t bytes)
 {
@@ -180,11 +183,15 @@ status_t spare_use_for_data(const struct segment_folder *folder, const char *nam
     int e = disk->ops->folder_sync(disk, folder->fd); /* the old name has gone */
     if (e >= 0)
         e = disk->ops->rename(disk, folder->fd, old_name, name);
-    if (e >= 0 && spare.bytes < bytes) {
+    bool named = e >= 0;
+    if (named && spare.bytes < bytes) {
         e = disk->ops->allocate(disk, spare.fd, bytes);
-        if (e < 0)
-            (void)disk->ops->remove(disk, folder->fd, name);
+    } else if (named && spare.bytes > bytes + bytes / DATA_SLACK_SHARE) {
+        e = disk->ops->truncate(disk, spare.fd, bytes); /* now: no more room has been taken for it */
+        spare.bytes = bytes;
     }
+    if (named && e < 0)
+        (void)disk->ops->remove(disk, folder->fd, name);
     if (e < 0) {
         discard(folder, &spare, old_name);
         return status_errno(-e, "cannot make data segment %s/%s of %s", folder->path, name, old_name);

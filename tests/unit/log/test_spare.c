@@ -139,6 +139,10 @@ static void test_data_segments(void **state)
         struct segment_file *file;
         uint64_t address, expected = made[i].values * record_bytes(RECORD_MOVED, 8, VALUE_BYTES);
         status_t s = data_segment_begin(&w.folder, i + 1, expected, &d);
+        char name[SEGMENT_NAME_BYTES];
+        segment_file_name(name, true, i + 1); /* no more than room was taken for, at once */
+        uint64_t room = round_up(LOG_BLOCK_BYTES + expected, LOG_BLOCK_BYTES);
+        assert_true(sim_disk_file(w.sim, name)->size <= room + room / 64);
         for (unsigned v = 0; v < made[i].values; v++) {
             char key[16];
             assert_true(status_is_ok(&s));

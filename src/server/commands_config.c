@@ -30,7 +30,7 @@ static void get_maxmemory(const struct server *server, char *out)
 static bool set_maxmemory(struct server *server, struct slice value)
 {
     uint64_t bytes;
-    if (!parse_size(value, &bytes))
+    if (!parse_size(value, &bytes) || (bytes > 0 && bytes < SERVER_MEMORY_BYTES_LEAST))
         return false;
     STAT_SET(server->memory_bytes_max, bytes);
     store_memory_max_set(server->store, bytes);
@@ -199,6 +199,7 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
 {
     char now[VALUE_BYTES]; /* then why not */
     int64_t number;
+    uint64_t bytes;
     read_setting(call->server, setting, now);
     if (command_word_is(value, now))
         return true;
@@ -206,6 +207,8 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
         snprintf(now, sizeof now, "can't set immutable config");
     else if (setting->set(call->server, value))
         return true;
+    else if (setting->set == set_maxmemory && parse_size(value, &bytes))
+        snprintf(now, sizeof now, "the least is %dM (0: no cap)", SERVER_MEMORY_BYTES_LEAST >> 20);
     else if (setting->set == set_maxmemory)
         snprintf(now, sizeof now, "argument must be a memory value");
     else if (!parse_i64(value, &number))

@@ -34,6 +34,10 @@ enum server_exit {
 
 enum server_phase { SERVER_RUNNING, SERVER_STOPPING, SERVER_FAILED };
 
+/* The least cap. An empty server with two threads takes this much: code, log buffers, connections. With less
+ * nothing could be stored, and the cap be kept by no means. */
+enum { SERVER_MEMORY_BYTES_LEAST = 32 << 20 };
+
 struct server_config {
     const char *listen;    /* HOST:PORT; NULL: no TCP */
     const char *unix_path; /* NULL: none */

@@ -20,10 +20,6 @@
 static const char usage[] = "server [--listen HOST:PORT] [--dir DIR] [options]";
 static const char about[] = "A durable key-value server that speaks the Redis protocol.";
 
-/* An empty server with two threads takes this much: code, log buffers, connections. With less nothing could
- * be stored, and the cap be kept by no means. */
-enum { MEMORY_BYTES_LEAST = 32 << 20 };
-
 struct settings {
     struct server_config config;
     uint64_t port;
@@ -135,10 +131,10 @@ static int read_settings(struct settings *s, int argc, char **argv)
         free(buffer);
     /* else its texts are used for as long as the process lives */
     use_port(s);
-    if (code < 0 && c->memory_bytes > 0 && c->memory_bytes < MEMORY_BYTES_LEAST) {
+    if (code < 0 && c->memory_bytes > 0 && c->memory_bytes < SERVER_MEMORY_BYTES_LEAST) {
         fprintf(stderr,
                 "kvasir server: --memory: %" PRIu64 " bytes are too little, the least is %dM (0: no cap)\n",
-                c->memory_bytes, MEMORY_BYTES_LEAST >> 20);
+                c->memory_bytes, SERVER_MEMORY_BYTES_LEAST >> 20);
         return SERVER_EXIT_USAGE;
     }
     return code;

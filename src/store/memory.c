@@ -222,9 +222,10 @@ static struct excess excess_of(struct store *store)
     bool is_short = resident > low;
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
-    /* What is free in the arena may be in pieces that are too small: somebody has just found it so. */
+    /* Somebody has just found no room for a node: what is free in the arena may be in pieces that are too
+     * small. */
     bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms);
-    return (struct excess){.external = resident > use.budget_bytes,
+    return (struct excess){.external = in_pieces || resident > use.budget_bytes,
                            .internal = in_pieces || resident - arena_free_bytes(&use) > low};
 }
 
@@ -378,12 +379,13 @@ static struct resident_queue *longest_queue(struct store *store, enum resident_k
     return longest;
 }
 
-/* In all queues of a kind; about, as others work on them. */
-static uint64_t resident_count(const struct store *store, enum resident_kind kind)
+/* Of all queues; about, as others work on them. */
+static uint64_t resident_count(const struct store *store)
 {
     uint64_t count = 0;
     for (unsigned i = 0; i < store_participants(store); i++)
-        count += load(&store->workers[i].private->residents[kind].count);
+        for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
+            count += load(&store->workers[i].private->residents[kind].count);
     return count;
 }
 
@@ -502,7 +504,7 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
     atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);
-    if (resident_count(store, RESIDENT_INTERNAL) == 0)
+    if (resident_count(store) == 0)
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;
@@ -666,8 +668,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
      * nothing, at the next measurement. */
     struct store_worker_private *p = sw->private;
     bool excess = memory_relieve(sw, steps);
-    uint64_t count = resident_count(store, RESIDENT_INTERNAL) + resident_count(store, RESIDENT_EXTERNAL);
-    if (excess && p->fruitless <= 2 * count)
+    if (excess && p->fruitless <= 2 * resident_count(store))
         return true;
     p->fruitless = 0;
     return more;

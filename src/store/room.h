@@ -21,8 +21,8 @@
  *
  * Who gets no room tries again in a later turn. Meanwhile the allocator is made to give back what it keeps,
  * and values leave memory, as many as are missing beyond those that have left already (relieve_short). Writes
- * of small values are let through when nothing is left that could leave: what they may add is memory_refuses'
- * business.
+ * of small values are let through when nothing is left that could leave: what they may add is the business of
+ * memory_refuses and memory_room.
  *
  * Thread safety: struct room_state belongs to its participant, but for short_bytes. */
 #ifndef KVASIR_STORE_ROOM_H

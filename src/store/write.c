@@ -181,7 +181,7 @@ static void return_room(struct store_worker_private *p)
 }
 
 /* Room for the values that a commit makes. Small ones are not kept from coming when nothing could leave for
- * them: see memory_refuses. */
+ * them: see memory_room. */
 static bool take_value_room(struct store *store, struct store_worker_private *p, uint64_t bytes)
 {
     if (bytes <= p->write_room) {

@@ -25,7 +25,7 @@ SIZES = ["--min-size", VALUE_BYTES_MIN, "--max-size", VALUE_BYTES_MAX]
 MEMCACHED_SIZES = ["--value-size", f"{VALUE_BYTES_MIN}-{VALUE_BYTES_MAX}"]
 MEMCACHED_LOAD_RATE = 30000  # quicker, it drops values instead of writing them to its file
 GET_RATE, PARTS, FILL = 20000, 10, 0.7
-COLD = {"cold64": (64, 1), "cold1x64": (1, 64), "cold-one": (1, 1)}
+COLD = {"cold64": (64, 1), "cold128": (128, 1), "cold256": (256, 1), "cold1x64": (1, 64), "cold-one": (1, 1)}
 COLD_ROWS = [*COLD, "cold-rss"]
 OVERWRITE_ROWS = ["overwrite"]
 RESTART_ROWS = ["cold-key-bytes", "restart"]
@@ -111,8 +111,10 @@ class DiskRows:
         needed = [row for row in COLD if row in wanted or (row == "cold64" and wanted & {"cold1x64", "cold-rss"})]
         for row in needed:
             got[row] = self.cold_rounds(servers, fio, rocksdb, *COLD[row])
-        if "cold64" in wanted:
-            self.add_rates("cold64", "cold GET from disk, 64 connections", got["cold64"],
+        for row in ("cold64", "cold128", "cold256"):
+            if row not in wanted:
+                continue
+            self.add_rates(row, f"cold GET from disk, {COLD[row][0]} connections", got[row],
                            [("80% of fio", share_of_fio(0.8)), ("95% of fio (aim)", share_of_fio(0.95))])  # fmt: skip
         if "cold1x64" in wanted:
             self.add_rates("cold1x64", "cold GET from disk, 1 connection x pipeline 64", got["cold1x64"])

@@ -163,18 +163,37 @@ static enum log_reserve_result refused(struct log *log, enum log_reserve_kind ki
     return atomic_load_explicit(&log->disk_full, memory_order_relaxed) && !comes ? LOG_NO_SPACE : LOG_WAIT;
 }
 
+/* Room behind the open batch, and how much of a segment's end is kept for deletes. */
+static uint64_t room_behind_open(const struct log *log)
+{
+    uint64_t word = atomic_load_explicit(&log->word, memory_order_relaxed), room = segment_room(log);
+    uint64_t used = (uint32_t)word == WORD_CLOSED ? 0 : (uint32_t)word;
+    return used < room ? room - used : 0;
+}
+
+static uint64_t headroom(const struct log *log)
+{
+    uint64_t share = log->current->bytes / 8;
+    return share < LOG_HEADROOM_BYTES ? share : LOG_HEADROOM_BYTES;
+}
+
 /* Only deletes may use what is left: no segment for others is prepared. The disk may be full, or it is not
  * known yet. */
 static bool in_headroom(struct log *log, uint64_t bytes)
 {
     spin_lock(&log->lock);
-    uint64_t room = segment_room(log), keep = log->current->bytes / 8;
-    uint64_t word = atomic_load_explicit(&log->word, memory_order_relaxed);
-    uint64_t used = (uint32_t)word == WORD_CLOSED ? 0 : (uint32_t)word;
-    bool low = room < used + bytes + (keep < LOG_HEADROOM_BYTES ? keep : LOG_HEADROOM_BYTES);
+    bool low = room_behind_open(log) < bytes + headroom(log);
     bool in = !has_next(log) && (low || log->current->for_deletes);
     spin_unlock(&log->lock);
     return in;
+}
+
+bool log_headroom_is_low(struct log *log)
+{
+    spin_lock(&log->lock);
+    bool low = log->current->for_deletes || room_behind_open(log) < headroom(log) / 2;
+    spin_unlock(&log->lock);
+    return low;
 }
 
 uint64_t log_large_bytes(const struct log *log)

@@ -267,9 +267,11 @@ bool log_prepare(struct log *log)
         return true;
     }
     free(s);
-    if (status.code == STATUS_NO_SPACE)
-        prepare_for_deletes(log, plan.number, plan.after);
     bool waits = status.code == STATUS_NO_SPACE && room_will_come(log, SEGMENT_BYTES_MIN);
+    /* Where room comes soon, what is kept back lasts so long: at the limit this happens with every segment,
+     * and making and removing one more each time would hold up reads (docs/performance.md). */
+    if (status.code == STATUS_NO_SPACE && (!waits || log_headroom_is_low(log)))
+        prepare_for_deletes(log, plan.number, plan.after);
     atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
     if (waits)
         return false;

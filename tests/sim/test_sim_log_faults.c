@@ -366,6 +366,110 @@ static void test_disk_full_found_late(void **state)
     close_both(sim, log);
 }
 
+/* Room as the store gives it: none now, for nothing but what only deletes may use; more to come. */
+struct given_room {
+    bool has_room, comes;
+    unsigned asked_for_deletes;
+};
+
+static bool room_for(void *context, uint64_t bytes, bool for_deletes)
+{
+    struct given_room *room = context;
+    (void)bytes;
+    room->asked_for_deletes += for_deletes;
+    return room->has_room || for_deletes;
+}
+
+static bool no_spare(void *context, uint64_t bytes)
+{
+    (void)context, (void)bytes;
+    return false;
+}
+
+static void room_used(void *context, uint64_t bytes)
+{
+    (void)context, (void)bytes;
+}
+
+static bool room_comes(void *context, uint64_t bytes, bool for_deletes)
+{
+    (void)bytes, (void)for_deletes;
+    return ((struct given_room *)context)->comes;
+}
+
+static struct log *opened_with_room(struct sim_disk *sim, struct given_room *room)
+{
+    struct log_config config = {.disk = &sim->disk,
+                                .path = "sim",
+                                .segment_bytes_first = 2 << 20,
+                                .segment_bytes_max = 2 << 20,
+                                .replay = on_replay,
+                                .may_allocate = room_for,
+                                .may_reuse = no_spare,
+                                .allocated = room_used,
+                                .may_wait = room_comes,
+                                .context = room};
+    struct log *log;
+    replayed = 0;
+    status_t s = log_open(&config, &log);
+    assert_true(status_is_ok(&s));
+    return log;
+}
+
+/* Where room comes soon nothing is made for deletes until most of what is kept back for them is used up. */
+static void test_deletes_use_what_is_kept_first(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct given_room room = {.has_room = true};
+    unsigned n = 0;
+    struct log *log = opened_with_room(sim, &room);
+    room = (struct given_room){.comes = true};
+    assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_WAIT);
+    assert_false(log_prepare(log));
+    assert_true(log_lacks_room(log));
+    assert_false(log_disk_full(log));
+    assert_int_equal(room.asked_for_deletes, 0);
+    assert_int_equal(fill_up(sim, log, &n, LOG_HEADROOM), LOG_WAIT);
+    assert_false(log_prepare(log));
+    assert_int_equal(room.asked_for_deletes, 1);
+    assert_int_equal(append(log, n, 1000, LOG_HEADROOM), LOG_RESERVED);
+    flush(sim, log);
+    n++;
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_WAIT);
+    room.has_room = true;
+    assert_true(log_prepare(log));
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);
+    flush(sim, log);
+    n++;
+    log_close(log);
+    log = opened(sim);
+    assert_int_equal(replayed, n);
+    close_both(sim, log);
+}
+
+/* Where none will come it is made at once. */
+static void test_deletes_get_their_own_segment(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct given_room room = {.has_room = true};
+    unsigned n = 0;
+    struct log *log = opened_with_room(sim, &room);
+    room = (struct given_room){.comes = false};
+    assert_false(log_prepare(log));
+    assert_int_equal(room.asked_for_deletes, 1);
+    assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_NO_SPACE);
+    unsigned before = n;
+    assert_int_equal(fill_up(sim, log, &n, LOG_HEADROOM), LOG_WAIT); /* the next one is made at once */
+    assert_true(n > before + 200);                                   /* each in a block of its own */
+    assert_false(log_prepare(log));
+    assert_int_equal(room.asked_for_deletes, 2);
+    assert_int_equal(append(log, n, 1000, LOG_HEADROOM), LOG_RESERVED);
+    flush(sim, log);
+    close_both(sim, log);
+}
+
 static void test_start_on_a_full_disk(void **state)
 {
     (void)state;
@@ -517,6 +621,8 @@ int main(void)
         cmocka_unit_test(test_failed_write_names_the_error),
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_disk_full_found_late),
+        cmocka_unit_test(test_deletes_use_what_is_kept_first),
+        cmocka_unit_test(test_deletes_get_their_own_segment),
         cmocka_unit_test(test_start_on_a_full_disk),
         cmocka_unit_test(test_read),
         cmocka_unit_test(test_table),

@@ -159,10 +159,15 @@ static int write_block(struct data_segment *d, uint64_t offset)
 static int end_file(struct data_segment *d)
 {
     struct disk *disk = d->folder.disk;
-    if (d->written < d->file_bytes && d->file_bytes - d->written <= d->written / SLACK_SHARE)
-        return d->reused ? write_block(d, d->written) : 0;
+    if (d->file_bytes > d->written) {
+        if (d->file_bytes - d->written <= d->written / SLACK_SHARE)
+            return d->reused ? write_block(d, d->written) : 0;
+        int e = disk->ops->truncate(disk, d->fd, d->written);
+        if (e < 0)
+            return e;
+    } /* else it ends where the records do: cutting nothing off would still cost a transaction */
     d->file_bytes = d->written;
-    return disk->ops->truncate(disk, d->fd, d->written);
+    return 0;
 }
 
 /* What is left, the size, the header; then all of it is made stable. */

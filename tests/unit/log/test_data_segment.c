@@ -16,7 +16,7 @@
 #include "log/segment_scan.h"
 #include "sim/sim_disk.h"
 
-enum { RECORDS = 29, VALUE_BYTES_MAX = 3 << 20 };
+enum { RECORDS = 29, VALUE_BYTES_MAX = 3 << 20, FEW = 5, MANY = 20 }; /* less and more than expected */
 
 /* Around blocks, around the writer's buffer, and beyond it. */
 static const size_t sizes[RECORDS] = {
@@ -186,6 +186,24 @@ static void test_a_full_one_keeps_its_size(void **state)
     world_destroy(w);
 }
 
+/* A file that is as long as its records is not cut: the file system would work for it. */
+static void test_a_full_file_is_not_cut(void **state)
+{
+    static const int records[] = {FEW, MANY};
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        struct world *w = world_create();
+        struct segment_file *file;
+        w->sim->fail_op = SIM_TRUNCATE;
+        w->sim->fail_after = 1;
+        w->sim->fail_errno = EIO;
+        status_t s = write_all(w, 1, records[i], &file);
+        assert_int_equal(status_is_ok(&s), records[i] == MANY);
+        assert_int_equal(w->sim->fail_after, records[i] == MANY);
+        world_destroy(w);
+    }
+}
+
 static void test_failures_leave_nothing(void **state)
 {
     (void)state;
@@ -198,7 +216,7 @@ static void test_failures_leave_nothing(void **state)
             w->sim->fail_op = ops[op];
             w->sim->fail_after = after;
             w->sim->fail_errno = ops[op] == SIM_ALLOCATE ? ENOSPC : EIO;
-            status_t s = write_all(w, 1, 20, &file);
+            status_t s = write_all(w, 1, ops[op] == SIM_TRUNCATE ? FEW : MANY, &file);
             bool was_reached = w->sim->fail_after == 0;
             assert_int_equal(status_is_ok(&s), !was_reached);
             failures += was_reached;
@@ -273,6 +291,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_an_empty_one),
         cmocka_unit_test(test_a_full_one_keeps_its_size),
+        cmocka_unit_test(test_a_full_file_is_not_cut),
         cmocka_unit_test(test_failures_leave_nothing),
         cmocka_unit_test(test_damaged_files_are_not_listed),
         cmocka_unit_test(test_names),

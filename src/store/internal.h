@@ -111,7 +111,7 @@ struct store_worker_private {
     uint64_t fruitless;                 /* looked at since the last eviction here */
     _Atomic uint64_t buffer_bytes;      /* store_buffers_set; the owner writes, relaxed */
     unsigned give_back_turns;           /* in so many turns memory is given back to the kernel */
-    uint64_t buffers_changed_bytes;     /* since it was decided to do that */
+    uint64_t buffers_level;             /* buffer_bytes when that was decided the last time */
     uint64_t unlooked_bytes;            /* written since the last look at how much is used */
     uint64_t returns_ms;                /* when returns_credit was reckoned; the owner's */
     uint32_t returns_credit;            /* values that may come back into a full memory now; the owner's */

@@ -32,7 +32,7 @@ enum {
     BUFFERS_MANY_SHARE = 32,
     GIVE_BACK_TURNS = 16,
     GIVE_BACK_EVERY = 4,  /* of those turns */
-    GIVE_BACK_SHARE = 64, /* each time that buffers have changed by this part of the budget, near the cap */
+    GIVE_BACK_SHARE = 64, /* when buffers have come to take so much of the cap more or less, near it */
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
@@ -555,10 +555,9 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes)
         (void)memory_relieve(sw, steps_for(grown));
     /* Values' memory is in other sizes than buffers need, and the allocator keeps it for some time. It gets
      * it some turns from now. */
-    p->buffers_changed_bytes += bytes > before ? bytes - before : before - bytes;
-    if (is_pressed(sw->store) &&
-        p->buffers_changed_bytes > load(&sw->store->memory_bytes_max) / GIVE_BACK_SHARE) {
-        p->buffers_changed_bytes = 0;
+    uint64_t level = p->buffers_level, moved = bytes > level ? bytes - level : level - bytes;
+    if (is_pressed(sw->store) && moved > load(&sw->store->memory_bytes_max) / GIVE_BACK_SHARE) {
+        p->buffers_level = bytes;
         p->give_back_turns = GIVE_BACK_TURNS;
     }
 }

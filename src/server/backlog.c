@@ -43,6 +43,11 @@ static bool light_is_active(const struct backlog *backlog)
     return backlog->light_us && backlog->worker->now_us - backlog->light_us < BACKLOG_LIGHT_ACTIVE_US;
 }
 
+size_t backlog_piece_bytes(const struct backlog *backlog)
+{
+    return light_is_active(backlog) ? BACKLOG_TURN_BYTES : SIZE_MAX;
+}
+
 void backlog_take(struct backlog *backlog, const struct loop_event *event)
 {
     const struct conn *conn = event->owner;

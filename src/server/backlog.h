@@ -10,11 +10,15 @@
  * A connection's data stays in order: behind a waiting piece all later pieces wait. Waiting pieces keep their
  * receive buffers, so there is a limit on them; beyond it the oldest runs at once.
  *
+ * The same goes for data that a connection already has when it may go on, after its write has waited for
+ * room or its value has come: group.c takes it in pieces of backlog_piece_bytes.
+ *
  * Belongs to one worker; single-threaded. */
 #ifndef KVASIR_SERVER_BACKLOG_H
 #define KVASIR_SERVER_BACKLOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "sys/loop.h"
@@ -46,6 +50,9 @@ void backlog_take(struct backlog *backlog, const struct loop_event *event);
 void backlog_run(struct backlog *backlog);
 /* The connection is gone: gives its waiting buffers back. */
 void backlog_forget(struct backlog *backlog, struct conn *conn);
+
+/* How much of one connection's waiting input a turn runs; SIZE_MAX: all of it. */
+size_t backlog_piece_bytes(const struct backlog *backlog);
 
 static inline bool backlog_is_empty(const struct backlog *backlog)
 {

@@ -543,7 +543,7 @@ static void parse_source(struct group *group, struct source *source)
             if (source == NULL)
                 return;
         }
-        if (UNLIKELY(conn->turn_commands >= CONN_TURN_COMMANDS_MAX)) {
+        if (UNLIKELY(conn->turn_commands >= CONN_TURN_COMMANDS_MAX || source->at >= source->pause)) {
             conn_list_add(&group->worker->retry, &conn->retry);
             return;
         }
@@ -577,7 +577,7 @@ static struct source *open_source(struct group *group, struct conn *conn, const 
         conn->turn_commands = 0;
     }
     struct source *source = &group->sources[group->source_count++];
-    *source = (struct source){conn, data, data + len, buffer_id};
+    *source = (struct source){conn, data, data + len, data + len, buffer_id};
     conn->source = source;
     return source;
 }
@@ -589,8 +589,13 @@ static struct source *open_input(struct group *group, struct conn *conn)
         group_execute(group);
     if (conn->flags & CONN_STOPPED || !conn_has_input(conn))
         return NULL;
-    return open_source(group, conn, conn->input + conn->input_position,
-                       conn->input_len - conn->input_position, GROUP_NO_BUFFER);
+    size_t len = conn->input_len - conn->input_position;
+    size_t piece = backlog_piece_bytes(&group->worker->backlog);
+    struct source *source =
+        open_source(group, conn, conn->input + conn->input_position, len, GROUP_NO_BUFFER);
+    if (piece < len)
+        source->pause = source->at + piece;
+    return source;
 }
 
 void group_resume(struct group *group, struct conn *conn)

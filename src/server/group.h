@@ -25,6 +25,7 @@ struct source {
     struct conn *conn;
     const char *at; /* next byte to parse; set back when a command must wait */
     const char *end;
+    const char *pause; /* from here on the rest is for the next turn */
     uint32_t buffer_id;
 };
 

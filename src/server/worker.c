@@ -220,31 +220,41 @@ static bool is_saved(const struct worker *worker)
     return false;
 }
 
-/* Connections with input that could not run to its end last turn. */
+/* Writes wait for room on disk, or replies until others are taken: that comes later than with the next turn.
+ */
+static bool is_crowded(const struct worker *worker)
+{
+    return worker->output_max == 0 || worker->no_room || worker->loop->yields;
+}
+
+/* Connections with input that could not run to its end last turn. While there are light ones, not much more
+ * in a turn than a piece: what waited for room goes on all at once, and can be megabytes. */
 static void retry_connections(struct worker *worker)
 {
-    struct conn_link *last = worker->retry.previous;
-    if (conn_list_empty(&worker->retry))
+    struct conn_link end = {NULL, NULL}; /* those that come back this turn stand behind it */
+    size_t piece = backlog_piece_bytes(&worker->backlog), taken = 0;
+    if (conn_list_empty(&worker->retry)) {
+        worker->retries_left = false;
         return;
-    /* Mostly writes that wait for room on disk, or replies that wait until others are taken: that comes later
-     * than with the next turn. */
-    bool crowded = worker->output_max == 0 || worker->no_room || worker->loop->yields;
-    if (crowded && worker->now_us < worker->retried_us + PARKED_RETRY_US)
+    }
+    if (is_crowded(worker) && !worker->retries_left && worker->now_us < worker->retried_us + PARKED_RETRY_US)
         return;
     worker->retried_us = worker->now_us;
-    for (bool more = true; more;) {
-        struct conn_link *link = worker->retry.next;
-        struct conn *conn = CONN_OF(link, retry);
-        more = link != last; /* those that come back this turn stand behind it */
+    conn_list_add(&worker->retry, &end);
+    while (worker->retry.next != &end && taken < piece) {
+        struct conn *conn = CONN_OF(worker->retry.next, retry);
+        size_t waiting = conn->input_len - conn->input_position;
         bool parked = conn->flags & CONN_PARKED;
         unpark(worker, conn);
         if (parked)
             group_retry(&worker->group, conn);
         else
             group_resume(&worker->group, conn);
-        if (conn_list_empty(&worker->retry))
-            break;
+        if (!(conn->flags & CONN_PARKED))
+            taken += waiting < piece ? waiting : piece;
     }
+    worker->retries_left = worker->retry.next != &end;
+    conn_list_remove(&end);
 }
 
 static void flush_dirty(struct worker *worker)
@@ -318,7 +328,7 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 {
     int64_t timeout_us = worker->index == 0 ? SAMPLE_US : -1;
     if (background_more || !conn_list_empty(&worker->dirty) || !backlog_is_empty(&worker->backlog) ||
-        has_runnable(worker) || store_waiter_due(worker->sw))
+        worker->retries_left || (has_runnable(worker) && !is_crowded(worker)) || store_waiter_due(worker->sw))
         return 0;
     if (!conn_list_empty(&worker->retry) || worker->no_room)
         lower(&timeout_us, PARKED_RETRY_US);

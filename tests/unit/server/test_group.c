@@ -123,6 +123,51 @@ static void test_a_retry_behind_a_full_group(void **state)
     }
 }
 
+/* While others send single commands, a turn goes on with a piece of what has waited; without them, with all.
+ */
+static void test_waiting_input_goes_on_in_pieces(void **state)
+{
+    static const char set[] = "*3\r\n$3\r\nSET\r\n$4\r\nbusy\r\n$1\r\nv\r\n", ping[] = "*1\r\n$4\r\nPING\r\n";
+    enum { PINGS = 1500, PING_BYTES = sizeof ping - 1 };
+    (void)state;
+    for (int light = 0; light < 2; light++) {
+        struct harness h;
+        struct store_key key;
+        harness_init(&h);
+        struct conn *conn = h.conns[0];
+        h.worker->now_us = 1000000;
+        store_key_prepare(h.f.sw, &key, text("busy"));
+        uint32_t stripe = keylock_stripe(key.hash);
+        assert_true(keylock_acquire(&h.f.store->locks, stripe));
+        send_commands(&h, conn, set, sizeof set - 1);
+        assert_true(conn->flags & CONN_PARKED);
+        for (unsigned i = 0; i < PINGS; i++)
+            conn_input_append(conn, ping, PING_BYTES);
+        keylock_release(&h.f.store->locks, stripe);
+        h.worker->backlog.light_us = light ? h.worker->now_us : 0;
+        size_t piece = backlog_piece_bytes(&h.worker->backlog), left = conn->input_len - conn->input_position;
+        assert_int_equal(piece < left, light);
+        retry(&h, conn);
+        group_execute(&h.worker->group);
+        unsigned turns = 1;
+        while (conn_has_input(conn)) {
+            size_t now = conn->input_len - conn->input_position;
+            assert_in_range(left - now, piece, piece + sizeof set);
+            assert_non_null(conn->retry.next); /* the next turn goes on */
+            assert_false(conn->flags & CONN_PARKED);
+            left = now;
+            conn_list_remove(&conn->retry);
+            group_resume(&h.worker->group, conn);
+            group_execute(&h.worker->group);
+            turns++;
+        }
+        assert_null(conn->retry.next);
+        assert_int_equal(turns, light ? (PINGS * PING_BYTES + sizeof set) / BACKLOG_TURN_BYTES + 1 : 1);
+        assert_int_equal(reply_pending_bytes(&conn->reply), 5 + PINGS * 7);
+        harness_deinit(&h);
+    }
+}
+
 /* A long value waits until the log has a segment for it: nothing is made of it before. */
 static void test_a_long_write_waits_for_the_log(void **state)
 {
@@ -161,6 +206,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_retry_behind_a_full_group),
+        cmocka_unit_test(test_waiting_input_goes_on_in_pieces),
         cmocka_unit_test(test_a_long_write_waits_for_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

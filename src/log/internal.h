@@ -98,7 +98,7 @@ struct log {
 /* log.c, under lock: closes the open batch if it holds something (it goes to the closed list), and opens the
  * next. need: bytes that must fit (without header), 0: any. False if none could be opened. */
 bool log_switch(struct log *log, uint64_t need);
-/* Most of what is kept for deletes at the current segment's end is used up. */
+/* What is kept for deletes at the current segment's end is used up so far that not every one would fit. */
 bool log_headroom_is_low(struct log *log);
 void batch_append(struct batch_list *list, struct log_batch *batch);
 struct log_batch *batch_pop(struct batch_list *list);

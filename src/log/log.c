@@ -191,7 +191,8 @@ static bool in_headroom(struct log *log, uint64_t bytes)
 bool log_headroom_is_low(struct log *log)
 {
     spin_lock(&log->lock);
-    bool low = log->current->for_deletes || room_behind_open(log) < headroom(log) / 2;
+    uint64_t longest = BATCH_HEADER_BYTES + LOG_SMALL_BYTES_MAX + LOG_BLOCK_BYTES; /* about half of it */
+    bool low = log->current->for_deletes || room_behind_open(log) < longest;
     spin_unlock(&log->lock);
     return low;
 }

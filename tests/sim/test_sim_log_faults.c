@@ -397,12 +397,12 @@ static bool room_comes(void *context, uint64_t bytes, bool for_deletes)
     return ((struct given_room *)context)->comes;
 }
 
-static struct log *opened_with_room(struct sim_disk *sim, struct given_room *room)
+static struct log *opened_with_room(struct sim_disk *sim, struct given_room *room, uint64_t bytes)
 {
     struct log_config config = {.disk = &sim->disk,
                                 .path = "sim",
-                                .segment_bytes_first = 2 << 20,
-                                .segment_bytes_max = 2 << 20,
+                                .segment_bytes_first = bytes,
+                                .segment_bytes_max = bytes,
                                 .replay = on_replay,
                                 .may_allocate = room_for,
                                 .may_reuse = no_spare,
@@ -423,7 +423,7 @@ static void test_deletes_use_what_is_kept_first(void **state)
     struct sim_disk *sim = sim_disk_create(1);
     struct given_room room = {.has_room = true};
     unsigned n = 0;
-    struct log *log = opened_with_room(sim, &room);
+    struct log *log = opened_with_room(sim, &room, 2 << 20);
     room = (struct given_room){.comes = true};
     assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_WAIT);
     assert_false(log_prepare(log));
@@ -448,6 +448,29 @@ static void test_deletes_use_what_is_kept_first(void **state)
     close_both(sim, log);
 }
 
+/* A long one that no longer fits is not refused for what shorter ones could still use. */
+static void test_a_long_delete_gets_room(void **state)
+{
+    (void)state;
+    for (size_t before = 0; before <= 100 << 10; before += 10 << 10) {
+        struct sim_disk *sim = sim_disk_create(1);
+        struct given_room room = {.has_room = true};
+        unsigned n = 0;
+        struct log *log = opened_with_room(sim, &room, 1 << 20);
+        room = (struct given_room){.comes = true};
+        assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_WAIT);
+        assert_false(log_prepare(log));
+        assert_int_equal(append(log, n, before, LOG_HEADROOM), LOG_RESERVED);
+        flush(sim, log);
+        if (append(log, n + 1, 100 << 10, LOG_HEADROOM) == LOG_WAIT) {
+            assert_false(log_prepare(log));
+            assert_int_equal(append(log, n + 1, 100 << 10, LOG_HEADROOM), LOG_RESERVED);
+        }
+        flush(sim, log);
+        close_both(sim, log);
+    }
+}
+
 /* Where none will come it is made at once. */
 static void test_deletes_get_their_own_segment(void **state)
 {
@@ -455,7 +478,7 @@ static void test_deletes_get_their_own_segment(void **state)
     struct sim_disk *sim = sim_disk_create(1);
     struct given_room room = {.has_room = true};
     unsigned n = 0;
-    struct log *log = opened_with_room(sim, &room);
+    struct log *log = opened_with_room(sim, &room, 2 << 20);
     room = (struct given_room){.comes = false};
     assert_false(log_prepare(log));
     assert_int_equal(room.asked_for_deletes, 1);
@@ -622,6 +645,7 @@ int main(void)
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_disk_full_found_late),
         cmocka_unit_test(test_deletes_use_what_is_kept_first),
+        cmocka_unit_test(test_a_long_delete_gets_room),
         cmocka_unit_test(test_deletes_get_their_own_segment),
         cmocka_unit_test(test_start_on_a_full_disk),
         cmocka_unit_test(test_read),

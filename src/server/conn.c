@@ -134,6 +134,15 @@ static void input_move_down(struct conn *conn)
     conn->input_position = 0;
 }
 
+/* A connection that goes on in pieces may have a megabyte behind the position, and gets more with each
+ * buffer: at most some times as much is moved as has been used up since. */
+static bool is_worth_moving(const struct conn *conn, size_t len)
+{
+    size_t used = conn->input_position, waiting = conn->input_len - used;
+    bool fits = conn->input_len + len <= conn->input_capacity;
+    return used && (used >= waiting || (!fits && (conn->reserved || used >= waiting / 4)));
+}
+
 /* Commands have run: what came behind a large one must not keep its memory. */
 static void input_settle(struct conn *conn)
 {
@@ -156,7 +165,7 @@ static void input_settle(struct conn *conn)
 
 void conn_input_append(struct conn *conn, const char *data, size_t len)
 {
-    if (conn->input_position)
+    if (is_worth_moving(conn, len))
         input_move_down(conn);
     input_grow(conn, len);
     memcpy(conn->input + conn->input_len, data, len);

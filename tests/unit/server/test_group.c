@@ -168,6 +168,32 @@ static void test_waiting_input_goes_on_in_pieces(void **state)
     }
 }
 
+/* Where much waits and little of it is used up at a time, what comes is not paid for with a move of all. */
+static void test_waiting_input_is_seldom_moved(void **state)
+{
+    enum { WAITING = 60000, STEP = 501, ROUNDS = 1000 };
+    static char bytes[WAITING + ROUNDS * STEP];
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct conn *conn = h.conns[0];
+    for (unsigned i = 0; i < sizeof bytes; i++)
+        bytes[i] = (char)(i % 251);
+    conn_input_append(conn, bytes, WAITING);
+    size_t moved = 0;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        conn_input_consume(conn, conn->input_position + STEP);
+        size_t before = conn->input_position;
+        conn_input_append(conn, bytes + WAITING + (size_t)i * STEP, STEP);
+        moved += conn->input_position < before ? WAITING : 0;
+        assert_int_equal(conn->input_len - conn->input_position, WAITING);
+    }
+    assert_memory_equal(conn->input + conn->input_position, bytes + sizeof bytes - WAITING, WAITING);
+    assert_true(moved <= 5 * ROUNDS * STEP);
+    assert_true(conn->input_capacity <= 3 * WAITING);
+    harness_deinit(&h);
+}
+
 /* A long value waits until the log has a segment for it: nothing is made of it before. */
 static void test_a_long_write_waits_for_the_log(void **state)
 {
@@ -207,6 +233,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_retry_behind_a_full_group),
         cmocka_unit_test(test_waiting_input_goes_on_in_pieces),
+        cmocka_unit_test(test_waiting_input_is_seldom_moved),
         cmocka_unit_test(test_a_long_write_waits_for_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -45,7 +45,7 @@ static bool light_is_active(const struct backlog *backlog)
 
 size_t backlog_piece_bytes(const struct backlog *backlog)
 {
-    return light_is_active(backlog) ? BACKLOG_TURN_BYTES : SIZE_MAX;
+    return light_is_active(backlog) ? LOOP_BUFFER_BYTES : SIZE_MAX;
 }
 
 void backlog_take(struct backlog *backlog, const struct loop_event *event)

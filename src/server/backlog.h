@@ -51,7 +51,8 @@ void backlog_run(struct backlog *backlog);
 /* The connection is gone: gives its waiting buffers back. */
 void backlog_forget(struct backlog *backlog, struct conn *conn);
 
-/* How much of one connection's waiting input a turn runs; SIZE_MAX: all of it. */
+/* How much waiting input a turn runs, of each connection and in all; SIZE_MAX: all of it. As much as a
+ * receive buffer; the beginning of a command that has come before the buffer does not make it more. */
 size_t backlog_piece_bytes(const struct backlog *backlog);
 
 static inline bool backlog_is_empty(const struct backlog *backlog)

@@ -593,7 +593,7 @@ static struct source *open_input(struct group *group, struct conn *conn)
     size_t piece = backlog_piece_bytes(&group->worker->backlog);
     struct source *source =
         open_source(group, conn, conn->input + conn->input_position, len, GROUP_NO_BUFFER);
-    if (piece < len)
+    if (len / 2 >= piece)
         source->pause = source->at + piece;
     return source;
 }

@@ -253,8 +253,8 @@ static void retry_connections(struct worker *worker)
         if (!(conn->flags & CONN_PARKED))
             taken += waiting < piece ? waiting : piece;
     }
-    worker->retries_left = worker->retry.next != &end;
     conn_list_remove(&end);
+    worker->retries_left = taken >= piece && !conn_list_empty(&worker->retry);
 }
 
 static void flush_dirty(struct worker *worker)

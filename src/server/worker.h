@@ -62,7 +62,7 @@ struct worker {
     uint32_t turn;
     uint64_t now_us;      /* monotonic, taken at the start of a turn */
     uint64_t retried_us;  /* when parked commands were last tried again */
-    bool retries_left;    /* and not all were */
+    bool retries_left;    /* there was more to go on with than a turn may take */
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
     struct backlog backlog;

@@ -148,7 +148,7 @@ static void *take_and_release(void *context)
 {
     struct taker *t = context;
     struct store_worker *sw = store_worker_get(t->f->store, t->index);
-    for (unsigned i = 0; i < ROUNDS; i++) {
+    for (unsigned i = 0; i < ROUNDS || t->granted == 0; i++) { /* others may have it all for a long time */
         uint64_t bytes = (uint64_t)(i * 7 + t->index * 13) % 40 * MIB + 1;
         store_turn_begin(sw);
         bool granted = store_room_take(sw, bytes);
@@ -175,10 +175,8 @@ static void test_several_at_once_stay_below_the_limit(void **state)
         takers[i] = (struct taker){.f = &f, .index = i, .over = &over};
         assert_int_equal(pthread_create(&threads[i], NULL, take_and_release, &takers[i]), 0);
     }
-    for (unsigned i = 0; i < THREADS; i++) {
+    for (unsigned i = 0; i < THREADS; i++)
         pthread_join(threads[i], NULL);
-        assert_true(takers[i].granted > 0);
-    }
     assert_false(over);
     assert_int_equal(promised(&f), 0);
     fixture_deinit(&f);

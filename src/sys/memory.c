@@ -1,7 +1,7 @@
 #include "sys/memory.h"
 
 #include <fcntl.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -44,21 +44,27 @@ bool memory_resident_is_ours(void)
 }
 
 /* Stays open: under a cap it is read thousands of times a second, and opening it costs three times as much.
- */
-static int statm = -1;
-
-static void open_statm(void)
+ * -1: tried again with the next call. */
+static int statm(void)
 {
-    statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    static _Atomic int kept = -1;
+    int fd = atomic_load_explicit(&kept, memory_order_relaxed), none = -1; /* only a number */
+    if (fd >= 0)
+        return fd;
+    fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 ||
+        atomic_compare_exchange_strong_explicit(&kept, &none, fd, memory_order_relaxed, memory_order_relaxed))
+        return fd;
+    close(fd); /* another thread was first */
+    return none;
 }
 
 uint64_t memory_resident_bytes(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     char text[128];
     unsigned long long all, resident;
-    (void)pthread_once(&once, open_statm);
-    ssize_t n = statm < 0 ? -1 : pread(statm, text, sizeof text - 1, 0);
+    int fd = statm();
+    ssize_t n = fd < 0 ? -1 : pread(fd, text, sizeof text - 1, 0);
     if (n <= 0)
         return 0;
     text[n] = '\0';

@@ -15,6 +15,7 @@
 #include "log/log.h"
 #include "log/segment.h"
 #include "log/segments.h"
+#include "part.h"
 #include "sim/log_fixture.h"
 #include "sim/sim_disk.h"
 
@@ -113,7 +114,7 @@ static void test_flipped_bytes(void **state)
 {
     (void)state;
     struct sim_disk *sim = make_closed(3), *copy = sim_disk_create(2);
-    for (uint64_t at = 0; at < 4 * LOG_BLOCK_BYTES; at++) {
+    for (uint64_t at = 0; at < 4 * LOG_BLOCK_BYTES; at += PART) {
         uint64_t in_block = at % LOG_BLOCK_BYTES;
         bool counts = at < LOG_BLOCK_BYTES ? in_block < 56 : in_block < BATCH_HEADER_BYTES + 124;
         if (!counts)
@@ -133,7 +134,7 @@ static void test_truncations(void **state)
     (void)state;
     struct sim_disk *sim = make_closed(3), *copy = sim_disk_create(2);
     uint64_t size = sim_disk_file(sim, "log-0000000001.kv")->size;
-    for (uint64_t at = 1; at < size; at += at < 6 * LOG_BLOCK_BYTES ? 13 : 509) {
+    for (uint64_t at = 1; at < size; at += (at < 6 * LOG_BLOCK_BYTES ? 13 : 509) * PART) {
         sim_disk_copy(copy, sim);
         sim_disk_resize(sim_disk_file(copy, "log-0000000001.kv"), at);
         expect_corrupt(copy, "truncation", at);

@@ -1,11 +1,12 @@
 /* A million random operations against a plain array of what should be there, with restarts in between, while
  * values leave memory, come back, and move to data segments. */
 #include "live_weights.h"
+#include "part.h"
 #include "relocate.h"
 #include "store_fixture.h"
 
 enum {
-    OPERATIONS = 1000000,
+    OPERATIONS = 1000000 / PART,
     UNIVERSE = 3000,
     RESTART_EVERY = OPERATIONS / 5,
     FLUSH_EVERY = 50,

@@ -5,14 +5,8 @@
 #include <xxhash.h>
 
 #include "log/segment.h"
+#include "part.h"
 #include "toc/toc_format.h"
-
-/* One thread: ThreadSanitizer, ten times slower, has little to find here. */
-#ifdef __SANITIZE_THREAD__
-enum { PART = 6 };
-#else
-enum { PART = 1 };
-#endif
 
 enum { KEYS = 40, BIG_BYTES = 150 << 10 };
 

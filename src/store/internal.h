@@ -199,6 +199,12 @@ status_t store_replay(void *context, const struct record *records, unsigned n);
 /* ---- payload.c: values in nodes. Callers hold the key's lock; multi-word changes happen between node_begin
  * and node_publish ---- */
 
+enum {
+    /* Where values are evicted a larger node's value lies in a block of its own, whose memory the allocator can
+     * use for others of any size. */
+    PAYLOAD_NODE_BYTES_EVICTED = 192,
+};
+
 struct payload {
     const char *value; /* NULL: cold */
     uint32_t len;

@@ -37,7 +37,6 @@ enum {
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
     FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
-    NODE_BYTES_MAX = 192, /* as NODE_INLINE_BYTES_EVICTED: then the value lies elsewhere */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
@@ -489,7 +488,7 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
  * Nodes with values move to others when their values leave: see arena.h, where memory is short. */
 static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
 {
-    uint64_t each = bytes / nodes < NODE_BYTES_MAX ? bytes / nodes : NODE_BYTES_MAX;
+    uint64_t most = PAYLOAD_NODE_BYTES_EVICTED, each = bytes / nodes < most ? bytes / nodes : most;
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0 || resident_bytes(&use) + ARENA_REGION_BYTES <= use.budget_bytes)
         return false;

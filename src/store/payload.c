@@ -7,8 +7,6 @@
 
 enum {
     NODE_INLINE_BYTES_MAX = 1024, /* larger nodes keep their value in a block of its own */
-    /* The same where values are evicted: the allocator can use a block's memory for others of any size. */
-    NODE_INLINE_BYTES_EVICTED = 192,
     NODE_COLD_AREA_BYTES = 16, /* the largest area of a node without a value */
     NODE_WASTE_BYTES = 64,     /* a block may be twice as large as needed and so many bytes more */
 };
@@ -54,7 +52,7 @@ static inline size_t area_wanted(const struct store *store, size_t key_len, cons
 {
     size_t bytes = payload_bytes(c), most = NODE_INLINE_BYTES_MAX;
     if (UNLIKELY(store_evicts(store)))
-        most = NODE_INLINE_BYTES_EVICTED;
+        most = PAYLOAD_NODE_BYTES_EVICTED;
     return c->cold || bytes <= 8 || fixed_bytes(key_len) + bytes <= most ? bytes : 8;
 }
 

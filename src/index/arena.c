@@ -14,13 +14,14 @@ enum {
     MERGE_PIECES = 4096,   /* some 300 us */
     MERGE_PAUSE_PIECE = 2, /* allocations without another try when merging gave nothing, for each piece */
     REGION_BYTES = ARENA_REGION_BYTES,
-    CACHE_BLOCKS_MAX = 4096, /* a cache with more free blocks of a class shares half of them */
+    CACHE_BLOCKS_MAX = 4096,              /* a cache with more free blocks of a class shares half of them */
+    SHARED_BLOCKS = CACHE_BLOCKS_MAX / 2, /* in each shared list */
 };
 
 _Static_assert(ARENA_CLASSES <= 256, "a class fits a byte");
 
 /* A free block starts with the reference of the next free one; the head block of a shared list also has, in
- * its second word, the reference of the next shared list. */
+ * its second word, the reference of the next shared list. Those are taken in the order in which they came. */
 static uint32_t *links(const struct arena *arena, uint32_t ref)
 {
     return arena_at(arena, ref);
@@ -51,6 +52,7 @@ status_t arena_init(struct arena *arena)
     for (unsigned c = 0; c < ARENA_CLASSES; c++) {
         atomic_init(&arena->shared[c].lock, 0);
         atomic_init(&arena->shared[c].head, 0);
+        arena->shared[c].last = 0;
     }
     return status_ok();
 }
@@ -97,6 +99,8 @@ static uint32_t take_shared(struct arena_cache *cache, unsigned class)
     uint32_t list = atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed);
     if (list)
         atomic_store_explicit(&arena->shared[class].head, links(arena, list)[1], memory_order_relaxed);
+    if (arena->shared[class].last == list)
+        arena->shared[class].last = 0;
     spin_unlock(&arena->shared[class].lock);
     return list;
 }
@@ -116,18 +120,39 @@ static inline uint32_t take_free(struct arena_cache *cache, unsigned class)
         ref = take_shared(cache, class);
         if (ref == 0)
             return 0;
-        cache->free[class].count = CACHE_BLOCKS_MAX / 2;
+        cache->free[class].count = SHARED_BLOCKS;
     }
     cache->free[class].head = links(cache->arena, ref)[0];
     cache->free[class].count--;
     return ref;
 }
 
-static void put_free(struct arena_cache *cache, uint32_t ref, unsigned class)
+/* Half of the cache's blocks become the last shared list. */
+static void share_half(struct arena_cache *cache, unsigned class)
+{
+    struct arena *arena = cache->arena;
+    uint32_t first = cache->free[class].head, last = first;
+    for (unsigned i = 1; i < SHARED_BLOCKS; i++)
+        last = links(arena, last)[0];
+    cache->free[class].head = links(arena, last)[0];
+    cache->free[class].count -= SHARED_BLOCKS;
+    links(arena, last)[0] = 0;
+    links(arena, first)[1] = 0;
+    spin_lock(&arena->shared[class].lock);
+    if (arena->shared[class].last)
+        links(arena, arena->shared[class].last)[1] = first;
+    else
+        atomic_store_explicit(&arena->shared[class].head, first, memory_order_relaxed);
+    arena->shared[class].last = first;
+    spin_unlock(&arena->shared[class].lock);
+}
+
+static inline void put_free(struct arena_cache *cache, uint32_t ref, unsigned class)
 {
     links(cache->arena, ref)[0] = cache->free[class].head;
     cache->free[class].head = ref;
-    cache->free[class].count++;
+    if (UNLIKELY(++cache->free[class].count > CACHE_BLOCKS_MAX))
+        share_half(cache, class);
 }
 
 /* The front of a free block of the class `larger`; the rest becomes a free block of its own. */
@@ -170,14 +195,25 @@ static int compare_pieces(const void *a, const void *b)
     return (x->ref > y->ref) - (x->ref < y->ref);
 }
 
-/* Takes the cache's free blocks of less than twice the size, the large ones first, up to MERGE_PIECES. */
-static unsigned gather(struct arena_cache *cache, struct piece *pieces, unsigned class)
+/* Takes a shared list of the class or, where there is none, the cache's own blocks. */
+static unsigned gather_class(struct arena_cache *cache, struct piece *pieces, unsigned most, unsigned class)
 {
     unsigned n = 0;
-    for (unsigned c = twice(class) < SPLIT_CLASSES ? twice(class) : SPLIT_CLASSES; c-- > 0;) {
-        for (uint32_t ref; n < MERGE_PIECES && (ref = take_free(cache, c)) != 0;)
-            pieces[n++] = (struct piece){ref, c + 1};
-    }
+    uint32_t shared = take_shared(cache, class);
+    for (uint32_t ref = shared; ref; ref = links(cache->arena, ref)[0])
+        pieces[n++] = (struct piece){ref, class + 1};
+    while (shared == 0 && n < most && cache->free[class].head)
+        pieces[n++] = (struct piece){take_free(cache, class), class + 1};
+    return n;
+}
+
+/* Takes free blocks of less than twice the size, up to MERGE_PIECES; others each time: what is not of use
+ * goes behind the other shared lists. */
+static unsigned gather(struct arena_cache *cache, struct piece *pieces, unsigned class)
+{
+    unsigned n = 0, classes = twice(class) < SPLIT_CLASSES ? twice(class) : SPLIT_CLASSES;
+    for (unsigned i = 0; i < classes && n + SHARED_BLOCKS <= MERGE_PIECES; i++)
+        n += gather_class(cache, pieces + n, MERGE_PIECES - n, cache->merge_at++ % classes);
     return n;
 }
 
@@ -193,9 +229,14 @@ static void put_run(struct arena_cache *cache, struct piece run, uint32_t wanted
     }
 }
 
-/* Neighbours among the cache's small free blocks become larger ones. How many blocks were looked at. */
+/* Neighbours among the cache's small free blocks become larger ones. How many blocks were looked at; none
+ * soon after it was in vain. */
 static unsigned merge(struct arena_cache *cache, unsigned class)
 {
+    if (cache->merge_pause[class]) {
+        cache->merge_pause[class]--;
+        return 0;
+    }
     struct piece *pieces = malloc(MERGE_PIECES * sizeof *pieces);
     if (pieces == NULL)
         return 0;
@@ -211,19 +252,22 @@ static unsigned merge(struct arena_cache *cache, unsigned class)
     return n;
 }
 
-/* A block made of free ones side by side. Not tried again soon when there were none. */
+static void merged_in_vain(struct arena_cache *cache, unsigned class, unsigned pieces)
+{
+    cache->merge_pause[class] = (uint16_t)(pieces * MERGE_PAUSE_PIECE);
+}
+
+/* A block made of free ones side by side. */
 static uint32_t take_merged(struct arena_cache *cache, unsigned class)
 {
-    if (cache->merge_pause[class]) {
-        cache->merge_pause[class]--;
-        return 0;
-    }
     unsigned pieces = merge(cache, class);
+    if (pieces == 0)
+        return 0;
     uint32_t ref = take_free(cache, class);
     if (ref == 0)
         ref = take_split(cache, class, twice(class), SPLIT_CLASSES);
     if (ref == 0)
-        cache->merge_pause[class] = (uint16_t)(pieces * MERGE_PAUSE_PIECE);
+        merged_in_vain(cache, class, pieces);
     return ref;
 }
 
@@ -266,7 +310,7 @@ static uint64_t free_bytes_of(const struct arena_cache *cache, unsigned class)
         uint64_t blocks = cache->free[c].count;
         /* Relaxed: a hint. */
         if (atomic_load_explicit(&cache->arena->shared[c].head, memory_order_relaxed))
-            blocks += CACHE_BLOCKS_MAX / 2;
+            blocks += SHARED_BLOCKS;
         bytes += blocks * ((c + 1) / (class + 1)) * arena_class_bytes(class);
     }
     return bytes;
@@ -278,38 +322,18 @@ bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count)
     DCHECK(class < SPLIT_CLASSES);
     if (free_bytes_of(cache, class) >= wanted)
         return true;
-    if (cache->merge_pause[class]) {
-        cache->merge_pause[class]--;
-        return false;
-    }
     unsigned pieces = merge(cache, class);
+    if (pieces == 0)
+        return false;
     bool has = free_bytes_of(cache, class) >= wanted;
     if (!has)
-        cache->merge_pause[class] = (uint16_t)(pieces * MERGE_PAUSE_PIECE);
+        merged_in_vain(cache, class, pieces);
     return has;
-}
-
-static void share_half(struct arena_cache *cache, unsigned class)
-{
-    struct arena *arena = cache->arena;
-    uint32_t first = cache->free[class].head, last = first;
-    for (unsigned i = 1; i < CACHE_BLOCKS_MAX / 2; i++)
-        last = links(arena, last)[0];
-    cache->free[class].head = links(arena, last)[0];
-    cache->free[class].count -= CACHE_BLOCKS_MAX / 2;
-    links(arena, last)[0] = 0;
-    spin_lock(&arena->shared[class].lock);
-    links(arena, first)[1] = atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed);
-    atomic_store_explicit(&arena->shared[class].head, first, memory_order_relaxed);
-    spin_unlock(&arena->shared[class].lock);
 }
 
 void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class)
 {
     DCHECK(ref != 0 && class < ARENA_CLASSES);
     count_live(cache, -(int64_t)arena_class_bytes(class));
-    links(cache->arena, ref)[0] = cache->free[class].head;
-    cache->free[class].head = ref;
-    if (++cache->free[class].count > CACHE_BLOCKS_MAX)
-        share_half(cache, class);
+    put_free(cache, ref, class);
 }

@@ -37,6 +37,7 @@ struct arena {
     struct {
         _Atomic uint32_t lock;
         _Atomic uint32_t head; /* list of lists: see arena.c; written under lock */
+        uint32_t last;         /* of them; under lock */
     } shared[ARENA_CLASSES];
 };
 
@@ -50,6 +51,7 @@ struct arena_cache {
         uint32_t count;
     } free[ARENA_CLASSES];
     uint16_t merge_pause[ARENA_SMALL_CLASSES]; /* allocations until merging is tried again */
+    unsigned merge_at;                         /* counts the classes whose free blocks merging has looked at */
 };
 
 STATUS_MUST_USE status_t arena_init(struct arena *arena);

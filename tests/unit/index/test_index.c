@@ -292,6 +292,32 @@ static void test_arena_merges(void **state)
     index_fixture_destroy(f);
 }
 
+/* Neighbours are found though more blocks than a try looks at, which have none, were freed after them, of two
+ * sizes. */
+static void test_arena_merges_what_lies_below(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 60000, ALONE = 30000, WANTED = 8000 };
+    struct index_fixture *f = index_fixture_create(1);
+    struct arena_cache *cache = &f->caches[0];
+    static uint32_t refs[BLOCKS], alone[2 * ALONE];
+    for (int i = 0; i < BLOCKS; i++)
+        refs[i] = arena_alloc(cache, arena_class(i % 2 ? 48 : 64));
+    for (int i = 0; i < 2 * ALONE; i++)
+        alone[i] = arena_alloc(cache, arena_class(i % 4 ? 48 : 64));
+    for (int i = 0; i < BLOCKS; i++)
+        arena_free(cache, refs[i], arena_class(i % 2 ? 48 : 64));
+    for (int i = 0; i < 2 * ALONE; i += 2)
+        arena_free(cache, alone[i], arena_class(i % 4 ? 48 : 64));
+    cache->bump = cache->bump_end;
+    arena_soften(&f->arena, atomic_load(&f->arena.used_bytes));
+    int tries = 0;
+    while (!arena_has_free(cache, arena_class(96), WANTED) && tries < 1000000)
+        tries++;
+    assert_in_range(tries, 1, 999999);
+    index_fixture_destroy(f);
+}
+
 /* Values leave their nodes: block by block something smaller comes, and some blocks later the old one is
  * free. All of it fits into what was there, and the rest is good for large blocks again. */
 static void test_arena_makes_small_of_large(void **state)
@@ -357,6 +383,7 @@ int main(void)
         cmocka_unit_test(test_hash_grows),
         cmocka_unit_test(test_arena_splits),
         cmocka_unit_test(test_arena_merges),
+        cmocka_unit_test(test_arena_merges_what_lies_below),
         cmocka_unit_test(test_arena_makes_small_of_large),
         cmocka_unit_test(test_hash_without_room),
     };

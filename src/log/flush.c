@@ -93,8 +93,9 @@ bool log_flush_take(struct log *log, uint64_t now_us, bool force, struct log_flu
     bool taken = false;
     if (next_due_us)
         *next_due_us = UINT64_MAX;
-    if (log_failed(log) || !spin_try_lock(&log->lock))
+    if (log_failed(log))
         return false;
+    spin_lock(&log->lock); /* not tried only: who is told that nothing is to do may go to sleep */
     bool want_segment = log->prepared == NULL || log->prepared->bytes < log->wanted_bytes;
     if (log->flying_count < LOG_FLUSHES_MAX) {
         uint32_t offset = (uint32_t)atomic_load_explicit(&log->word, memory_order_relaxed);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -443,8 +444,10 @@ bool log_lacks_room(const struct log *log)
 void log_stats_get(struct log *log, struct log_stats *out)
 {
     struct segments_totals totals;
+    histogram_init(&out->flush_us); /* that is long, and needs no lock: see histogram.h */
+    histogram_merge(&out->flush_us, &log->stats.flush_us);
     spin_lock(&log->lock);
-    *out = log->stats;
+    memcpy(out, &log->stats, offsetof(struct log_stats, flush_us));
     spin_unlock(&log->lock);
     segments_totals_get(log->config.segments, &totals);
     out->segments = totals.log_segments;

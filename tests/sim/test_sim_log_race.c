@@ -15,6 +15,7 @@
 
 #include <cmocka.h>
 
+#include "log/internal.h"
 #include "log/log.h"
 #include "sim/sim_disk.h"
 #include "sys/clock.h"
@@ -161,6 +162,48 @@ static void test_threads(void **state)
     free(s);
 }
 
+struct holder {
+    struct shared *shared;
+    _Atomic bool holds, asks;
+};
+
+/* Holds the log's lock until somebody is about to ask for a flush, and some time longer. */
+static void *holder_main(void *context)
+{
+    struct holder *h = context;
+    spin_lock(&h->shared->log->lock);
+    atomic_store(&h->holds, true);
+    while (!atomic_load(&h->asks))
+        sched_yield();
+    for (unsigned i = 0; i < 1000; i++)
+        sched_yield();
+    spin_unlock(&h->shared->log->lock);
+    return NULL;
+}
+
+/* Whoever is told that there is no flush to make may go to sleep: not because another thread looked. */
+static void test_a_flush_is_not_missed(void **state)
+{
+    (void)state;
+    struct shared *s = shared_create();
+    struct holder h = {.shared = s};
+    struct log_slot slot;
+    struct log_flush f;
+    pthread_t thread;
+    assert_int_equal(log_reserve(s->log, 104, 1, LOG_NORMAL, NULL, &slot), LOG_RESERVED);
+    log_publish(s->log, &slot);
+    assert_int_equal(pthread_create(&thread, NULL, holder_main, &h), 0);
+    while (!atomic_load(&h.holds))
+        sched_yield();
+    atomic_store(&h.asks, true);
+    assert_true(log_flush_take(s->log, 1, false, &f, NULL));
+    log_flush_done(s->log, &f, (int64_t)f.len, 1);
+    pthread_join(thread, NULL);
+    log_close(s->log);
+    sim_disk_destroy(s->sim);
+    free(s);
+}
+
 static void measure(void)
 {
     struct shared *s = shared_create();
@@ -187,7 +230,8 @@ static void measure(void)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads),
+                                       cmocka_unit_test(test_a_flush_is_not_missed)};
     if (getenv("KVASIR_MEASURE")) {
         measure();
         return 0;

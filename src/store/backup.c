@@ -28,12 +28,13 @@ static const char marker[] = "unfinished-backup";
 
 struct backup {
     struct store *store;
-    const char *path; /* what it will be called */
-    char *temporary;  /* and is called until then */
-    int folder, lock; /* -1: not there */
-    char *buffer;     /* PIECE_BYTES, aligned */
-    uint64_t end_lsn; /* of what is durable */
-    bool links;       /* still possible */
+    const char *path;      /* what it will be called */
+    char *temporary;       /* and is called until then */
+    int folder, lock;      /* -1: not there */
+    char *buffer;          /* PIECE_BYTES, aligned */
+    uint64_t end_lsn;      /* of what is durable */
+    uint64_t first_copied; /* log segments below get no more writes, and no start will cut them */
+    bool links;            /* still possible */
     uint64_t files, linked_bytes, copied_bytes;
 };
 
@@ -110,26 +111,28 @@ static status_t add_toc(struct backup *b, uint64_t number)
     return s;
 }
 
-/* Log segments below this one get no more writes, and no start will cut them. */
-static uint64_t first_copied(uint64_t end_lsn)
+/* The log segment in which the log ends; its predecessor while it is empty, as behind a start, and then is no
+ * part of the backup: a file of its header alone would be taken for a truncated one. */
+static uint64_t last_number(const struct backup *b)
 {
-    uint64_t number = end_lsn >> LOG_SEGMENT_SHIFT;
-    return lsn_offset(end_lsn) <= LOG_BLOCK_BYTES && number ? number - 1 : number;
+    uint64_t number = b->end_lsn >> LOG_SEGMENT_SHIFT;
+    return lsn_offset(b->end_lsn) <= LOG_BLOCK_BYTES && number ? number - 1 : number;
 }
 
 static status_t add_segment(struct backup *b, const struct segment_file *file)
 {
     char name[SEGMENT_NAME_BYTES];
-    uint64_t last = b->end_lsn >> LOG_SEGMENT_SHIFT;
+    uint64_t last = last_number(b);
     uint64_t bytes = atomic_load_explicit(&file->bytes, memory_order_relaxed);
     segment_file_name(name, file->data, file->number);
     if (file->data) /* written once */
         return link_file(b, file->fd, bytes, name);
     if (file->number > last)
         return status_ok();
-    if (file->number < first_copied(b->end_lsn))
+    if (file->number < b->first_copied)
         return link_file(b, file->fd, bytes, name);
-    return copy_file(b, file->fd, file->number == last ? lsn_offset(b->end_lsn) : bytes, name);
+    bool ends = file->number == b->end_lsn >> LOG_SEGMENT_SHIFT;
+    return copy_file(b, file->fd, ends ? lsn_offset(b->end_lsn) : bytes, name);
 }
 
 struct files {
@@ -155,6 +158,11 @@ static status_t fill(struct backup *b)
     /* Only the keeper takes files off the list, and it is here; but for what the log gives up that it has
      * made ahead, behind end_lsn. */
     segments_each(b->store->segments, note_file, &files);
+    for (size_t i = 0; i < files.count; i++) {
+        const struct segment_file *file = files.items[i];
+        if (!file->data && file->number <= last_number(b) && file->number > b->first_copied)
+            b->first_copied = file->number; /* numbers may be missing */
+    }
     status_t s = add_toc(b, k->tocs[0].number);
     for (size_t i = 0; i < files.count && status_is_ok(&s); i++)
         s = add_segment(b, files.items[i]);

@@ -274,6 +274,22 @@ def test_backup_while_it_is_written_to(saver, make_server, tmp_path):
         assert [c("GET", "key:1"), c("GET", "key:2")] == [b"v" * 3000, b"only here"]
 
 
+@pytest.mark.parametrize("writes", [0, 10])
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_backup_of_what_was_not_written_to_since_its_start(saver, make_server, tmp_path, end, writes):
+    with saver.start().client() as c:
+        for i in range(writes):
+            c("SET", f"key:{i}", "v")
+    getattr(saver, end)()
+    with saver.start().client() as c:
+        assert c("BACKUP", str(tmp_path / "copy")).startswith("OK ")
+        assert c("SET", "key:1", "later") == "OK"
+    with copied(saver, make_server, str(tmp_path / "copy")).client() as c:
+        assert c("DBSIZE") == writes
+        assert c("GET", "key:1") == (b"v" if writes else None)
+        assert c("SET", "key:1", "only there") == "OK"
+
+
 def test_backup_refuses(saver, tmp_path):
     with saver.start().client() as c:
         for path in ("", "/", "//", "relative/folder", "/tmp/with\0zero"):

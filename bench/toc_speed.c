@@ -122,7 +122,7 @@ static void build_index(const struct key *keys, uint64_t n)
     start = clock_monotonic_us();
     struct ordered_builder *builder = ordered_builder_create(&cache);
     for (uint64_t i = 0; i < n; i++)
-        ordered_builder_add(builder, refs[i]);
+        CHECK(ordered_builder_add(builder, refs[i]));
     report("build leaves", start, n);
     start = clock_monotonic_us();
     must(ordered_builders_join(&tree, &cache, &builder, 1));

@@ -92,18 +92,19 @@ static void end_leaf(struct ordered_builder *b, struct slice key)
     draft->high = slice_make(NULL, 0);
 }
 
-void ordered_builder_add(struct ordered_builder *b, uint32_t ref)
+bool ordered_builder_add(struct ordered_builder *b, uint32_t ref)
 {
     struct ordered_draft *draft = &b->draft;
     struct slice key = node_key(arena_at(b->cache->arena, ref));
     if (UNLIKELY(b->leaves.count == 0))
         anchors_add(&b->leaves, b->cache, 0);
-    else
-        CHECK(slice_compare(draft->keys[draft->count - 1], key) < 0);
+    else if (UNLIKELY(slice_compare(draft->keys[draft->count - 1], key) >= 0))
+        return false;
     if (UNLIKELY(draft->count == ORDERED_BUILD_ENTRIES))
         end_leaf(b, key);
     draft->refs[draft->count] = ref;
     draft->keys[draft->count++] = key;
+    return true;
 }
 
 /* ---- joining ---- */

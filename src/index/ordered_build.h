@@ -28,8 +28,9 @@ struct ordered_builder *ordered_builder_create(struct arena_cache *cache);
 /* What it has built stays in the arena; part of a tree only if it was joined. NULL is fine. */
 void ordered_builder_destroy(struct ordered_builder *b);
 
-/* ref is a node whose key is complete and greater than the one before (CHECKed). The node must stay. */
-void ordered_builder_add(struct ordered_builder *b, uint32_t ref);
+/* ref is a node whose key is complete. The node must stay. False, and nothing is added: its key is not
+ * greater than the one before. */
+bool ordered_builder_add(struct ordered_builder *b, uint32_t ref);
 
 /* Makes the builders' keys, in this order, the content of the tree, which must be empty (CHECKed) and of the
  * same arena. Builders without keys are fine. Afterwards the builders can only be destroyed. STATUS_CORRUPT:

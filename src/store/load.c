@@ -37,6 +37,7 @@ struct loader {
     uint32_t refs[BATCH];
     unsigned pending;
     uint64_t keys, expiring;
+    bool in_order;
     status_t status;
     pthread_t thread;
 };
@@ -66,7 +67,9 @@ static bool load_entry(void *context, const struct toc_entry *e)
         payload_node_create_cold(store, l->p, e->key, e->value_len, e->expire_ms, e->address, e->version);
     node_publish(node, e->version);
     uint32_t ref = arena_ref(&store->arena, node);
-    ordered_builder_add(l->builder, ref);
+    l->in_order = ordered_builder_add(l->builder, ref);
+    if (!l->in_order)
+        return false;
     l->hashes[l->pending] = hash;
     l->refs[l->pending++] = ref;
     if (l->pending == BATCH)
@@ -86,6 +89,9 @@ static void *loader_main(void *context)
     for (uint64_t done = 0; done < l->count && status_is_ok(&l->status);) {
         uint64_t n = l->count - done < PROGRESS_BLOCKS ? l->count - done : PROGRESS_BLOCKS, had = l->keys;
         l->status = toc_read_blocks(l->toc, l->first + done, n, load_entry, l);
+        if (status_is_ok(&l->status) &&
+            !l->in_order) /* where one call's blocks end and the next one's begin */
+            l->status = status_error(STATUS_CORRUPT, "its keys are not in order");
         done += n;
         had = l->keys - had;
         uint64_t all = atomic_fetch_add_explicit(l->blocks_done, n, memory_order_relaxed) + n;
@@ -184,6 +190,7 @@ static status_t load_blocks(struct store *store, const struct toc *toc)
                                      .first = first,
                                      .count = info->blocks * (i + 1) / n - first,
                                      .builder = builders[i],
+                                     .in_order = true,
                                      .status = status_ok()};
     }
     if (n)

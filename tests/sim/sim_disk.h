@@ -8,7 +8,7 @@
 #include "base/prng.h"
 #include "sys/disk.h"
 
-enum { SIM_FILES_MAX = 512, SIM_FILE_BYTES_MAX = 8 << 20, SIM_SECTOR_BYTES = 512 };
+enum { SIM_FILES_MAX = 512, SIM_FILE_BYTES_MAX = 16 << 20, SIM_SECTOR_BYTES = 512 };
 
 struct sim_file {
     char name[32];            /* empty: a free slot */

@@ -212,6 +212,8 @@ status_t server_create(const struct server_config *config, struct server **out)
     server->limits.request_bytes_max = config->value_bytes_max * 4;
     if (server->limits.request_bytes_max < 256 << 20)
         server->limits.request_bytes_max = 256 << 20;
+    if (server->limits.request_bytes_max > SERVER_REQUEST_BYTES_MAX)
+        server->limits.request_bytes_max = SERVER_REQUEST_BYTES_MAX;
     server->clients_max = config->clients_max;
     server->memory_bytes_max = config->memory_bytes;
     server->started_us = clock_monotonic_us();

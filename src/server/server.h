@@ -38,6 +38,9 @@ enum server_phase { SERVER_RUNNING, SERVER_STOPPING, SERVER_FAILED };
  * nothing could be stored, and the cap be kept by no means. */
 enum { SERVER_MEMORY_BYTES_LEAST = 32 << 20 };
 
+/* Of a request. With all its records' headers it is a write to the log that Linux makes in one piece. */
+#define SERVER_REQUEST_BYTES_MAX (LOOP_FILE_BYTES_MAX - (64u << 20))
+
 struct server_config {
     const char *listen;    /* HOST:PORT; NULL: no TCP */
     const char *unix_path; /* NULL: none */

@@ -61,6 +61,9 @@ struct loop_stream {
     int piece_count;
 };
 
+/* Linux makes longer transfers in several, so that a write would come out short. */
+#define LOOP_FILE_BYTES_MAX 0x7ffff000u
+
 /* One file transfer in flight. */
 struct loop_file_op {
     void *owner; /* set by the caller; comes back in the event */
@@ -69,7 +72,7 @@ struct loop_file_op {
     bool durable; /* writes: RWF_DSYNC, complete only when the data is on stable storage */
     void
         *buffer; /* caller's; untouched until LOOP_FILE_DONE. Aligned as the file needs (4096 for O_DIRECT) */
-    size_t len;  /* bytes */
+    size_t len;  /* bytes, at most LOOP_FILE_BYTES_MAX */
     uint64_t offset;
     struct loop_file_op *next; /* backend's */
     int result;                /* backend's */

@@ -122,6 +122,7 @@ static uint64_t used_bytes(const struct store_stats *s, const struct totals *t)
 struct info {
     FILE *out;
     struct server *server;
+    struct store_worker *sw;
     struct totals totals;
     struct store_stats store;
     uint64_t now_us;
@@ -267,10 +268,12 @@ static void print_errorstats(struct info *i)
     }
 }
 
+/* As DBSIZE, the reply waits until what is counted is durable. */
 static void print_keyspace(struct info *i)
 {
-    if (i->store.keys)
-        fprintf(i->out, "db0:keys=%" PRIu64 ",expires=%" PRIu64 ",avg_ttl=0\r\n", i->store.keys,
+    uint64_t keys = store_count(i->sw);
+    if (keys)
+        fprintf(i->out, "db0:keys=%" PRIu64 ",expires=%" PRIu64 ",avg_ttl=0\r\n", keys,
                 i->store.keys_expiring);
 }
 
@@ -441,7 +444,7 @@ static bool is_wanted(const struct command_call *call, const struct section *sec
 
 char *info_text(const struct command_call *call, size_t *size)
 {
-    struct info info = {.server = call->server, .now_us = clock_monotonic_us()};
+    struct info info = {.server = call->server, .sw = call->sw, .now_us = clock_monotonic_us()};
     char *text = NULL;
     bool first = true;
     info.out = open_memstream(&text, size);

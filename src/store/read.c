@@ -222,7 +222,7 @@ enum store_result store_find(struct store_worker *sw, const struct store_key *ke
     enum store_result r = current_state(sw, node, view);
     if ((r == STORE_OK || r == STORE_COLD) && is_expired(sw, view)) {
         /* That it is gone must be in the log before anybody is told: the clock may be set back. */
-        if (!sw->private->snapshot_locked && store_expire_key(sw, key) == STORE_BUSY)
+        if (sw->private->snapshot_locked || store_expire_key(sw, key) == STORE_BUSY)
             return STORE_BUSY;
         return STORE_ABSENT;
     }

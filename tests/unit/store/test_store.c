@@ -162,6 +162,34 @@ static void test_a_walk_over_an_expired_key(void **state)
     fixture_deinit(&f);
 }
 
+/* A snapshot that has locked cannot log the delete of a key whose time has come: it is not answered then. */
+static void test_a_locked_snapshot_over_an_expired_key(void **state)
+{
+    struct fixture f;
+    struct store_key key;
+    struct store_view view;
+    (void)state;
+    fixture_init(&f, 2);
+    uint64_t expire_ms = clock_unix_ms() + 5;
+    assert_int_equal(put(f.sw, text("soon"), text("v"), expire_ms), STORE_OK);
+    while (clock_unix_ms() <= expire_ms)
+        ;
+    fixture_flush(&f, 0);
+    store_turn_begin(f.sw);
+    store_key_prepare(f.sw, &key, text("soon"));
+    assert_int_equal(store_snapshot_begin(f.sw, &key, 1, 9), STORE_OK); /* locks */
+    assert_int_equal(store_find(f.sw, &key, &view), STORE_BUSY);
+    assert_true(store_snapshot_end(f.sw));
+    assert_int_equal(store_snapshot_begin(f.sw, &key, 1, 0), STORE_OK);
+    assert_int_equal(store_find(f.sw, &key, &view), STORE_ABSENT);
+    assert_false(store_snapshot_end(f.sw));
+    store_turn_end(f.sw);
+    assert_false(is_durable(&f));
+    fixture_reopen(&f);
+    assert_int_equal(count(f.sw), 0);
+    fixture_deinit(&f);
+}
+
 /* What writes keep of a key (APPEND, INCR, KEEPTTL) they must not take from one whose time has come. */
 static void test_an_expired_key_leaves_no_expiry_to_the_next(void **state)
 {
@@ -485,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_sizes_survive_a_restart),
         cmocka_unit_test(test_expiry),
         cmocka_unit_test(test_a_walk_over_an_expired_key),
+        cmocka_unit_test(test_a_locked_snapshot_over_an_expired_key),
         cmocka_unit_test(test_an_expired_key_leaves_no_expiry_to_the_next),
         cmocka_unit_test(test_the_sweeper_finds_what_nobody_asks_for),
         cmocka_unit_test(test_a_full_disk_refuses_and_recovers),

@@ -76,14 +76,17 @@ enum store_result store_delete_tree(struct store_worker *sw, struct slice path, 
     unsigned slot = 0;
     while (slot < STORE_RANGES_MAX && atomic_load_explicit(&store->ranges[slot], memory_order_relaxed))
         slot++;
+    if (slot == STORE_RANGES_MAX) { /* some deleted tree must be cleared away first */
+        store_unlock_all(store);
+        free(range);
+        return STORE_BUSY;
+    }
     enum store_result result = STORE_OK;
     uint64_t all = atomic_load_explicit(&store->keys, memory_order_relaxed);
     struct covered covered = path.len ? count_covered(sw, range) : (struct covered){all, all};
     if (count)
         *count = covered.live;
-    if (slot == STORE_RANGES_MAX)
-        result = STORE_BUSY; /* some deleted tree must be cleared away first */
-    else if (covered.counted)
+    if (covered.counted)
         result = write_log_tree(sw, range);
     bool applied = result == STORE_OK && covered.counted;
     if (applied) {

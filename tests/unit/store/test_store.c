@@ -190,6 +190,28 @@ static void test_a_locked_snapshot_over_an_expired_key(void **state)
     fixture_deinit(&f);
 }
 
+/* While as many deleted trees as there may be are cleared away, another one is not even counted. */
+static void test_too_many_deleted_trees(void **state)
+{
+    struct fixture f;
+    uint64_t removed = 77;
+    (void)state;
+    fixture_init(&f, 1);
+    for (unsigned i = 0; i <= STORE_RANGES_MAX; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%u", i);
+        assert_int_equal(put(f.sw, text(name), text("v"), 0), STORE_OK);
+        enum store_result r = store_delete_tree(f.sw, text(name), i < STORE_RANGES_MAX ? NULL : &removed);
+        assert_int_equal(r, i < STORE_RANGES_MAX ? STORE_OK : STORE_BUSY);
+    }
+    assert_int_equal(removed, 77);
+    fixture_flush(&f, 0);
+    background(&f);
+    assert_int_equal(store_delete_tree(f.sw, text("t16"), &removed), STORE_OK);
+    assert_int_equal(removed, 1);
+    fixture_deinit(&f);
+}
+
 /* What writes keep of a key (APPEND, INCR, KEEPTTL) they must not take from one whose time has come. */
 static void test_an_expired_key_leaves_no_expiry_to_the_next(void **state)
 {
@@ -514,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_expiry),
         cmocka_unit_test(test_a_walk_over_an_expired_key),
         cmocka_unit_test(test_a_locked_snapshot_over_an_expired_key),
+        cmocka_unit_test(test_too_many_deleted_trees),
         cmocka_unit_test(test_an_expired_key_leaves_no_expiry_to_the_next),
         cmocka_unit_test(test_the_sweeper_finds_what_nobody_asks_for),
         cmocka_unit_test(test_a_full_disk_refuses_and_recovers),

@@ -2,7 +2,7 @@
  *
  * A bucket is a cache line: ten 16-bit tags, ten 32-bit node references, and a reference to an overflow
  * bucket. The bucket number is the top bits of the hash, the tag its low 16 bits. The table doubles at three
- * quarters full; buckets move one by one, in order, a few with every insert, while both tables serve: bucket
+ * quarters full; buckets move one by one, in order, one with every insert, while both tables serve: bucket
  * i of the old one has moved when i < moved. No operation pauses for a rehash.
  *
  * Thread safety: hash_table_find and _prefetch by anyone inside an epoch section, without locks. _insert,

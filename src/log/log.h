@@ -213,11 +213,6 @@ STATUS_MUST_USE status_t log_list_segment(struct disk *disk, int folder, const c
  * stays listed. */
 STATUS_MUST_USE status_t log_remove_segment(struct log *log, struct segment_file *file, bool keep);
 
-/* The same for all finished segments with nothing live in them whose number is below that of lsn's (the
- * log segment that lsn itself lies in is needed by a replay that starts there). lsn: at most log_commit_lsn.
- * *bytes: of the removed files; may be NULL. Then reaps. */
-STATUS_MUST_USE status_t log_remove_segments_below(struct log *log, uint64_t lsn, bool keep, uint64_t *bytes);
-
 struct log_stats {
     uint64_t flushes;
     uint64_t records;

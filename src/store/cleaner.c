@@ -366,8 +366,6 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
         r->victim_at++;
         break;
     case SEGMENT_SCAN_RECORD:
-        if (collected == KEY_BUSY)
-            *wait_us = BUSY_WAIT_US;
         if (collected == KEY_BUSY || collected == NO_MEMORY)
             *wait_us = BUSY_WAIT_US;
         else if (collected == PART_FULL)

@@ -12,7 +12,6 @@
 
 struct fetch_config {
     struct segments *segments;  /* finds an address's file; the owner's until fetch_deinit */
-    struct disk *disk;          /* only asked once for the smallest unit of a read */
     uint64_t memory_bytes_max;  /* of landed values and those on their way; 0: FETCH_MEMORY_DEFAULT */
     uint64_t command_bytes_max; /* that one command may claim beyond its first value; 0: the default */
     unsigned io_depth;          /* 0: STORE_IO_DEPTH_DEFAULT */

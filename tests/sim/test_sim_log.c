@@ -16,6 +16,7 @@
 
 #include "base/logger.h"
 #include "log/log.h"
+#include "sim/remove_below.h"
 #include "sim/sim_disk.h"
 #include "sim/sim_seeds.h"
 
@@ -208,7 +209,7 @@ static void step_checkpoint(struct world *w)
     }
     if (w->older.lsn && prng_below(&w->prng, 2)) {
         uint64_t bytes;
-        status_t s = log_remove_segments_below(w->log, w->older.lsn, prng_below(&w->prng, 2), &bytes);
+        status_t s = remove_below(w->log, w->older.lsn, prng_below(&w->prng, 2), &bytes);
         REQUIRE(w, status_is_ok(&s));
         w->removed |= bytes > 0;
         w->removed_bytes += bytes;

@@ -16,6 +16,7 @@
 #include "log/segment.h"
 #include "log/segments.h"
 #include "sim/log_fixture.h"
+#include "sim/remove_below.h"
 #include "sim/sim_disk.h"
 
 enum { RECORDS = 60, RUNS = 3, VALUE_LEN = 3000 };
@@ -466,7 +467,7 @@ static void test_remove(void **state)
         uint64_t bytes, sizes = 0;
         for (uint64_t number = 1; number < number_of(first); number++)
             sizes += file_of(copy, number)->size;
-        status_t s = log_remove_segments_below(log, tails[first], false, &bytes);
+        status_t s = remove_below(log, tails[first], false, &bytes);
         assert_true(status_is_ok(&s));
         assert_int_equal(bytes, sizes);
         assert_int_equal(files(copy), before - (number_of(first) - 1));
@@ -500,7 +501,7 @@ static void test_remove_while_running(void **state)
         flush(sim, log);
         (void)log_prepare(log);
         tails[0] = log_tail_lsn(log);
-        status_t s = log_remove_segments_below(log, tails[0], false, NULL);
+        status_t s = remove_below(log, tails[0], false, NULL);
         assert_true(status_is_ok(&s));
         assert_true(files(sim) <= 2); /* and the one made ahead */
     }
@@ -526,11 +527,11 @@ static void test_remove_keeps_what_is_needed(void **state)
     sim->fail_op = SIM_REMOVE;
     sim->fail_errno = EIO;
     sim->fail_after = 1;
-    status_t s = log_remove_segments_below(log, tails[RECORDS], false, NULL);
+    status_t s = remove_below(log, tails[RECORDS], false, NULL);
     assert_int_equal(s.code, STATUS_IO);
     assert_non_null(strstr(s.text, "sim/log-0000000001.kv"));
     assert_non_null(segments_find(table, segment_lsn(1, 4096)));
-    s = log_remove_segments_below(log, tails[RECORDS], false, NULL);
+    s = remove_below(log, tails[RECORDS], false, NULL);
     assert_true(status_is_ok(&s));
     assert_null(file_of(sim, 1));
     assert_non_null(file_of(sim, 2)); /* something lives in it */
@@ -542,7 +543,7 @@ static void test_remove_keeps_what_is_needed(void **state)
     segments_release(read);
     assert_int_equal(segments_reap(table), 0);
     count(table, 0, segment_lsn(2, 4096), -40);
-    s = log_remove_segments_below(log, tails[RECORDS], false, NULL);
+    s = remove_below(log, tails[RECORDS], false, NULL);
     assert_true(status_is_ok(&s));
     assert_null(file_of(sim, 2));
     log_close(log);

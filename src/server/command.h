@@ -38,6 +38,8 @@ struct command_call {
     bool crowded;           /* command_old_value's, command_work_fits': there is no room now */
     int key_count; /* the worker prepares keys by the table's key positions when there is 1 key; else the
                       handler does */
+    uint32_t hits; /* keys looked up and found: counted when the command is done without an error */
+    uint32_t misses;
 };
 
 typedef enum command_result (*command_handler)(struct command_call *call);

@@ -87,6 +87,12 @@ enum command_result command_room_failed(struct command_call *call, const struct 
                                         const char *advice);
 /* Case-insensitive comparison with a lower-case word. */
 bool command_word_is(struct slice arg, const char *word);
+/* For keyspace_hits and keyspace_misses: the command's one key was looked up. */
+static inline void command_looked_up(struct command_call *call, bool found)
+{
+    call->hits = found;
+    call->misses = !found;
+}
 /* Parses an integer argument or answers Redis's error. */
 bool command_integer(struct command_call *call, struct slice arg, int64_t *value);
 /* Replies "ERR syntax error". */

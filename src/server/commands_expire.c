@@ -114,6 +114,7 @@ static enum command_result reply_expiry(struct command_call *call, bool seconds,
         if (seconds)
             answer = answer / 1000 + (answer % 1000 >= 500); /* nearest, without overflow */
     }
+    command_looked_up(call, exists);
     reply_integer(call->reply, answer);
     return COMMAND_DONE;
 }

@@ -55,6 +55,8 @@ enum command_result command_exists(struct command_call *call)
         if (busy)
             return COMMAND_AGAIN;
         if (same) {
+            call->hits = (uint32_t)count;
+            call->misses = n - (uint32_t)count;
             reply_integer(call->reply, count);
             return COMMAND_DONE;
         }
@@ -68,6 +70,7 @@ enum command_result command_type(struct command_call *call)
     enum store_result r = store_find(call->sw, command_key(call, 1, &own), &view);
     if (r == STORE_BUSY)
         return COMMAND_AGAIN;
+    command_looked_up(call, store_result_exists(r));
     reply_status(call->reply, store_result_exists(r) ? "string" : "none");
     return COMMAND_DONE;
 }

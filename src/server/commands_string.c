@@ -13,8 +13,8 @@ enum {
 
 /* ---- reading ---- */
 
-/* Writes a key's value, or null. STORE_BUSY if it keeps changing; nothing is written then, nor for the other
- * results. */
+/* Writes a key's value, or null, and counts the hit or the miss. STORE_BUSY if it keeps changing; nothing is
+ * written then, nor for the other results. */
 static enum store_result reply_key(struct command_call *call, const struct store_key *key,
                                    struct store_view *view)
 {
@@ -22,9 +22,11 @@ static enum store_result reply_key(struct command_call *call, const struct store
     for (unsigned tries = 0; tries < VIEW_TRIES; tries++) {
         enum store_result found = store_find(call->sw, key, view);
         if (UNLIKELY(found != STORE_OK)) {
-            if (found == STORE_ABSENT)
-                reply_null(r);
-            return found == STORE_ABSENT ? STORE_OK : found;
+            if (found != STORE_ABSENT)
+                return found;
+            reply_null(r);
+            call->misses++;
+            return STORE_OK;
         }
         if (UNLIKELY(!command_reply_fits(call, view->len)))
             return STORE_BUSY;
@@ -32,6 +34,7 @@ static enum store_result reply_key(struct command_call *call, const struct store
         char *p = reply_bulk_begin(r, view->len);
         if (LIKELY(store_view_copy(view, p, 0, view->len))) {
             reply_bulk_end(r, view->len);
+            call->hits++;
             return STORE_OK;
         }
         reply_rollback(r, start);
@@ -71,6 +74,7 @@ enum command_result command_strlen(struct command_call *call)
     enum store_result r = store_find(call->sw, command_key(call, 1, &own), &view);
     if (r == STORE_BUSY)
         return COMMAND_AGAIN;
+    command_looked_up(call, store_result_exists(r));
     reply_integer(call->reply, store_result_exists(r) ? view.len : 0);
     return COMMAND_DONE;
 }
@@ -100,6 +104,7 @@ enum command_result command_getrange(struct command_call *call)
     for (unsigned tries = 0; tries < VIEW_TRIES; tries++) {
         enum store_result r = store_find(call->sw, key, &view);
         int64_t start = from, end = to;
+        command_looked_up(call, r != STORE_ABSENT);
         if (r == STORE_ABSENT || (r != STORE_BUSY && !range_within(&start, &end, view.len))) {
             reply_bulk(call->reply, slice_make("", 0));
             return COMMAND_DONE;
@@ -128,6 +133,7 @@ static struct command_missing reply_keys(struct command_call *call, const struct
     struct command_missing missing = {STORE_OK, 0};
     struct store_view view;
     bool more = true;
+    call->hits = call->misses = 0; /* of an attempt before */
     reply_array(call->reply, n);
     for (unsigned i = 0; i < n && more; i++) {
         enum store_result r = missing.result == STORE_OK ? reply_key(call, &keys[i], &view)
@@ -199,6 +205,8 @@ static bool stage_set(struct command_call *call, struct store_entry *entries, vo
     struct slice old = {0};
     bool live = store_entry_live(entries, 0);
     bool wanted = !(o->nx && live) && !(o->xx && !live);
+    if (o->get)
+        command_looked_up(call, live);
     if (o->get && live && !command_old_value(call, entries, 0, &old))
         return false;
     if (o->get && live)
@@ -343,6 +351,7 @@ static bool stage_getdel(struct command_call *call, struct store_entry *entries,
     (void)context;
     struct slice old;
     bool live = store_entry_live(entries, 0);
+    command_looked_up(call, live);
     if (live && !command_old_value(call, entries, 0, &old))
         return false;
     if (live)
@@ -369,7 +378,9 @@ struct getex_options {
 static bool stage_getex(struct command_call *call, struct store_entry *entries, void *context)
 {
     const struct getex_options *o = context;
-    if (!store_entry_live(entries, 0)) {
+    bool live = store_entry_live(entries, 0);
+    command_looked_up(call, live);
+    if (!live) {
         reply_null(call->reply);
         return true;
     }

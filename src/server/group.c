@@ -82,22 +82,18 @@ static enum command_result refuse(struct reply *r, const struct group_item *item
     return COMMAND_DONE;
 }
 
-static void count_call(struct worker *worker, const struct group_item *item, const struct reply *r,
-                       uint64_t len)
+static void count_call(struct worker *worker, const struct command_call *call, bool failed)
 {
     struct worker_stats *stats = &worker->stats;
-    const struct command *command = item->command;
-    STAT_ADD(stats->calls[command->index], 1);
-    STAT_SET(item->conn->last_command, command->index);
-    if (item->has_key && command->flags & COMMAND_READONLY) {
-        /* A reply of null is a miss, anything else a hit: as good as counting in each handler. */
-        bool miss =
-            (len == 5 && load_u16(r->cursor - 5) == ('$' | '-' << 8)) || (len == 3 && r->cursor[-3] == '_');
-        if (miss)
-            STAT_ADD(stats->misses, 1);
-        else
-            STAT_ADD(stats->hits, 1);
-    }
+    unsigned index = call->command->index;
+    STAT_ADD(stats->calls[index], 1);
+    STAT_SET(call->conn->last_command, index);
+    if (UNLIKELY(failed))
+        return;
+    if (call->hits)
+        STAT_ADD(stats->hits, call->hits);
+    if (call->misses)
+        STAT_ADD(stats->misses, call->misses);
 }
 
 __attribute__((noinline)) static void count_error(struct worker *worker, const struct command *command,
@@ -231,7 +227,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
             }
             refuse_for_room(conn);
         }
-        count_call(worker, item, r, reply_end_offset(r) - from);
+        count_call(worker, &call, r->error_count != errors);
     }
     if (UNLIKELY(conn->flags & (CONN_FETCHING | CONN_WORKS | CONN_NO_ROOM)))
         end_waiting(worker, conn);

@@ -154,6 +154,28 @@ def test_a_pipeline_that_names_a_key_often_reads_it_once(cold, c):
     reads.assert_one_for_each(20)
 
 
+def test_a_command_that_waited_for_its_value_counts_its_keys_once(cold, c):
+    def counts():
+        lines = c("INFO", "stats").decode().split("\r\n")
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        return int(fields["keyspace_hits"]), int(fields["keyspace_misses"])
+
+    keys = [key(i) for i in cold.fresh(18)]
+    hits, misses = counts()
+    with Reads(c) as reads:
+        c("GET", keys[0])
+        c("GETRANGE", keys[1], 0, 9)
+        c("GETDEL", keys[2])
+        c("GETSET", keys[3], "x")
+        c("GETEX", keys[4])
+        c("GETEX", keys[5], "EX", 1000)
+        c("SET", keys[6], "x", "GET")
+        c("MGET", "absent", *keys[7:12])
+        c.pipeline(("GET", k) for k in keys[12:])
+    reads.assert_one_for_each(18)
+    assert counts() == (hits + 18, misses + 1)
+
+
 def test_a_pipeline_of_all_kinds_keeps_its_order(cold, c):
     a, b, d, e = cold.fresh(4)
     replies = c.pipeline(

@@ -265,6 +265,55 @@ def test_info_counts(c):
     assert int(after["used_memory_rss"]) > 1 << 20
 
 
+def key_counts(c):
+    fields = info(c, "stats")
+    return int(fields["keyspace_hits"]), int(fields["keyspace_misses"])
+
+
+KEY_COUNTS = [  # a command; the hits and misses it counts. a, b are there; x, y are not
+    ("GET a", 1, 0), ("GET x", 0, 1), ("GET empty", 1, 0),
+    ("MGET a", 1, 0), ("MGET a x y", 1, 2), ("MGET a a x", 2, 1), ("MGET x", 0, 1),
+    ("STRLEN a", 1, 0), ("STRLEN x", 0, 1), ("STRLEN empty", 1, 0),
+    ("GETRANGE a 0 -1", 1, 0), ("GETRANGE a 5 3", 1, 0), ("GETRANGE x 0 -1", 0, 1), ("GETRANGE a nan 1", 0, 0),
+    ("SUBSTR a 0 0", 1, 0), ("SUBSTR x 0 0", 0, 1),
+    ("TYPE a", 1, 0), ("TYPE x", 0, 1),
+    ("TTL a", 1, 0), ("TTL b", 1, 0), ("TTL x", 0, 1), ("PTTL a", 1, 0), ("PTTL x", 0, 1),
+    ("EXPIRETIME a", 1, 0), ("EXPIRETIME x", 0, 1), ("PEXPIRETIME b", 1, 0), ("PEXPIRETIME x", 0, 1),
+    ("EXISTS a", 1, 0), ("EXISTS x", 0, 1), ("EXISTS a x y", 1, 2), ("EXISTS a a b x", 3, 1),
+    ("TOUCH a", 1, 0), ("TOUCH x", 0, 1), ("TOUCH a x y", 1, 2),
+    ("GETEX a", 1, 0), ("GETEX x", 0, 1), ("GETEX a EX 100", 1, 0), ("GETEX x EX 100", 0, 1),
+    ("GETEX b PERSIST", 1, 0), ("GETEX x PERSIST", 0, 1), ("GETEX a EX", 0, 0),
+    ("GETDEL a", 1, 0), ("GETDEL x", 0, 1), ("GETSET a 1", 1, 0), ("GETSET x 1", 0, 1),
+    ("SET a 1 GET", 1, 0), ("SET x 1 GET", 0, 1), ("SET a 1 NX GET", 1, 0), ("SET x 1 NX GET", 0, 1),
+    ("SET a 1 XX GET", 1, 0), ("SET x 1 XX GET", 0, 1), ("SET a 1 EX 0 GET", 0, 0),
+    ("SET a 1", 0, 0), ("SET a 1 NX", 0, 0), ("SET x 1 XX", 0, 0), ("SETNX a 1", 0, 0), ("SETEX x 9 1", 0, 0),
+    ("MSET a 1 x 1", 0, 0), ("MSETNX a 1 x 1", 0, 0), ("APPEND a 1", 0, 0), ("SETRANGE x 0 1", 0, 0),
+    ("INCR a", 0, 0), ("INCR x", 0, 0), ("INCR b", 0, 0), ("DECRBY x 1", 0, 0), ("INCRBYFLOAT x 1", 0, 0),
+    ("DEL a", 0, 0), ("DEL x", 0, 0), ("UNLINK a x", 0, 0),
+    ("EXPIRE a 9", 0, 0), ("PEXPIREAT x 1", 0, 0), ("PERSIST b", 0, 0), ("PERSIST x", 0, 0),
+    ("KEYS *", 0, 0), ("SCAN 0", 0, 0), ("RANDOMKEY", 0, 0), ("DBSIZE", 0, 0),
+    ("GET", 0, 0), ("STRLEN a b", 0, 0), ("MGET", 0, 0), ("NOSUCH a", 0, 0),
+]  # fmt: skip
+
+
+def test_info_counts_the_keys_that_are_read(c):
+    for command, *expected in KEY_COUNTS:
+        c("FLUSHALL")
+        c.pipeline([["SET", "a", "1"], ["SET", "b", "text", "EX", 100], ["SET", "empty", ""]])
+        hits, misses = key_counts(c)
+        c.pipeline([command.split()])
+        after = key_counts(c)
+        assert [after[0] - hits, after[1] - misses] == expected, command
+
+
+def test_info_counts_a_key_that_has_expired_as_a_miss(c):
+    c("SET", "k", "v", "PX", 1)
+    time.sleep(0.02)
+    hits, misses = key_counts(c)
+    c.pipeline([["GET", "k"], ["STRLEN", "k"], ["EXISTS", "k"], ["SET", "k", "v", "GET"]])
+    assert key_counts(c) == (hits, misses + 4)
+
+
 def test_info_errorstats_and_reset(c):
     assert c("CONFIG", "RESETSTAT") == "OK"
     assert "errorstat_" not in c("INFO", "errorstats").decode()

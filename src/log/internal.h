@@ -58,6 +58,7 @@ struct log {
     _Atomic bool waits;        /* there is no room for a segment, and will be soon. Relaxed, as disk_full */
     _Atomic bool deletes_wait; /* the same of one for deletes, or one is about to be made. Relaxed */
     _Atomic bool scarce;       /* the segment nears its end and none is prepared; relaxed: the lock decides */
+    _Atomic int refused_errno; /* why disk_full, if not for lack of room; else 0. Relaxed, as that */
     _Atomic(const char *) failed;
     char padding1[40];
 

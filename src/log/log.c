@@ -435,6 +435,11 @@ bool log_disk_full(const struct log *log)
     return atomic_load_explicit(&((struct log *)(uintptr_t)log)->disk_full, memory_order_relaxed);
 }
 
+int log_refused_errno(const struct log *log)
+{
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->refused_errno, memory_order_relaxed);
+}
+
 bool log_lacks_room(const struct log *log)
 {
     return log_disk_full(log) ||

@@ -109,7 +109,7 @@ void log_close(struct log *log);
 enum log_reserve_result {
     LOG_RESERVED,
     LOG_WAIT,     /* no buffer free: flush, step aside, try again after on_progress */
-    LOG_NO_SPACE, /* the disk is full */
+    LOG_NO_SPACE, /* the disk is full, or no segment can be made: log_refused_errno */
     LOG_DEAD,     /* a flush has failed */
 };
 
@@ -189,7 +189,9 @@ const char *log_failed(const struct log *log);
 
 /* True while the disk has no room for the next segment and normal writes are (about to be) refused. Cheap. */
 bool log_disk_full(const struct log *log);
-/* The same, or writes wait for room that is expected. */
+/* Why the next segment could not be made, where it was not for lack of room: an errno value; else 0. */
+int log_refused_errno(const struct log *log);
+/* True while the disk is full, or writes wait for room that is expected. */
 bool log_lacks_room(const struct log *log);
 
 /* One step of segment preparation for configurations without background thread (tests). True if it did

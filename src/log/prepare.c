@@ -90,7 +90,7 @@ static void take_prepared(struct log *log, struct segment *s)
     atomic_store_explicit(&log->deletes_wait, false, memory_order_relaxed);
     bool was_full = atomic_exchange_explicit(&log->disk_full, false, memory_order_relaxed);
     if (was_full)
-        LOG_INFO("there is room for log segments again: writes resume");
+        LOG_INFO("log segments can be made again: writes resume");
     if (log->config.on_progress)
         log->config.on_progress(log->config.context);
 }
@@ -272,11 +272,14 @@ bool log_prepare(struct log *log)
      * and making and removing one more each time would hold up reads (docs/performance.md). */
     if (status.code == STATUS_NO_SPACE && (!waits || log_headroom_is_low(log)))
         prepare_for_deletes(log, plan.number, plan.after);
+    int refused_errno = status.code == STATUS_NO_SPACE ? 0 : status.sys_errno;
+    bool is_new =
+        atomic_exchange_explicit(&log->refused_errno, refused_errno, memory_order_relaxed) != refused_errno;
     atomic_store_explicit(&log->waits, waits, memory_order_relaxed);
     if (waits)
         return false;
-    if (!atomic_exchange_explicit(&log->disk_full, true, memory_order_relaxed)) {
-        LOG_WARNING("%s; writes are refused when the current segment is used up, until there is room",
+    if (!atomic_exchange_explicit(&log->disk_full, true, memory_order_relaxed) || is_new) {
+        LOG_WARNING("%s; writes are refused when the current segment is used up, until one can be made",
                     status.text);
         if (log->config.on_progress)
             log->config.on_progress(log->config.context);

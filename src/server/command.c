@@ -1,12 +1,14 @@
 /* The table of commands, finding one by name, and what handlers share. */
 #include "server/command.h"
 
+#include <string.h>
 #include <strings.h>
 
 #include "base/check.h"
 #include "base/parse.h"
 #include "server/commands.h"
 #include "server/conn.h"
+#include "server/server.h"
 
 enum {
     READONLY = COMMAND_READONLY,
@@ -210,16 +212,29 @@ const struct command *command_find(struct slice name)
 
 /* ---- shared ---- */
 
+static enum command_result no_segment(struct command_call *call)
+{
+    char reason[96];
+    int why = log_refused_errno(store_log(call->server->store));
+    if (why)
+        reply_error(
+            call->reply,
+            "ERR another log segment cannot be made: %s; see the server's log; writes resume when it can",
+            strerror_r(why, reason, sizeof reason));
+    else
+        reply_error(call->reply,
+                    "ERR disk full: no room for another log segment; free space in the data folder's file "
+                    "system (or raise --disk-limit) and writes resume");
+    return COMMAND_DONE;
+}
+
 enum command_result command_store_failed(struct command_call *call, enum store_result r)
 {
     switch (r) {
     case STORE_BUSY:
         return COMMAND_AGAIN;
     case STORE_NO_SPACE:
-        reply_error(call->reply,
-                    "ERR disk full: no room for another log segment; free space in the data folder's file "
-                    "system (or raise --disk-limit) and writes resume");
-        return COMMAND_DONE;
+        return no_segment(call);
     case STORE_NO_MEMORY:
         reply_error(call->reply,
                     "OOM command not allowed when used memory > 'maxmemory': delete keys or raise "

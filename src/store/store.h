@@ -63,7 +63,7 @@ enum store_result {
     STORE_OK,
     STORE_ABSENT,
     STORE_BUSY,      /* nothing happened; try again next turn */
-    STORE_NO_SPACE,  /* disk full: refused before anything was changed */
+    STORE_NO_SPACE,  /* disk full, or no log segment can be made: refused before anything was changed */
     STORE_NO_MEMORY, /* memory cap reached: same */
     STORE_DEAD,      /* the log has failed; the process is about to end */
     STORE_COLD,      /* the key is there, its value only on disk: see "values on disk" */

@@ -3,6 +3,7 @@
 import ctypes
 import glob
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -327,6 +328,18 @@ def test_disk_full(small_disk, io):
             assert c("SET", f"more:{i}", "x" * 20000) == "OK"
         count = c("DBSIZE")
         assert count == len(stored) - 2 + 1 + 50
+
+
+def test_a_removed_folder_is_not_called_a_full_disk(make_server):
+    server = make_server("--disk-limit", "256M", "--threads", 1).start()  # a limit: small segments
+    shutil.rmtree(server.data)
+    with server.client() as c:
+        replies = (c.pipeline([("SET", f"k:{i}", "x" * 20000)])[0] for i in range(5000))
+        failure = next(reply for reply in replies if reply != "OK")
+        assert str(failure).startswith("ERR another log segment cannot be made: No such file or directory"), failure
+        assert c("GET", "k:0") == b"x" * 20000
+        assert c("DEL", "k:0") == 1
+    assert "No such file or directory" in server.log()
 
 
 @pytest.mark.parametrize("size", [40, 1000])

@@ -367,6 +367,30 @@ static void test_disk_full_found_late(void **state)
     close_both(sim, log);
 }
 
+/* Not for lack of room: why is told. It may be another reason the next time. */
+static void test_segment_not_made(void **state)
+{
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    unsigned n = 0;
+    struct log *log = opened_sized(sim, 2 << 20);
+    assert_int_equal(log_refused_errno(log), 0);
+    sim->fail_op = SIM_CREATE;
+    sim->fail_after = 1;
+    sim->fail_errno = EMFILE;
+    assert_false(log_prepare(log));
+    assert_int_equal(log_refused_errno(log), EMFILE);
+    assert_int_equal(fill_up(sim, log, &n, LOG_NORMAL), LOG_NO_SPACE);
+    sim->capacity = 5 << 19;
+    assert_false(log_prepare(log));
+    assert_int_equal(log_refused_errno(log), 0);
+    sim->capacity = 0;
+    assert_true(log_prepare(log));
+    assert_int_equal(append(log, n, 1000, LOG_NORMAL), LOG_RESERVED);
+    flush(sim, log);
+    close_both(sim, log);
+}
+
 /* Room as the store gives it: none now, for nothing but what only deletes may use; more to come. */
 struct given_room {
     bool has_room, comes;
@@ -645,6 +669,7 @@ int main(void)
         cmocka_unit_test(test_failed_write_names_the_error),
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_disk_full_found_late),
+        cmocka_unit_test(test_segment_not_made),
         cmocka_unit_test(test_deletes_use_what_is_kept_first),
         cmocka_unit_test(test_a_long_delete_gets_room),
         cmocka_unit_test(test_deletes_get_their_own_segment),

@@ -1,7 +1,9 @@
 /* kvasir: which tool was asked for; nothing else. */
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/tools.h"
 
@@ -38,9 +40,22 @@ static void print_help(FILE *out)
     fputs("\n`kvasir TOOL --help` tells more about a tool; `kvasir --version` prints the version.\n", out);
 }
 
+/* The number of a closed standard stream would go to the first socket or data file, and what is printed with
+ * it. Opened the wrong way round, so that using a closed one remains an error. open takes the lowest number.
+ */
+static bool fill_standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return false;
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
+    if (!fill_standard_streams())
+        return TOOL_ERROR;
     if (name == NULL) {
         print_help(stderr);
         return TOOL_ERROR;

@@ -201,3 +201,50 @@ def test_log(make_server):
     assert len(rest) == len(lines) - 2
     result = run("log", "/nonexistent/folder")
     assert result.returncode == 2 and b"/nonexistent/folder" in result.stderr
+
+
+def run_closed(closed, *arguments, **named):
+    """Runs a tool without some of its standard streams: "<&-", ">&-", "2>&-"."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", BINARY, *map(str, arguments)],
+        capture_output=True, timeout=60, check=False, **named,
+    )  # fmt: skip
+
+
+def test_closed_streams_of_get_and_put(server, c):
+    """Nothing is written to the socket in their place, and what is lost is told."""
+    c("SET", "k", "PING\r\n")
+    for closed in (">&-", "<&- >&-"):
+        result = run_closed(closed, "get", "--port", server.port, "k")
+        assert result.returncode == 2 and b"stdout" in result.stderr
+    for closed in ("<&-", "2>&-", "<&- 2>&-"):
+        result = run_closed(closed, "get", "--port", server.port, "k")
+        assert (result.returncode, result.stdout, result.stderr) == (0, b"PING\r\n", b"")
+    result = run_closed("<&-", "put", "--port", server.port, "k", "-")
+    assert result.returncode == 2 and b"stdin" in result.stderr
+    assert c("GET", "k") == b"PING\r\n"
+
+
+def test_closed_streams_of_load(server, c):
+    load = ["load", "--port", server.port, "--format", "tsv"]
+    result = run_closed("2>&-", *load, input=b"not a pair\nk\tv\n")
+    assert result.returncode == 0 and result.stdout.startswith(b"stored 1 keys")
+    assert run_closed(">&- 2>&-", *load, input=b"not a pair\nl\tv\n").returncode == 2
+    assert c("MGET", "k", "l") == [b"v", b"v"]
+    result = run_closed("<&-", *load)
+    assert result.returncode == 2 and b"stdin" in result.stderr
+
+
+@sanitize
+def test_closed_streams_of_a_server(make_server):
+    server = make_server("--threads", 1, prefix=["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]).start()
+    for fd in range(3):
+        assert os.readlink(f"/proc/{server.process.pid}/fd/{fd}") == "/dev/null"
+    with server.client() as c:
+        c("SET", "k", "v")
+    assert server.stop() == 0
+    server.start()
+    with server.client() as c:
+        assert c("GET", "k") == b"v"
+    assert server.stop() == 0
+    assert run("check", server.data).returncode == 0

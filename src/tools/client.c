@@ -10,6 +10,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/parse.h"
+
 enum {
     SEND_AT_BYTES = 1 << 16,
     IN_BYTES_FIRST = 1 << 16,
@@ -51,11 +53,17 @@ static status_t connect_unix(const char *path, int *out)
     return status_ok();
 }
 
+static bool is_port(const char *text)
+{
+    uint64_t port;
+    return parse_u64(slice_make(text, strlen(text)), &port) && port >= 1 && port <= UINT16_MAX;
+}
+
 /* Splits HOST:PORT; brackets around an IPv6 address are taken off. */
 static bool split_address(const char *address, char host[256], const char **port)
 {
     const char *colon = strrchr(address, ':');
-    if (colon == NULL || colon[1] == '\0')
+    if (colon == NULL || !is_port(colon + 1))
         return false;
     size_t len = (size_t)(colon - address);
     if (len >= 2 && address[0] == '[' && colon[-1] == ']') {
@@ -80,15 +88,15 @@ status_t client_connect(const char *address, int *out)
     char local[32];
     if (strchr(address, '/'))
         return connect_unix(address, out);
-    size_t digits = strspn(address, "0123456789");
-    if (digits > 0 && digits <= 5 && address[digits] == '\0') { /* --port */
+    if (is_port(address)) {
         snprintf(local, sizeof local, "127.0.0.1:%s", address);
         address = local;
     }
     if (!split_address(address, host, &port))
-        return status_error(STATUS_INVALID,
-                            "--connect: '%.100s' is not HOST:PORT, a port or the path of a Unix socket",
-                            address);
+        return status_error(
+            STATUS_INVALID,
+            "--connect: '%.100s' is not HOST:PORT, a port (1 to 65535) or the path of a Unix socket",
+            address);
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc != 0)
         return status_error(STATUS_INVALID, "--connect: cannot find %.100s: %s", address, gai_strerror(rc));

@@ -66,6 +66,15 @@ static status_t set_number(const struct option_spec *spec, const char *value)
     return status_ok();
 }
 
+static status_t set_port(const struct option_spec *spec, const char *value)
+{
+    uint64_t port;
+    if (!parse_u64(slice_make(value, strlen(value)), &port) || port < 1 || port > UINT16_MAX)
+        return bad_value(spec, value, "a port from 1 to 65535");
+    *(const char **)spec->into = value;
+    return status_ok();
+}
+
 static status_t set_double(const struct option_spec *spec, const char *value)
 {
     double v;
@@ -88,6 +97,8 @@ static status_t set_spec(const struct option_spec *spec, const char *value)
     case OPTION_TEXT:
         *(const char **)spec->into = value;
         return status_ok();
+    case OPTION_PORT:
+        return set_port(spec, value);
     case OPTION_CHOICE:
         return set_choice(spec, value);
     case OPTION_DOUBLE:

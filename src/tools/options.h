@@ -10,7 +10,7 @@
  *         {0},
  *     };
  *
- * Ownership: OPTION_TEXT values point into argv, or into the buffer that options_read_file returns.
+ * Ownership: texts and ports point into argv, or into the buffer that options_read_file returns.
  * Thread safety: none needed; one thread reads the command line. */
 #ifndef KVASIR_TOOLS_OPTIONS_H
 #define KVASIR_TOOLS_OPTIONS_H
@@ -24,6 +24,7 @@
 enum option_kind {
     OPTION_FLAG,   /* bool: true when named; in a config file also yes|no|true|false */
     OPTION_TEXT,   /* const char * */
+    OPTION_PORT,   /* const char *: a port from 1 to 65535 */
     OPTION_U64,    /* uint64_t, min..max */
     OPTION_SIZE,   /* uint64_t bytes: 64M, 2G; min..max */
     OPTION_DOUBLE, /* double, min..max */

@@ -24,7 +24,7 @@ enum {
      0,                                                                                                      \
      0},                                                                                                     \
     {                                                                                                        \
-        "port", OPTION_TEXT, (into), "N", "short for --connect 127.0.0.1:N", 0, 0                            \
+        "port", OPTION_PORT, (into), "N", "short for --connect 127.0.0.1:N", 0, 0                            \
     }
 
 int tool_server(int argc, char **argv); /* options, signals, start line, the server; enum server_exit */

@@ -99,9 +99,16 @@ def test_no_server():
 def test_port(server, c):
     c("SET", "k", "v")
     assert run("get", "--port", server.port, "k").stdout == b"v"
-    for wrong in ("", "x", "123456", "65536"):
+    assert run("get", "--connect", server.port, "k").stdout == b"v"
+    assert run("get", "--connect", f":{server.port}", "k").stdout == b"v"
+    for wrong in ("", "0", "x", "123456", server.port + 65536, f"127.0.0.1:{server.port}"):
         result = run("get", "--port", wrong, "k")
-        assert result.returncode == 2 and result.stderr
+        assert result.returncode == 2 and b"--port: " in result.stderr and b"--connect" not in result.stderr
+    for wrong in ("0", "x", server.port + 65536):
+        for address in (wrong, f":{wrong}", f"127.0.0.1:{wrong}"):
+            result = run("get", "--connect", address, "k")
+            assert result.returncode == 2 and b"--connect: " in result.stderr and b"--port" not in result.stderr
+    assert run("get", "--connect", f"127.0.0.1: {server.port}", "k").returncode == 2
 
 
 DEB822 = b"""Package: bash

@@ -12,7 +12,7 @@
 
 #include "tools/options.h"
 
-static const char *listen_text;
+static const char *listen_text, *port;
 static uint64_t threads, memory;
 static double seconds;
 static int io;
@@ -20,6 +20,7 @@ static bool json;
 
 static const struct option_spec specs[] = {
     {"listen", OPTION_TEXT, &listen_text, "HOST:PORT", "", 0, 0},
+    {"port", OPTION_PORT, &port, "N", "", 0, 0},
     {"threads", OPTION_U64, &threads, "N", "", 1, 64},
     {"memory", OPTION_SIZE, &memory, "SIZE", "", 0, 0},
     {"seconds", OPTION_DOUBLE, &seconds, "S", "", 0, 100},
@@ -31,7 +32,7 @@ static const struct option_spec specs[] = {
 static int reset(void **state)
 {
     (void)state;
-    listen_text = "default";
+    listen_text = port = "default";
     threads = 1;
     memory = 0;
     seconds = 0;
@@ -61,11 +62,14 @@ static void test_values(void **state)
     (void)state;
     char rest[100];
     bool help;
-    status_t s = parse("a --listen :1 --threads=4 - --memory 64M --io epoll --json -5 --seconds 1.5 -- --x",
-                       rest, &help);
+    status_t s =
+        parse("a --listen :1 --port 65535 --threads=4 - --memory 64M --io epoll --json -5 --seconds 1.5 "
+              "-- --x",
+              rest, &help);
     assert_true(status_is_ok(&s) && !help);
     assert_string_equal(rest, "a,-,-5,--x,");
     assert_string_equal(listen_text, ":1");
+    assert_string_equal(port, "65535");
     assert_int_equal(threads, 4);
     assert_int_equal(memory, 64 << 20);
     assert_int_equal(io, 2);
@@ -85,7 +89,8 @@ static void test_refusals_name_the_option(void **state)
         {"--threads 1k", "--threads"},  {"--threads -1", "--threads"},  {"--memory 64Q", "--memory"},
         {"--memory=", "--memory"},      {"--io ring", "--io"},          {"--io=", "--io"},
         {"--seconds x", "--seconds"},   {"--seconds 101", "--seconds"}, {"--json=maybe", "--json"},
-        {"--seconds inf", "--seconds"}, {"--seconds -1", "--seconds"},
+        {"--seconds inf", "--seconds"}, {"--seconds -1", "--seconds"},  {"--port 0", "--port"},
+        {"--port 65536", "--port"},     {"--port :1", "--port"},        {"--port=", "--port"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char rest[100];

@@ -234,10 +234,14 @@ status_t server_create(const struct server_config *config, struct server **out)
 
 /* ---- running and stopping ---- */
 
+/* One wish to stop may come as several signals: timeout(1) sends two. */
+enum { SAME_WISH_US = 1000000 };
+
 /* Signals are taken here, by the main thread, in ordinary code. */
 static void wait_for_end(struct server *server)
 {
     sigset_t set;
+    uint64_t first_us = 0;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
@@ -246,10 +250,13 @@ static void wait_for_end(struct server *server)
         int signal_number = sigwaitinfo(&set, NULL);
         if (signal_number != SIGTERM && signal_number != SIGINT)
             continue;
+        if (first_us && clock_monotonic_us() - first_us < SAME_WISH_US)
+            continue;
         if (server_phase(server) != SERVER_RUNNING) {
             LOG_WARNING("second signal: ends at once");
             _exit(128 + signal_number);
         }
+        first_us = clock_monotonic_us();
         LOG_INFO("%s: stops", signal_number == SIGTERM ? "SIGTERM" : "SIGINT");
         server_request_stop(server, SERVER_STOPPING);
     }

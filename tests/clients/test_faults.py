@@ -445,3 +445,35 @@ def test_sigterm_while_loading(make_server):
     server.start()
     with server.client() as c:
         assert c("DBSIZE") == keys
+
+
+@sanitize
+def test_two_signals_at_once_are_one(make_server):
+    """timeout(1) sends two. Both are pending before the first is taken; a third comes a moment later."""
+    server = make_server("--threads", 1, "--durability", "interval").start()
+    with server.client() as c:
+        assert c("SET", "k", "v") == "OK"
+    server.process.send_signal(signal.SIGSTOP)
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGCONT)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0, server.log()
+    with server.start().client() as c:
+        assert c("GET", "k") == b"v"
+
+
+def test_a_later_second_signal_ends_at_once(make_server):
+    server = make_server("--threads", 1).start()
+    with server.client() as c, server.client() as slow:
+        c("SET", "k", "x" * (1 << 20))
+        slow.send(encode("GET", "k") * 64)
+        assert c("PING") == "PONG"  # by now the answers wait to be read, and the server, when it stops, for that
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "SIGTERM: stops" in server.log(), what="the first signal")
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.1)  # the time in which signals count as one
+        server.process.send_signal(signal.SIGINT)
+        server.process.send_signal(signal.SIGCONT)
+        assert server.process.wait(20) == 128 + signal.SIGINT
+    assert "second signal: ends at once" in server.log()

@@ -167,6 +167,8 @@ static bool is_blank(struct slice line)
 
 static void deb822_line(struct load_parser *p, struct slice line)
 {
+    if (line.len && line.data[line.len - 1] == '\r')
+        line.len--;
     if (is_blank(line)) {
         deb822_end(p);
     } else if (line.data[0] == '#') {

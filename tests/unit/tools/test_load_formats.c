@@ -56,6 +56,8 @@ static void test_deb822(void **state)
     expect(LOAD_DEB822, "", "\nFoo: x\nBar: y\n\nPackage: p\nno colon\n gone\nZ: 1\n \n orphan\n",
            "!2;!6;p/Package=p;p/Z=1;!10;");
     expect(LOAD_DEB822, "", "Package:\nX: 1\n\n: v\n-a: b\n", "!1;!4;!5;");
+    expect(LOAD_DEB822, "", "Package: a\r\nX: y\r\r\nLong: s\r\n one\r\n\r\nPackage: b\r\nE:\r",
+           "a/Package=a;a/X=y\r;a/Long=s\n one;b/Package=b;b/E=;");
 }
 
 static void test_tsv(void **state)

@@ -303,7 +303,9 @@ static int finish(struct loader *l, const status_t *s)
         fprintf(stderr, "kvasir load: %" PRIu64 " errors in all\n", l->errors);
     if (!status_is_ok(s))
         fprintf(stderr, "kvasir load: %s\n", s->text);
-    int code = status_is_ok(s) && l->errors == 0 ? TOOL_OK : TOOL_ERROR;
+    int code = !status_is_ok(s) || l->errors   ? TOOL_ERROR
+               : l->problems && l->stored == 0 ? TOOL_NOTHING
+                                               : TOOL_OK;
     printf("stored %" PRIu64 " keys, %" PRIu64 " bytes in %.2f s\n", l->stored, l->stored_bytes, seconds);
     if (fflush(stdout) != 0)
         code = TOOL_ERROR;
@@ -331,7 +333,8 @@ static const char about[] =
     "the "
     "same\n"
     "--keys N, --seed, --min-size, --max-size and --key reads and checks them.\n"
-    "What cannot be used is reported with its line and skipped; exit code 2 when the server refused a key.";
+    "What cannot be used is reported with its line and skipped. Exit code 1 when nothing could be used,\n"
+    "2 when the server refused a key.";
 
 int tool_load(int argc, char **argv)
 {

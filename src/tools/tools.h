@@ -6,9 +6,10 @@
 
 enum {
     TOOL_OK = 0,
-    TOOL_ABSENT = 1, /* the key is not there */
-    TOOL_WRONG = 1,  /* bench: a value is not what it has to be */
-    TOOL_ERROR = 2,  /* text on stderr */
+    TOOL_ABSENT = 1,  /* the key is not there */
+    TOOL_WRONG = 1,   /* bench: a value is not what it has to be */
+    TOOL_NOTHING = 1, /* load: nothing of the input could be used */
+    TOOL_ERROR = 2,   /* text on stderr */
 };
 
 #define TOOL_CONNECT_DEFAULT "127.0.0.1:6379"

@@ -151,6 +151,22 @@ def test_load_tsv_and_ndjson(kv, c):
     assert kv("load", "/nonexistent/file").returncode == 2
 
 
+@pytest.mark.parametrize("text, format, code, keys", [
+    (b"foo", "tsv", 1, 0),
+    (b"[1]\n{}\n", "ndjson", 1, 0),
+    (b"Version: 1\n", "deb822", 1, 0),
+    (b"foo\nk\tv\n", "tsv", 0, 1),
+    (b"", "tsv", 0, 0),
+    (b"\n", "tsv", 0, 0),
+])  # fmt: skip
+def test_load_of_what_cannot_be_used(kv, c, text, format, code, keys):
+    result = kv("load", "--format", format, stdin=text)
+    assert result.returncode == code, result.stderr
+    assert result.stdout.startswith(b"stored %d keys" % keys)
+    assert (b"line 1: " in result.stderr) == (text.strip() != b"")
+    assert c("DBSIZE") == keys
+
+
 def test_load_many(kv, c):
     lines = b"".join(b"key/%d\tvalue-%d\n" % (i % 1000 * 100 + i // 1000, i) for i in range(100000))
     assert kv("load", "--format", "tsv", stdin=lines).returncode == 0

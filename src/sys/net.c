@@ -16,6 +16,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/bytes.h"
+#include "base/parse.h"
+
 enum {
     BACKLOG = 4096,
     HOST_BYTES = 256,
@@ -35,8 +38,12 @@ static status_t split_address(const char *address, char host[HOST_BYTES], const 
 {
     const char *colon = strrchr(address, ':');
     size_t len = colon ? (size_t)(colon - address) : 0;
+    uint64_t number;
     if (colon == NULL || colon[1] == '\0' || len >= HOST_BYTES)
-        return status_error(STATUS_INVALID, "'%s' is not an address: write HOST:PORT", address);
+        return status_error(STATUS_INVALID, "'%.100s' is not an address: write HOST:PORT", address);
+    if (!parse_u64(slice_make(colon + 1, strlen(colon + 1)), &number) || number > UINT16_MAX)
+        return status_error(STATUS_INVALID, "'%.100s' has no port from 0 to %d: write HOST:PORT", address,
+                            UINT16_MAX);
     if (len >= 2 && address[0] == '[' && address[len - 1] == ']') {
         address++;
         len -= 2;
@@ -45,6 +52,32 @@ static status_t split_address(const char *address, char host[HOST_BYTES], const 
     host[len] = '\0';
     *port = colon + 1;
     return status_ok();
+}
+
+status_t net_check_tcp(const char *address)
+{
+    char host[HOST_BYTES];
+    const char *port;
+    return split_address(address, host, &port);
+}
+
+static status_t make_unix_address(const char *path, struct sockaddr_un *address)
+{
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    size_t bytes = strlen(path) + 1;
+    if (bytes == 1)
+        return status_error(STATUS_INVALID, "the path of the socket is empty");
+    if (bytes > sizeof address->sun_path)
+        return status_error(STATUS_INVALID, "the socket path %.100s... is longer than %zu bytes", path,
+                            sizeof address->sun_path - 1);
+    memcpy(address->sun_path, path, bytes);
+    return status_ok();
+}
+
+status_t net_check_unix(const char *path)
+{
+    struct sockaddr_un address;
+    return make_unix_address(path, &address);
 }
 
 static status_t listen_on(const struct addrinfo *info, const char *address, int *out)
@@ -78,12 +111,6 @@ status_t net_listen_tcp(const char *address, int *fd, int *port)
     const char *service = "";
     TRY(split_address(address, host, &service));
     *fd = -1;
-    char *end;
-    unsigned long number = strtoul(service, &end, 10);
-    if (*end != '\0' || number > UINT16_MAX)
-        return status_error(STATUS_INVALID,
-                            "cannot listen on '%s': it has no port from 0 to %d; write HOST:PORT", address,
-                            UINT16_MAX);
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *info;
     int r = getaddrinfo(host[0] ? host : NULL, service, &hints, &info);
     if (r != 0)
@@ -142,11 +169,8 @@ static bool somebody_listens(const struct sockaddr_un *address)
 
 status_t net_listen_unix(const char *path, int *out)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path)
-        return status_error(STATUS_INVALID, "the socket path %s is longer than %zu bytes", path,
-                            sizeof address.sun_path - 1);
-    memcpy(address.sun_path, path, strlen(path) + 1);
+    struct sockaddr_un address;
+    TRY(make_unix_address(path, &address));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return status_errno(errno, "cannot make a socket for %s", path);

@@ -9,6 +9,10 @@
 
 #include "base/status.h"
 
+/* Whether the text of an address, or a path, is one that the calls below take. Nothing is looked up. */
+STATUS_MUST_USE status_t net_check_tcp(const char *address);
+STATUS_MUST_USE status_t net_check_unix(const char *path);
+
 /* Listens on "HOST:PORT" ("[::1]:6379", "localhost:0"); *port is the one it became. Non-blocking,
  * close-on-exec. */
 STATUS_MUST_USE status_t net_listen_tcp(const char *address, int *fd, int *port);

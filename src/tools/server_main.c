@@ -60,16 +60,19 @@ static void log_start(const struct server *server)
 /* The config file named on the command line is read first, so that the command line wins. */
 static status_t read_config(const struct option_spec *specs, int argc, char **argv, char **buffer)
 {
+    const char *path = NULL;
     for (int i = 1; i < argc && argv[i]; i++) {
-        const char *path = NULL;
+        const char *found = NULL;
         if (strcmp(argv[i], "--config") == 0 && i + 1 < argc)
-            path = argv[i + 1];
+            found = argv[++i];
         else if (strncmp(argv[i], "--config=", 9) == 0)
-            path = argv[i] + 9;
-        if (path)
-            return options_read_file(specs, path, buffer);
+            found = argv[i] + 9;
+        if (found && path)
+            return status_error(STATUS_INVALID, "--config: there can be one file only, not also '%.60s'",
+                                found);
+        path = found ? found : path;
     }
-    return status_ok();
+    return path ? options_read_file(specs, path, buffer) : status_ok();
 }
 
 static void use_port(struct settings *s)
@@ -79,6 +82,25 @@ static void use_port(struct settings *s)
     snprintf(s->port_address, sizeof s->port_address, "127.0.0.1:%llu", (unsigned long long)s->port);
     s->config.listen = s->port_address;
     s->port = 0;
+}
+
+/* What can be told of the values without touching anything. */
+static status_t check_settings(const struct server_config *config)
+{
+    TRY(status_wrap(net_check_tcp(config->listen), "--listen"));
+    if (config->unix_path)
+        TRY(status_wrap(net_check_unix(config->unix_path), "--unix"));
+    if (config->memory_bytes > 0 && config->memory_bytes < SERVER_MEMORY_BYTES_LEAST)
+        return status_error(STATUS_INVALID,
+                            "--memory: %" PRIu64 " bytes are too little, the least is %dM (0: no cap)",
+                            config->memory_bytes, SERVER_MEMORY_BYTES_LEAST >> 20);
+    return status_ok();
+}
+
+static int refuse(const status_t *status)
+{
+    fprintf(stderr, "kvasir server: %s\n", status->text);
+    return SERVER_EXIT_USAGE;
 }
 
 /* -1 to go on, else the exit code. */
@@ -121,23 +143,18 @@ static int read_settings(struct settings *s, int argc, char **argv)
     int positional;
     char *buffer = NULL;
     status_t status = read_config(specs, argc, argv, &buffer);
-    if (!status_is_ok(&status)) {
-        fprintf(stderr, "kvasir server: %s\n", status.text);
-        return SERVER_EXIT_USAGE;
-    }
+    if (!status_is_ok(&status))
+        return refuse(&status);
     use_port(s); /* now, so that --listen on the command line wins over the file's port */
     int code = options_begin("server", usage, about, specs, argc, argv, 0, 0, &positional);
     if (code >= 0)
         free(buffer);
     /* else its texts are used for as long as the process lives */
     use_port(s);
-    if (code < 0 && c->memory_bytes > 0 && c->memory_bytes < SERVER_MEMORY_BYTES_LEAST) {
-        fprintf(stderr,
-                "kvasir server: --memory: %" PRIu64 " bytes are too little, the least is %dM (0: no cap)\n",
-                c->memory_bytes, SERVER_MEMORY_BYTES_LEAST >> 20);
-        return SERVER_EXIT_USAGE;
-    }
-    return code;
+    if (code >= 0)
+        return code;
+    status = check_settings(c);
+    return status_is_ok(&status) ? -1 : refuse(&status);
 }
 
 int tool_server(int argc, char **argv)

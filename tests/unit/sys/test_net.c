@@ -35,12 +35,22 @@ static int connect_path(const char *path)
 static void test_bad_addresses(void **state)
 {
     (void)state;
-    static const char *const cases[] = {"", "localhost", "6379", "127.0.0.1:", "127.0.0.1:port", "[::1]"};
+    static const char *const cases[] = {"",
+                                        "localhost",
+                                        "6379",
+                                        "127.0.0.1:",
+                                        "127.0.0.1:port",
+                                        "[::1]",
+                                        "127.0.0.1: 1",
+                                        "127.0.0.1:65536",
+                                        "127.0.0.1:-1"};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int fd = -1, port = -1;
         status_t s = net_listen_tcp(cases[i], &fd, &port);
         assert_int_equal(s.code, STATUS_INVALID);
         assert_int_equal(fd, -1);
+        s = net_check_tcp(cases[i]);
+        assert_int_equal(s.code, STATUS_INVALID);
     }
     char *host = malloc(1000);
     memset(host, 'h', 1000);
@@ -168,6 +178,8 @@ static void test_unix_errors(void **state)
     memset(path, 'p', sizeof path);
     path[108] = '\0'; /* one more than sun_path takes with its end */
     status_t s = net_listen_unix(path, &fd);
+    assert_int_equal(s.code, STATUS_INVALID);
+    s = net_listen_unix("", &fd);
     assert_int_equal(s.code, STATUS_INVALID);
     s = net_listen_unix("no-such-folder/socket", &fd);
     assert_int_equal(s.code, STATUS_IO);

@@ -49,10 +49,12 @@ static bool parse_share(const char *text, unsigned *thousandths)
     double v;
     if (!parse_double(slice_make(text, len - percent), &v) || v < 0)
         return false;
-    if (percent || v > 1)
+    if (percent)
         v /= 100;
+    if (!(v <= 1))
+        return false;
     *thousandths = (unsigned)(v * 1000 + 0.5);
-    return v <= 1;
+    return true;
 }
 
 /* Sets mix, insert_only, generated, and the distribution where the workload names one and the user did not

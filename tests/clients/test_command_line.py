@@ -173,7 +173,7 @@ def test_load_many(kv, c):
     assert c("DBSIZE") == 100000
 
 
-@pytest.mark.parametrize("workload", ["get", "set", "insert", "mixed:0.5", "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f"])
+@pytest.mark.parametrize("workload", ["get", "set", "insert", "mixed:0.5", "mixed:90%", "ycsb-a", "ycsb-b", "ycsb-c", "ycsb-d", "ycsb-e", "ycsb-f"])
 def test_bench(kv, c, workload):
     result = kv("bench", "--json", "--load", "--keys", 2000, "--seconds", 2, "--clients", 4, "--pipeline", 8, "--workload", workload, "--verify")
     assert result.returncode == 0, result.stderr

@@ -240,6 +240,9 @@ def test_progress_and_interruption(server, c):
     ("bench --workload cold --protocol memcached", "--key"),
     ("bench --workload cold --min-size 10 --max-size 9", "--min-size"),
     ("bench --workload warm", "--workload"),
+    ("bench --workload mixed:2", "--workload"),
+    ("bench --workload mixed:90", "--workload"),
+    ("bench --workload mixed:101%", "--workload"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_named(arguments, named):
     tool, *rest = arguments.split()

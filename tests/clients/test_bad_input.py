@@ -411,7 +411,7 @@ def test_config_file(make_server, tmp_path):
     assert server.stop() == 0
     config.write_text("threads 1\nnosuch 3\n")
     log = refused(make_server("--config", config), "nosuch")
-    assert "2" in log  # the line
+    assert "line 2: " in log
     config.write_text("memory 12Q\n")
     refused(make_server("--config", config), "memory")
 

@@ -51,7 +51,7 @@ struct arena_cache {
         uint32_t count;
     } free[ARENA_CLASSES];
     uint16_t merge_pause[ARENA_SMALL_CLASSES]; /* allocations until merging is tried again */
-    unsigned merge_at;                         /* counts the classes whose free blocks merging has looked at */
+    unsigned merge_at; /* counts the classes whose free blocks merging has looked at */
 };
 
 STATUS_MUST_USE status_t arena_init(struct arena *arena);

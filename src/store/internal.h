@@ -200,8 +200,8 @@ status_t store_replay(void *context, const struct record *records, unsigned n);
  * and node_publish ---- */
 
 enum {
-    /* Where values are evicted a larger node's value lies in a block of its own, whose memory the allocator can
-     * use for others of any size. */
+    /* Where values are evicted a larger node's value lies in a block of its own, whose memory the allocator
+     * can use for others of any size. */
     PAYLOAD_NODE_BYTES_EVICTED = 192,
 };
 

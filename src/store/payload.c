@@ -7,8 +7,8 @@
 
 enum {
     NODE_INLINE_BYTES_MAX = 1024, /* larger nodes keep their value in a block of its own */
-    NODE_COLD_AREA_BYTES = 16, /* the largest area of a node without a value */
-    NODE_WASTE_BYTES = 64,     /* a block may be twice as large as needed and so many bytes more */
+    NODE_COLD_AREA_BYTES = 16,    /* the largest area of a node without a value */
+    NODE_WASTE_BYTES = 64,        /* a block may be twice as large as needed and so many bytes more */
 };
 
 /* An external block: immutable once its address is in a node. */

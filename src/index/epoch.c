@@ -62,7 +62,7 @@ static void free_list(struct epoch_participant *p, struct epoch_list *list)
 
 void epoch_participant_deinit(struct epoch_participant *p)
 {
-    for (unsigned i = 0; i < EPOCH_AGE; i++) {
+    for (unsigned i = 0; i < EPOCH_LISTS; i++) {
         free_list(p, &p->lists[i]);
         free(p->lists[i].items);
     }
@@ -104,8 +104,8 @@ void epoch_enter(struct epoch_participant *p)
     if (p->pending == 0)
         return;
     try_advance(epoch, global);
-    for (unsigned i = 0; i < EPOCH_AGE; i++) {
-        if (p->lists[i].count && p->lists[i].tag + EPOCH_AGE <= global)
+    for (unsigned i = 0; i < EPOCH_LISTS; i++) {
+        if (p->lists[i].count && p->lists[i].tag + 2 <= global)
             free_list(p, &p->lists[i]);
     }
 }
@@ -118,10 +118,12 @@ void epoch_exit(struct epoch_participant *p)
 
 static void retire(struct epoch_participant *p, uint64_t item, uint64_t bytes)
 {
+    /* The store that unlinked comes first: pairs with epoch_enter's store, which a reader's loads follow. */
+    atomic_thread_fence(memory_order_seq_cst);
     uint64_t tag = atomic_load_explicit(&p->epoch->global, memory_order_seq_cst);
-    struct epoch_list *list = &p->lists[tag % EPOCH_AGE];
+    struct epoch_list *list = &p->lists[tag % EPOCH_LISTS];
     if (list->tag != tag) {
-        free_list(p, list); /* at least as old as that */
+        free_list(p, list); /* at least three epochs old */
         list->tag = tag;
     }
     if (list->count == list->capacity) {

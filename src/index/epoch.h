@@ -1,15 +1,13 @@
 /* epoch: when may memory that lock-free readers can still see be used again?
  *
  * A worker's loop turn is a read section. What is unlinked from the index is retired, not freed; it is freed
- * by the worker that retired it once three epochs have passed, when every section that could have seen it has
+ * by the worker that retired it once two epochs have passed, when every section that could have seen it has
  * ended. There are no reader counts, and memory comes back while readers always exist. Source: Fraser,
  * "Practical lock-freedom", 2004, section 5.2.3.
  *
- * Why three: the store that unlinks may still be on its way to memory when the global epoch is read for the
- * tag. It has arrived when the section that retires ends; until then that section, entered in epoch e, keeps
- * the global one at e + 1 or below, and the tag is e or e + 1. So who still finds the memory has entered in
- * epoch tag + 1 at most, and keeps the global one at tag + 2 or below. Two would do with a full fence between
- * unlinking and reading the epoch, for every value that is replaced.
+ * The store that unlinks has reached memory, by a full fence, before the global epoch is read for the tag. So
+ * who still finds the memory has entered in epoch tag at most, and keeps the global one at tag + 1 or below.
+ * (Without the fence it takes three epochs, and memory comes back later.)
  *
  * Thread safety: struct epoch is shared; a participant belongs to one thread. */
 #ifndef KVASIR_INDEX_EPOCH_H
@@ -24,7 +22,7 @@
 
 enum {
     EPOCH_PARTICIPANTS_MAX = 65,
-    EPOCH_AGE = 3, /* epochs from retiring to freeing */
+    EPOCH_LISTS = 3, /* those of this epoch, of the last one, and of the one that is free by now */
 };
 
 struct epoch {
@@ -51,7 +49,7 @@ struct epoch_participant {
     struct epoch *epoch;
     unsigned index;
     struct arena_cache *cache;
-    struct epoch_list lists[EPOCH_AGE];
+    struct epoch_list lists[EPOCH_LISTS];
     uint64_t pending;       /* items retired and not yet freed */
     _Atomic uint64_t bytes; /* of those that were malloc'd, as told; the owner writes, relaxed */
 };

@@ -231,8 +231,8 @@ struct log_stats {
 void log_stats_get(struct log *log, struct log_stats *out);
 
 /* Reads the records of a folder without opening it for writing (a running server's too): calls each record
- * with lsn >= from in order, until each returns false or the end. *note says in words how the log ends
- * (clean, torn tail at ..., damaged at ...). A log whose oldest segments were removed is read from the first
+ * with lsn >= from in order, until each returns false or the end. *note says in words where the log
+ * ends, or why it could not be read. A log whose oldest segments were removed is read from the first
  * that is there. STATUS_BUSY: the server has removed some meanwhile. */
 STATUS_MUST_USE status_t log_read(struct disk *disk, const char *path, uint64_t from,
                                   bool (*each)(void *context, const struct record *record), void *context,

@@ -275,7 +275,7 @@ uint64_t store_log_wait(struct store_worker *sw);
 bool store_log_may_go_on(struct store_worker *sw, uint64_t bytes);
 
 /* Deletes the key `path` and all keys below `path/`; an empty path is everything. One log record, one
- * instant. *count: keys removed; NULL: not wanted. The tree is counted with all keys locked: some 0.2 us a
+ * instant. *count: keys removed; NULL: not wanted. The tree is counted with all keys locked: some 20 ns a
  * key in which nobody else writes. STORE_BUSY: some trees must be cleared away first. */
 enum store_result store_delete_tree(struct store_worker *sw, struct slice path, uint64_t *count);
 

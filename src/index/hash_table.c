@@ -340,6 +340,15 @@ static bool is_moving(const struct hash_buckets *t)
                                           memory_order_relaxed) < old_bucket_count(t);
 }
 
+uint64_t hash_table_untouched_bytes(const struct hash_table *table)
+{
+    const struct hash_buckets *t = current_of(table);
+    if (!is_moving(t))
+        return 0;
+    uint64_t n = old_bucket_count(t), moved = atomic_load_explicit(&t->moved, memory_order_relaxed);
+    return t->mapping_bytes / n * (n - (moved < n ? moved : n));
+}
+
 static void grow_or_move(struct hash_table *table, struct arena_cache *cache, struct epoch_participant *epoch,
                          uint32_t held)
 {

@@ -66,6 +66,10 @@ static inline void hash_table_set_room(struct hash_table *table, uint64_t bytes)
     atomic_store_explicit(&table->room_bytes, bytes, memory_order_relaxed); /* only a preference */
 }
 
+/* Of mapped_bytes, about: what a table that is being filled from its predecessor has not taken yet. Any
+ * thread, inside an epoch. */
+uint64_t hash_table_untouched_bytes(const struct hash_table *table);
+
 uint64_t hash_table_hash(const struct hash_table *table, struct slice key);
 
 /* Prefetches the bucket(s). */

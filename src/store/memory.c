@@ -36,6 +36,9 @@ enum {
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
+    NODES_KEPT = 64,      /* free in a full arena, for values that leave */
+    PAGE_BYTES = 640,     /* of a usual page of the order */
+    PAGES_KEPT = 16,      /* the same for them */
     FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
@@ -484,15 +487,18 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
 }
 
-/* Fresh memory would be beyond the budget, and of what is free there are no pieces in which the nodes fit.
- * Nodes with values move to others when their values leave: see arena.h, where memory is short. */
+/* Fresh memory would be beyond the budget, and of what is free there are no pieces in which the nodes fit, or
+ * the pages of the order that name them (each is copied for a new name). Nodes with values move to others
+ * when their values leave: see arena.h, where memory is short. Some pieces stay for those others. */
 static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
 {
     uint64_t most = PAYLOAD_NODE_BYTES_EVICTED, each = bytes / nodes < most ? bytes / nodes : most;
+    uint64_t pages = PAGES_KEPT + (nodes < PAGES_KEPT ? nodes : PAGES_KEPT);
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0 || resident_bytes(&use) + ARENA_REGION_BYTES <= use.budget_bytes)
         return false;
-    return !arena_has_free(&p->arena, arena_class(each), nodes);
+    return !arena_has_free(&p->arena, arena_class(PAGE_BYTES), pages) ||
+           !arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT);
 }
 
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
@@ -598,7 +604,8 @@ static void watch(struct store *store, const struct memory_use *use, uint64_t rs
 void memory_measure(struct store *store)
 {
     struct memory_use use = memory_use(store);
-    uint64_t counted = resident_bytes(&use) - use.slack_bytes, rss = memory_resident_bytes();
+    uint64_t counted = resident_bytes(&use) - use.slack_bytes - hash_table_untouched_bytes(&store->hash);
+    uint64_t rss = memory_resident_bytes();
     watch(store, &use, rss);
     uint64_t slack = rss > counted ? rss - counted : 0;
     /* Evicted values' memory is the allocator's for some time: that alone must not evict more. */
@@ -610,9 +617,11 @@ void memory_measure(struct store *store)
         slack = use.slack_bytes;
     store->measured = true;
     atomic_store_explicit(&store->slack_bytes, slack, memory_order_relaxed);
-    /* A table that would not fit is not made; the present one gets overflow buckets. */
-    uint64_t bare = memory_bare_bytes(&use);
-    hash_table_set_room(&store->hash, bare < use.budget_bytes ? use.budget_bytes - bare : 0);
+    /* A table that would not fit is not made; the present one gets overflow buckets. Only values of their own
+     * could make room for it: what is the arena's stays so. */
+    use.slack_bytes = slack;
+    uint64_t fixed = resident_bytes(&use) - use.value_bytes;
+    hash_table_set_room(&store->hash, fixed < use.budget_bytes ? use.budget_bytes - fixed : 0);
 }
 
 /* A cap was set while the store was running: values that came before must be in a queue. */

@@ -375,12 +375,38 @@ static void test_hash_without_room(void **state)
     index_fixture_destroy(f);
 }
 
+/* A wider table takes its memory while keys move there. */
+static void test_hash_untouched(void **state)
+{
+    (void)state;
+    struct index_fixture *f = index_fixture_create(1);
+    char name[32];
+    uint64_t mapped = atomic_load(&f->hash.mapped_bytes), before = 0;
+    unsigned falls = 0;
+    assert_int_equal(hash_table_untouched_bytes(&f->hash), 0);
+    for (int i = 0; falls == 0 || before; i++) {
+        struct slice key = slice_make(name, (size_t)snprintf(name, sizeof name, "key:%d", i));
+        uint32_t ref = arena_ref(&f->arena, index_fixture_node(f, 0, key));
+        hash_table_insert(&f->hash, &f->caches[0], &f->participants[0], hash_table_hash(&f->hash, key), ref);
+        uint64_t untouched = hash_table_untouched_bytes(&f->hash);
+        if (before == 0 && untouched) /* about twice the size, all of it untouched */
+            assert_in_range(untouched, mapped, 2 * mapped + 4096);
+        else if (before)
+            assert_true(untouched <= before);
+        falls += untouched < before;
+        before = untouched;
+    }
+    assert_true(falls > 10);
+    index_fixture_destroy(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_longest_keys),
         cmocka_unit_test(test_hash_grows),
+        cmocka_unit_test(test_hash_untouched),
         cmocka_unit_test(test_arena_splits),
         cmocka_unit_test(test_arena_merges),
         cmocka_unit_test(test_arena_merges_what_lies_below),

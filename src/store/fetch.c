@@ -23,6 +23,7 @@ enum {
     LANDINGS_PART = 16, /* of the cap, for those of all workers; and one waiter's beyond that */
     NO_ROOM_MS = 30000, /* for which one waits for room */
     HOLDING_MS = 2000,  /* the same, for one that holds others of its values meanwhile */
+    ROOMLESS_BYTES = 64 << 10,
     TOUCH_BYTES = 4096,
     WANTED_LOOKS_MAX = 32, /* past some that there is no room for */
     LOST_MAX = 4,          /* look-ups of one command that may find an address whose file is gone */
@@ -243,6 +244,12 @@ static bool share_allows(struct store_worker *sw, const struct landing *l)
     return true;
 }
 
+/* One small read at a time needs no room: what is on disk can be read however full memory is. */
+static bool needs_room(const struct fetch *f, const struct landing *l)
+{
+    return l->bytes > ROOMLESS_BYTES || f->in_flight;
+}
+
 /* The buffer, written to: its read may end turns later. False: there is no room now. */
 static bool make_buffer(struct store_worker *sw, struct landing *l)
 {
@@ -251,7 +258,7 @@ static bool make_buffer(struct store_worker *sw, struct landing *l)
         sw->private->room.refused = true;
         return false;
     }
-    if (!room_take(store, sw->private, l->bytes))
+    if (!room_take(store, sw->private, l->bytes) && needs_room(sw->fetch, l))
         return false;
     l->buffer = aligned_alloc(l->unit, l->bytes);
     CHECK(l->buffer);

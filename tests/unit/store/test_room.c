@@ -134,6 +134,70 @@ static void test_writes_wait_for_room(void **state)
     fixture_deinit(&f);
 }
 
+static enum store_result want(struct fixture *f, const char *name, struct store_waiter *waiter)
+{
+    struct store_key key;
+    struct store_view view;
+    store_key_prepare(f->sw, &key, slice_make(name, strlen(name)));
+    enum store_result r = store_find(f->sw, &key, &view);
+    if (r != STORE_COLD)
+        return r;
+    return store_fetch_want(f->sw, &key, view.address, view.sequence >> 1, view.len, waiter, false);
+}
+
+static void done(struct fixture *f, const struct store_fetch *fetch)
+{
+    struct disk *disk = f->config.disk;
+    store_fetch_done(f->sw, fetch,
+                     disk->ops->read(disk, fetch->fd, fetch->buffer, fetch->len, fetch->offset));
+}
+
+/* However full memory is, short values come from disk, one after the other. */
+static void test_short_reads_need_no_room(void **state)
+{
+    enum { LARGE = 100 << 10 };
+    struct fixture f;
+    struct prng prng;
+    struct store_waiter waiter = {0};
+    struct store_fetch fetch;
+    char *value = calloc(1, LARGE);
+    (void)state;
+    assert_non_null(value);
+    room_init(&f, 1);
+    prng_seed(&prng, 1);
+    store_turn_begin(f.sw);
+    assert_int_equal(set(&f, "large", value, LARGE), STORE_OK);
+    assert_int_equal(set(&f, "short", value, 3000), STORE_OK);
+    assert_int_equal(set(&f, "other", value, 3000), STORE_OK);
+    fixture_flush(&f, 0);
+    assert_int_equal(cold_evict(f.sw, &prng, 256), 3);
+    store_turn_end(f.sw);
+    store_turn_begin(f.sw); /* what was promised in the last turn is over */
+    atomic_store(&resident, (uint64_t)CAP);
+    assert_int_equal(want(&f, "large", &waiter), STORE_COLD);
+    assert_int_equal(want(&f, "short", &waiter), STORE_COLD);
+    assert_int_equal(want(&f, "other", &waiter), STORE_COLD);
+    for (int i = 0; i < 2; i++) {
+        assert_true(store_fetch_take(f.sw, &fetch));
+        assert_in_range(fetch.len, 3000, LARGE - 1);
+        assert_false(store_fetch_take(f.sw, &(struct store_fetch){0}));
+        assert_true(store_room_refused(f.sw));
+        done(&f, &fetch);
+    }
+    assert_false(store_fetch_take(f.sw, &fetch));
+    assert_null(store_waiter_next(f.sw));
+    store_turn_end(f.sw);
+    atomic_store(&resident, 0);
+    store_turn_begin(f.sw);
+    assert_true(store_fetch_take(f.sw, &fetch));
+    done(&f, &fetch);
+    assert_ptr_equal(store_waiter_next(f.sw), &waiter);
+    store_waiter_release(f.sw, &waiter);
+    store_turn_end(f.sw);
+    free(value);
+    fixture_deinit(&f);
+}
+
 /* ---- several at once ---- */
 
 struct taker {
@@ -188,6 +252,7 @@ int main(void)
         cmocka_unit_test(test_a_promise_lasts_until_it_is_resident),
         cmocka_unit_test(test_small_ones_ask_in_steps),
         cmocka_unit_test(test_writes_wait_for_room),
+        cmocka_unit_test(test_short_reads_need_no_room),
         cmocka_unit_test(test_several_at_once_stay_below_the_limit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,10 +29,17 @@ static void run_oldest(struct backlog *backlog)
         conn_list_add(&backlog->worker->dirty, &conn->dirty);
 }
 
+/* Light connections need buffers meanwhile. */
+static uint32_t pieces_max(const struct backlog *backlog)
+{
+    uint32_t most = backlog->worker->loop->buffers_max / BACKLOG_BUFFERS_PART;
+    return most < BACKLOG_PIECES_MAX ? most : BACKLOG_PIECES_MAX;
+}
+
 static void put_off(struct backlog *backlog, const struct loop_event *event)
 {
     struct conn *conn = event->owner;
-    if (backlog->count == BACKLOG_PIECES_MAX)
+    while (backlog->count && backlog->count >= pieces_max(backlog))
         run_oldest(backlog);
     backlog->pieces[(backlog->head + backlog->count++) % BACKLOG_PIECES_MAX] = *event;
     conn->waiting_pieces++;

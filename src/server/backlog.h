@@ -27,7 +27,8 @@ struct conn;
 struct worker;
 
 enum {
-    BACKLOG_PIECES_MAX = 128,       /* a power of two, and well below the loop's receive buffers */
+    BACKLOG_PIECES_MAX = 128,       /* a power of two */
+    BACKLOG_BUFFERS_PART = 4,       /* of the loop's receive buffers, that may wait */
     BACKLOG_LIGHT_BYTES = 512,      /* a request of at most so many is light */
     BACKLOG_TURN_BYTES = 4096,      /* of heavy data in a turn; a larger piece runs whole */
     BACKLOG_LIGHT_ACTIVE_US = 2000, /* how long one light request counts as activity */

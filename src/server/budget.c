@@ -11,6 +11,7 @@ enum {
     INPUT_PART = 16,                        /* of the cap, for all large requests but one */
     BURST_PART = 16,                        /* of the cap, kept for what a turn may bring */
     SPARING_BYTES = BUDGET_LEAST_BYTES / 2, /* least that a connection may bring in a turn */
+    RECEIVE_PART = 32,                      /* of the cap, for the receive buffers of the loops */
     SMALL_PART = 32,    /* of the cap, that small ones may take before they must reserve */
     OUTPUT_PART = 4,    /* of the cap, for unsent replies */
     TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
@@ -484,6 +485,15 @@ static bool is_recent(const struct worker *worker, uint64_t us)
     return us && worker->now_us - us < CAREFUL_US;
 }
 
+/* All workers' have a small share of the cap, as they stay. */
+static uint32_t receive_buffers_max(const struct worker *worker, uint64_t cap)
+{
+    uint64_t most = cap / RECEIVE_PART / worker->server->worker_count / LOOP_BUFFER_BYTES;
+    return cap == 0 || most > UINT32_MAX       ? UINT32_MAX
+           : most < BUDGET_RECEIVE_BUFFERS_MIN ? BUDGET_RECEIVE_BUFFERS_MIN
+                                               : (uint32_t)most;
+}
+
 /* While there is little room, or where there are many connections for so much memory, one must not bring much
  * before it can be told to wait. */
 static void take_care(struct worker *worker)
@@ -505,6 +515,7 @@ static void take_care(struct worker *worker)
     if (sparing || each < SPARING_BYTES)
         each = SPARING_BYTES;
     loop->careful = careful;
+    loop->buffers_max = receive_buffers_max(worker, cap);
     loop->receive_bytes = each < LOOP_BUFFER_BYTES ? (uint32_t)each : 0;
     if (!stricter)
         return;

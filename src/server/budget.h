@@ -42,9 +42,10 @@ struct server;
 struct worker;
 
 enum {
-    BUDGET_SMALL_BYTES = 64 << 10, /* of input or of one reply: need no room */
-    BUDGET_LEAST_BYTES = 2 << 10,  /* the same, when many connections have small ones */
-    BUDGET_LOOK_US = 1000000,      /* between looks who stands still */
+    BUDGET_SMALL_BYTES = 64 << 10,  /* of input or of one reply: need no room */
+    BUDGET_RECEIVE_BUFFERS_MIN = 8, /* of a worker, whatever the cap is */
+    BUDGET_LEAST_BYTES = 2 << 10,   /* the same, when many connections have small ones */
+    BUDGET_LOOK_US = 1000000,       /* between looks who stands still */
 };
 
 struct budget {

@@ -30,7 +30,7 @@ static void get_maxmemory(const struct server *server, char *out)
 static bool set_maxmemory(struct server *server, struct slice value)
 {
     uint64_t bytes;
-    if (!parse_size(value, &bytes) || (bytes > 0 && bytes < SERVER_MEMORY_BYTES_LEAST))
+    if (!parse_size(value, &bytes) || (bytes > 0 && bytes < server_memory_least(server->worker_count)))
         return false;
     STAT_SET(server->memory_bytes_max, bytes);
     store_memory_max_set(server->store, bytes);
@@ -208,7 +208,8 @@ static bool apply_setting(struct command_call *call, const struct setting *setti
     else if (setting->set(call->server, value))
         return true;
     else if (setting->set == set_maxmemory && parse_size(value, &bytes))
-        snprintf(now, sizeof now, "the least is %dM (0: no cap)", SERVER_MEMORY_BYTES_LEAST >> 20);
+        snprintf(now, sizeof now, "the least with --threads %u is %" PRIu64 "M (0: no cap)",
+                 call->server->worker_count, server_memory_least(call->server->worker_count) >> 20);
     else if (setting->set == set_maxmemory)
         snprintf(now, sizeof now, "argument must be a memory value");
     else if (!parse_i64(value, &number))

@@ -34,9 +34,12 @@ enum server_exit {
 
 enum server_phase { SERVER_RUNNING, SERVER_STOPPING, SERVER_FAILED };
 
-/* The least cap. An empty server with two threads takes this much: code, log buffers, connections. With less
- * nothing could be stored, and the cap be kept by no means. */
-enum { SERVER_MEMORY_BYTES_LEAST = 32 << 20 };
+/* The least cap. Code, log buffers and what each worker has (a region of the index, receive buffers, rings)
+ * take this much. With less nothing could be stored, and the cap be kept by no means. */
+static inline uint64_t server_memory_least(uint64_t threads)
+{
+    return ((uint64_t)32 << 20) + (threads > 2 ? threads - 2 : 0) * ((uint64_t)4 << 20);
+}
 
 /* Of a request. With all its records' headers it is a write to the log that Linux makes in one piece. */
 #define SERVER_REQUEST_BYTES_MAX (LOOP_FILE_BYTES_MAX - (64u << 20))

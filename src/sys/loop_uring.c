@@ -23,7 +23,8 @@
 enum {
     SQ_ENTRIES = 2048,
     CQ_ENTRIES = 16384,
-    BUFFERS = 512, /* a power of two */
+    BUFFERS = 512,      /* the ring has places for; a power of two */
+    BUFFERS_FIRST = 32, /* in use at first */
     BUFFER_GROUP = 0,
     LISTENERS_MAX = 4,
     ACCEPT_RETRY_US = 100000, /* after running out of descriptors */
@@ -54,12 +55,17 @@ struct uring_loop {
     struct io_uring_buf_ring *buffer_ring;
     char *buffers;
     size_t buffer_ring_bytes;
+    uint16_t idle_buffers[BUFFERS]; /* ids of those not in use, which take no memory */
+    uint32_t idle_count;
     bool read_queued;      /* since the last submission: see uring_stream_send */
     uint32_t buffers_free; /* with the kernel, as far as completions have told: at most so many */
+    bool lacked_buffers;   /* a receive has found none since the last wait */
     struct listener listeners[LISTENERS_MAX];
     uint64_t accept_retry_us;    /* 0: none waits */
     struct loop_stream *closed;  /* to be reported; linked by next_ready */
-    struct loop_stream *starved; /* receive ended for want of buffers, or is careful; linked by next_ready */
+    struct loop_stream *starved; /* receive ended for want of buffers, or is careful; linked by next_ready, in
+                                    the order in which they are armed again */
+    struct loop_stream **starved_end;
     int wake_fd;
     _Atomic bool woken;
 };
@@ -114,10 +120,11 @@ static void arm_accept(struct uring_loop *u, struct listener *l)
     l->armed = true;
 }
 
-static void arm_recv(struct uring_loop *u, struct loop_stream *s)
+/* once: for one buffer only. */
+static void arm_recv(struct uring_loop *u, struct loop_stream *s, bool once)
 {
     struct io_uring_sqe *sqe = take_sqe(u, s, KIND_RECV);
-    if (u->base.careful)
+    if (once || u->base.careful)
         io_uring_prep_recv(sqe, s->fd, NULL, loop_receive_bytes(&u->base, s), 0);
     else
         io_uring_prep_recv_multishot(sqe, s->fd, NULL, 0, 0);
@@ -145,7 +152,7 @@ static void uring_stream_start(struct loop *loop, struct loop_stream *s, int fd)
     s->kernel_refs = 0;
     s->message = NULL;
     s->next_ready = NULL;
-    arm_recv(uring_of(loop), s);
+    arm_recv(uring_of(loop), s, false);
 }
 
 static void uring_stream_read(struct loop *loop, struct loop_stream *s, bool on)
@@ -159,7 +166,7 @@ static void uring_stream_read(struct loop *loop, struct loop_stream *s, bool on)
         io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)s | KIND_RECV, 0);
         set_data(sqe, NULL, KIND_IGNORE);
     } else if (on && !s->reading && !(s->state & STATE_STARVED)) {
-        arm_recv(u, s);
+        arm_recv(u, s, false);
     }
 }
 
@@ -217,18 +224,63 @@ static void uring_file(struct loop *loop, struct loop_file_op *op)
     set_data(sqe, op, KIND_FILE);
 }
 
-static void add_buffer(struct uring_loop *u, uint32_t id)
+/* ---- receive buffers ----
+ *
+ * The kernel takes buffers in the order in which they were given to it, so all that are in use become
+ * resident, and go through the caches, however little comes in. So there are few, until a receive finds none.
+ */
+
+static char *buffer_at(const struct uring_loop *u, uint32_t id)
 {
-    io_uring_buf_ring_add(u->buffer_ring, u->buffers + (size_t)id * LOOP_BUFFER_BYTES, LOOP_BUFFER_BYTES,
-                          (unsigned short)id, io_uring_buf_ring_mask(BUFFERS), 0);
+    return u->buffers + (size_t)id * LOOP_BUFFER_BYTES;
+}
+
+static void give_buffer(struct uring_loop *u, uint32_t id)
+{
+    io_uring_buf_ring_add(u->buffer_ring, buffer_at(u, id), LOOP_BUFFER_BYTES, (unsigned short)id,
+                          io_uring_buf_ring_mask(BUFFERS), 0);
     io_uring_buf_ring_advance(u->buffer_ring, 1);
     u->buffers_free++;
 }
 
+static uint32_t buffers_max(const struct uring_loop *u)
+{
+    uint32_t most = u->base.buffers_max;
+    return most == 0 ? 1 : most < BUFFERS ? most : BUFFERS;
+}
+
+static uint32_t buffers_in_use(const struct uring_loop *u)
+{
+    return BUFFERS - u->idle_count;
+}
+
+/* So many in all. */
+static void use_buffers(struct uring_loop *u, uint32_t count)
+{
+    while (buffers_in_use(u) < count)
+        give_buffer(u, u->idle_buffers[--u->idle_count]);
+}
+
+static void use_more_buffers(struct uring_loop *u)
+{
+    uint32_t twice = 2 * buffers_in_use(u), most = buffers_max(u);
+    use_buffers(u, twice < most ? twice : most);
+    u->lacked_buffers = false;
+}
+
 static void uring_buffer_release(struct loop *loop, uint32_t buffer_id)
 {
-    add_buffer(uring_of(loop), buffer_id);
+    struct uring_loop *u = uring_of(loop);
+    if (LIKELY(buffers_in_use(u) <= buffers_max(u))) {
+        give_buffer(u, buffer_id);
+        return;
+    }
+    count_call(u);
+    madvise(buffer_at(u, buffer_id), LOOP_BUFFER_BYTES, MADV_DONTNEED);
+    u->idle_buffers[u->idle_count++] = (uint16_t)buffer_id;
 }
+
+/* ---- listeners ---- */
 
 static status_t uring_listen(struct loop *loop, int listen_fd, void *owner)
 {
@@ -286,8 +338,9 @@ static bool on_accept(struct uring_loop *u, const struct io_uring_cqe *cqe, stru
 static void rearm_later(struct uring_loop *u, struct loop_stream *s)
 {
     s->state |= STATE_STARVED;
-    s->next_ready = u->starved;
-    u->starved = s;
+    s->next_ready = NULL;
+    *u->starved_end = s;
+    u->starved_end = &s->next_ready;
 }
 
 static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct loop_stream *s,
@@ -298,10 +351,10 @@ static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct
     if (result > 0) {
         uint32_t id = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
         u->buffers_free--;
-        *e =
-            (struct loop_event){LOOP_DATA, result, s->owner, u->buffers + (size_t)id * LOOP_BUFFER_BYTES, id};
+        *e = (struct loop_event){LOOP_DATA, result, s->owner, buffer_at(u, id), id};
         reported = true;
     } else if (result == -ENOBUFS) {
+        u->lacked_buffers = true;
         rearm_later(u, s);
     } else if (result != -ECANCELED && !(s->state & STATE_ENDED)) {
         s->state |= STATE_ENDED;
@@ -311,11 +364,11 @@ static bool on_recv(struct uring_loop *u, const struct io_uring_cqe *cqe, struct
     if (more)
         return reported;
     s->reading = 0;
-    if (result > 0 && u->base.careful && !(s->state & STATE_CLOSING))
-        rearm_later(u, s);
+    if (result > 0 && (u->base.careful || u->starved) && !(s->state & STATE_CLOSING))
+        rearm_later(u, s); /* behind those that wait */
     else if (result != -ENOBUFS &&
              (s->state & (STATE_WANTS_READ | STATE_ENDED | STATE_CLOSING)) == STATE_WANTS_READ)
-        arm_recv(u, s);
+        arm_recv(u, s, false);
     release_ref(u, s);
     return reported;
 }
@@ -372,6 +425,31 @@ static void enable(struct uring_loop *u)
     arm_wake(u);
 }
 
+/* As many as there are free buffers for, one for each: without one a receive would only fail again, and
+ * loop_wait would spin. Those that close need none. */
+static void arm_starved(struct uring_loop *u)
+{
+    uint32_t most = u->buffers_free;
+    struct loop_stream *s = u->starved;
+    u->starved = NULL;
+    u->starved_end = &u->starved;
+    for (struct loop_stream *next; s; s = next) {
+        next = s->next_ready;
+        bool arm = s->state & STATE_WANTS_READ && !s->reading && !(s->state & STATE_CLOSING);
+        if (arm && most == 0) {
+            rearm_later(u, s);
+            continue;
+        }
+        s->state &= (uint8_t)~STATE_STARVED;
+        if (arm) {
+            arm_recv(u, s, true);
+            most--;
+        } else if (s->state & STATE_CLOSING && s->kernel_refs == 0) {
+            queue_closed(u, s);
+        }
+    }
+}
+
 static void arm_waiting(struct uring_loop *u)
 {
     bool retry = u->accept_retry_us && clock_monotonic_us() >= u->accept_retry_us;
@@ -382,25 +460,9 @@ static void arm_waiting(struct uring_loop *u)
         if (l->fd >= 0 && !l->armed && !u->accept_retry_us)
             arm_accept(u, l);
     }
-    /* Without a free buffer a receive would only fail again, and loop_wait would spin. */
-    struct loop_stream *waiting = u->starved;
-    u->starved = NULL;
-    while (waiting) {
-        struct loop_stream *s = waiting;
-        waiting = s->next_ready;
-        if (u->buffers_free == 0 && !(s->state & STATE_CLOSING)) {
-            s->next_ready = u->starved;
-            u->starved = s;
-            continue;
-        }
-        s->state &= (uint8_t)~STATE_STARVED;
-        if (s->state & STATE_CLOSING) {
-            if (s->kernel_refs == 0)
-                queue_closed(u, s);
-        } else if (s->state & STATE_WANTS_READ && !s->reading) {
-            arm_recv(u, s);
-        }
-    }
+    if (UNLIKELY(u->lacked_buffers || (u->starved && u->buffers_free == 0)))
+        use_more_buffers(u);
+    arm_starved(u);
 }
 
 static bool has_task_work(const struct uring_loop *u)
@@ -473,7 +535,7 @@ static int uring_wait(struct loop *loop, struct loop_event *events, int capacity
     if (!u->enabled)
         enable(u);
     arm_waiting(u);
-    if (u->closed || io_uring_cq_ready(&u->ring) > 0)
+    if (u->closed || (u->starved && u->buffers_free) || io_uring_cq_ready(&u->ring) > 0)
         timeout_us = 0;
     enter(u, timeout_us);
     __atomic_store_n(&u->base.stats.turns, u->base.stats.turns + 1, __ATOMIC_RELAXED);
@@ -529,7 +591,6 @@ static status_t init_buffers(struct uring_loop *u)
     u->buffers = memory == MAP_FAILED ? NULL : memory;
     if (!u->buffer_ring || !u->buffers)
         return status_errno(errno, "no memory for receive buffers");
-    madvise(u->buffers, bytes, MADV_HUGEPAGE);
     struct io_uring_buf_reg reg = {
         .ring_addr = (uint64_t)(uintptr_t)u->buffer_ring, .ring_entries = BUFFERS, .bgid = BUFFER_GROUP};
     int r = io_uring_register_buf_ring(&u->ring, &reg, 0);
@@ -537,8 +598,9 @@ static status_t init_buffers(struct uring_loop *u)
         return status_error(STATUS_UNSUPPORTED, "io_uring has no provided buffer rings here: %s",
                             strerror(-r));
     io_uring_buf_ring_init(u->buffer_ring);
-    for (uint32_t id = 0; id < BUFFERS; id++)
-        add_buffer(u, id);
+    for (uint32_t id = BUFFERS; id-- > 0;)
+        u->idle_buffers[u->idle_count++] = (uint16_t)id;
+    use_buffers(u, BUFFERS_FIRST);
     return status_ok();
 }
 
@@ -617,6 +679,8 @@ status_t loop_uring_create(struct loop **out)
     }
     u->base.ops = &ops;
     u->base.backend = LOOP_URING;
+    u->base.buffers_max = BUFFERS;
+    u->starved_end = &u->starved;
     for (unsigned i = 0; i < LISTENERS_MAX; i++)
         u->listeners[i].fd = -1;
     u->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

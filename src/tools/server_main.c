@@ -90,10 +90,12 @@ static status_t check_settings(const struct server_config *config)
     TRY(status_wrap(net_check_tcp(config->listen), "--listen"));
     if (config->unix_path)
         TRY(status_wrap(net_check_unix(config->unix_path), "--unix"));
-    if (config->memory_bytes > 0 && config->memory_bytes < SERVER_MEMORY_BYTES_LEAST)
+    uint64_t least = server_memory_least(config->threads);
+    if (config->memory_bytes > 0 && config->memory_bytes < least)
         return status_error(STATUS_INVALID,
-                            "--memory: %" PRIu64 " bytes are too little, the least is %dM (0: no cap)",
-                            config->memory_bytes, SERVER_MEMORY_BYTES_LEAST >> 20);
+                            "--memory: %" PRIu64 " bytes are too little, the least with --threads %" PRIu64
+                            " is %" PRIu64 "M (0: no cap)",
+                            config->memory_bytes, config->threads, least >> 20);
     return status_ok();
 }
 

@@ -2,6 +2,7 @@
 
 import errno
 import glob
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ import threading
 import pytest
 from kvasir_client import Error, wait_until
 from kvasir_server import BINARY, Server
+from test_bad_input import peak_rss_bytes
 from test_faults import checksum, flip, newest_with, on_small_disk
 
 pytestmark = pytest.mark.kvasir
@@ -534,6 +536,20 @@ class Resident:
     def __exit__(self, *_):
         self.done.set()
         self.thread.join()
+
+
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+@pytest.mark.parametrize("threads, cap", [(2, "32M"), (8, "56M")])
+def test_the_least_memory_is_enough(make_server, io, threads, cap):
+    """Every worker has busy connections: its buffers and rings are all used, and the cap is kept."""
+    server = make_server("--io", io, "--threads", threads, "--memory", cap).start()
+    load = ["--workload", "set", "--keys", "2000", "--value-size", "1000", "--clients", "32", "--pipeline", "50", "--seconds", "1"]
+    result = subprocess.run(
+        [BINARY, "bench", *load, "--connect", f"127.0.0.1:{server.port}", "--json"], check=True, capture_output=True
+    )
+    result = json.loads(result.stdout)
+    assert result["errors"] == 0 and result["ops_per_second"] > 0
+    assert peak_rss_bytes(server) <= int(cap[:-1]) << 20
 
 
 @pytest.mark.parametrize("io", ["uring", "epoll"])

@@ -29,6 +29,7 @@
 #include "base/prng.h"
 #include "sys/clock.h"
 #include "sys/loop.h"
+#include "sys/memory.h"
 #include "sys/net.h"
 #include "unit/sys/loop_fixture.h"
 #include "unit/sys/net_fixture.h"
@@ -408,16 +409,16 @@ static void test_completion_flood(void **state)
 /* Takes every buffer the loop has: one stream's bytes, one to a buffer, until none comes any more. */
 static size_t hold_all_buffers(struct fixture *f, struct conn *c, int peer)
 {
-    size_t written = 0;
+    size_t before = c->bytes, written = 0;
     f->hold = true;
     for (;;) {
         assert_true(f->held_count + EVENTS < HELD_MAX);
         assert_int_equal(send(peer, "x", 1, 0), 1);
         written++;
         uint64_t end_us = clock_monotonic_us() + 50000;
-        while (c->bytes < written && clock_monotonic_us() < end_us)
+        while (c->bytes < before + written && clock_monotonic_us() < end_us)
             turn_of(f, EVENTS, 5000);
-        if (c->bytes < written)
+        if (c->bytes < before + written)
             return written;
     }
 }
@@ -473,6 +474,85 @@ static void test_starved_streams(void **state)
             close(peers[i]);
         assert_int_equal(conns[i].closes, 1);
     }
+}
+
+/* Receives so often, releasing each time; how many buffers that took. */
+static unsigned buffers_seen(struct fixture *f, struct conn *c, int peer, unsigned receives)
+{
+    bool seen[HELD_MAX] = {false};
+    unsigned count = 0;
+    f->hold = true;
+    for (unsigned i = 0; i < receives; i++) {
+        size_t before = c->bytes;
+        assert_int_equal(send(peer, "x", 1, 0), 1);
+        TURN_UNTIL(f, c->bytes > before);
+        assert_int_equal(f->held_count, 1);
+        count += !seen[f->held[0]];
+        seen[f->held[0]] = true;
+        release_held(f);
+        f->hold = true;
+    }
+    f->hold = false;
+    return count;
+}
+
+/* Few buffers are in use until they are needed; the limit can be moved, and memory goes back. */
+static void test_uring_buffers_max(void **state)
+{
+    static char piece[LOOP_BUFFER_BYTES];
+    struct fixture *f = *state;
+    struct conn c;
+    int peer = start_pair(f, &c);
+    unsigned few = buffers_seen(f, &c, peer, 1000);
+    assert_in_range(few, 1, 64);
+    f->loop->buffers_max = 5;
+    (void)buffers_seen(f, &c, peer, few);
+    assert_int_equal(buffers_seen(f, &c, peer, 100), 5);
+    hold_all_buffers(f, &c, peer);
+    assert_int_equal(f->held_count, 5);
+    f->loop->buffers_max = 7; /* more are there at once */
+    TURN_UNTIL(f, f->held_count == 6);
+    assert_int_equal(send(peer, "x", 1, 0), 1);
+    TURN_UNTIL(f, f->held_count == 7);
+    release_held(f);
+    f->loop->buffers_max = UINT32_MAX;
+    f->hold = true;
+    for (size_t want = c.bytes; f->held_count < 500;) {
+        assert_int_equal(send(peer, piece, sizeof piece, 0), sizeof piece);
+        want += sizeof piece;
+        TURN_UNTIL(f, c.bytes == want);
+    }
+    uint64_t before = memory_resident_bytes();
+    f->loop->buffers_max = 0; /* one */
+    release_held(f);
+    assert_true(memory_resident_bytes() + 400 * LOOP_BUFFER_BYTES < before);
+    (void)buffers_seen(f, &c, peer, 600);
+    assert_int_equal(buffers_seen(f, &c, peer, 10), 1);
+    finish(f, &c, peer);
+}
+
+/* More streams than buffers, all with data all the time: each gets its turn. */
+static void test_starved_streams_take_turns(void **state)
+{
+    enum { STREAMS = 40 };
+    static char piece[4 * LOOP_BUFFER_BYTES];
+    struct fixture *f = *state;
+    struct conn conns[STREAMS];
+    int peers[STREAMS];
+    f->loop->buffers_max = 2;
+    for (int i = 0; i < STREAMS; i++)
+        peers[i] = start_pair(f, &conns[i]);
+    for (int turn = 0, without = STREAMS; without; turn++) {
+        assert_true(turn < 10 * STREAMS);
+        for (int i = 0; i < STREAMS; i++)
+            (void)send(peers[i], piece, sizeof piece, MSG_DONTWAIT);
+        turn_of(f, EVENTS, 1000);
+        without = 0;
+        for (int i = 0; i < STREAMS; i++)
+            without += conns[i].bytes == 0;
+    }
+    for (int i = 0; i < STREAMS; i++)
+        finish(f, &conns[i], peers[i]);
 }
 
 /* More ends than there are buffers: an end keeps none. */
@@ -780,6 +860,8 @@ int main(void)
         BOTH(test_signals),
         BOTH(test_completion_flood),
         BOTH(test_starved_streams),
+        BOTH(test_starved_streams_take_turns),
+        cmocka_unit_test_setup_teardown(test_uring_buffers_max, setup_uring, teardown),
         BOTH(test_ends_keep_no_buffer),
         BOTH(test_short_and_failed_writes),
         BOTH(test_wake_storm),

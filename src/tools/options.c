@@ -205,6 +205,8 @@ static status_t set_line(const struct option_spec *specs, char *line)
     if (*value == '=')
         value = skip_blanks(value + 1);
     name[len] = '\0';
+    if (strcmp(name, "config") == 0)
+        return status_error(STATUS_INVALID, "config: a config file cannot name another one");
     size_t n = strlen(value);
     while (n > 0 && (value[n - 1] == ' ' || value[n - 1] == '\t'))
         value[--n] = '\0';

@@ -415,6 +415,8 @@ def test_config_file(make_server, tmp_path):
     assert "line 2: " in log
     config.write_text("memory 12Q\n")
     refused(make_server("--config", config), "memory")
+    config.write_text("config other.conf\n")
+    refused(make_server("--config", config), "line 1: config: ")
 
 
 def test_start_line(make_server):

@@ -152,6 +152,13 @@ static void forget_large(struct store_worker_private *p)
     }
 }
 
+/* What was taken for values that are not made now. */
+static void return_room(struct store_worker_private *p)
+{
+    room_return(p, p->write_room);
+    p->write_room = 0;
+}
+
 /* A long record's memory is made and touched before any lock; there must be room for its values too, so that
  * it does not wait with that memory in its hands. */
 static enum store_result prepare_large(struct store_worker *sw, uint64_t bytes, uint64_t value_bytes)
@@ -169,15 +176,11 @@ static enum store_result prepare_large(struct store_worker *sw, uint64_t bytes, 
         return STORE_OK;
     p->large = log_large_create(sw->store->log, bytes);
     p->large_bytes = p->large ? bytes : 0;
-    room_made(sw->store, p, bytes); /* it is populated */
-    return p->large ? STORE_OK : STORE_NO_MEMORY;
-}
-
-/* What was taken for values that are not made now. */
-static void return_room(struct store_worker_private *p)
-{
-    room_return(p, p->write_room);
-    p->write_room = 0;
+    room_made(sw->store, p, bytes); /* it is populated, or was not made */
+    if (p->large)
+        return STORE_OK;
+    return_room(p);
+    return STORE_NO_MEMORY;
 }
 
 /* Room for the values that a commit makes. Small ones are not kept from coming when nothing could leave for

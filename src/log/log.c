@@ -407,7 +407,8 @@ uint64_t log_tail_lsn(const struct log *const_log)
             continue;
         }
         struct log_batch *b = pool_batch(log, (uint32_t)(word >> 32));
-        uint64_t base = atomic_load_explicit(&b->base_lsn, memory_order_relaxed);
+        /* Acquire: the word is looked at again after it. Still the same turn: it was this one's base. */
+        uint64_t base = atomic_load_explicit(&b->base_lsn, memory_order_acquire);
         if (atomic_load_explicit(&log->word, memory_order_acquire) >> 32 == word >> 32)
             return base + (uint32_t)word;
     }

@@ -516,6 +516,7 @@ def test_config_set_is_all_or_nothing(c):
         c("CONFIG", "SET", "maxmemory", "0")
 
 
+@kvasir
 def test_config_set_says_what_is_wrong(c):
     failed = "ERR CONFIG SET failed (possibly related to argument '%s') - "
     assert c.error("CONFIG", "SET", "maxmemory", "1gb", "maxclients") == "ERR syntax error"

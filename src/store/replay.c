@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "store/internal.h"
+#include "store/room.h"
 
 enum {
     TURN_RECORDS = 1024, /* so often what was replaced may be freed */
@@ -150,7 +151,9 @@ static status_t replay_memory(struct replay *replay)
     uint64_t all = use.arena_bytes + use.value_bytes + use.hash_bytes + use.slack_bytes;
     replay->full = all > use.budget_bytes - use.budget_bytes / 16;
     (void)memory_relieve(&store->workers[0], TURN_RECORDS);
-    if (memory_bare_bytes(&use) <= use.budget_bytes)
+    /* More than a running server lets come: what that has stored must be there again, with whatever a start
+     * needs beside it. */
+    if (memory_bare_bytes(&use) <= room_limit(store) + hash_table_untouched_bytes(&store->hash))
         return status_ok();
     return status_error(
         STATUS_INVALID,

@@ -244,10 +244,11 @@ static bool share_allows(struct store_worker *sw, const struct landing *l)
     return true;
 }
 
-/* One small read at a time needs no room: what is on disk can be read however full memory is. */
-static bool needs_room(const struct fetch *f, const struct landing *l)
+/* A command's short read needs none while the worker has no other value from disk: what is there can be read
+ * however full memory is, one after the other. */
+static bool needs_room(struct fetch *f, const struct landing *l)
 {
-    return l->bytes > ROOMLESS_BYTES || f->in_flight;
+    return l->bytes > ROOMLESS_BYTES || l->claims == NULL || NUMBER_GET(f->numbers.memory) != 0;
 }
 
 /* The buffer, written to: its read may end turns later. False: there is no room now. */

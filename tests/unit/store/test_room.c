@@ -156,9 +156,10 @@ static void done(struct fixture *f, const struct store_fetch *fetch)
 static void test_short_reads_need_no_room(void **state)
 {
     enum { LARGE = 100 << 10 };
+    static const char *const names[] = {"large", "short", "other"};
     struct fixture f;
     struct prng prng;
-    struct store_waiter waiter = {0};
+    struct store_waiter waiters[3] = {{0}};
     struct store_fetch fetch;
     char *value = calloc(1, LARGE);
     (void)state;
@@ -166,23 +167,28 @@ static void test_short_reads_need_no_room(void **state)
     room_init(&f, 1);
     prng_seed(&prng, 1);
     store_turn_begin(f.sw);
-    assert_int_equal(set(&f, "large", value, LARGE), STORE_OK);
-    assert_int_equal(set(&f, "short", value, 3000), STORE_OK);
-    assert_int_equal(set(&f, "other", value, 3000), STORE_OK);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(set(&f, names[i], value, i ? 3000 : LARGE), STORE_OK);
     fixture_flush(&f, 0);
     assert_int_equal(cold_evict(f.sw, &prng, 256), 3);
     store_turn_end(f.sw);
     store_turn_begin(f.sw); /* what was promised in the last turn is over */
     atomic_store(&resident, (uint64_t)CAP);
-    assert_int_equal(want(&f, "large", &waiter), STORE_COLD);
-    assert_int_equal(want(&f, "short", &waiter), STORE_COLD);
-    assert_int_equal(want(&f, "other", &waiter), STORE_COLD);
-    for (int i = 0; i < 2; i++) {
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(want(&f, names[i], &waiters[i]), STORE_COLD);
+    for (unsigned i = 1; i < 3; i++) {
         assert_true(store_fetch_take(f.sw, &fetch));
         assert_in_range(fetch.len, 3000, LARGE - 1);
         assert_false(store_fetch_take(f.sw, &(struct store_fetch){0}));
         assert_true(store_room_refused(f.sw));
         done(&f, &fetch);
+        assert_ptr_equal(store_waiter_next(f.sw), &waiters[i]);
+        assert_false(store_fetch_take(f.sw, &(struct store_fetch){0})); /* its value is there still */
+        store_waiter_release(f.sw, &waiters[i]);
+        store_turn_end(f.sw);
+        store_turn_begin(f.sw);
+        assert_int_equal(want(&f, names[0], &waiters[0]),
+                         STORE_COLD); /* a look of the turn: what was dropped goes */
     }
     assert_false(store_fetch_take(f.sw, &fetch));
     assert_null(store_waiter_next(f.sw));
@@ -191,8 +197,8 @@ static void test_short_reads_need_no_room(void **state)
     store_turn_begin(f.sw);
     assert_true(store_fetch_take(f.sw, &fetch));
     done(&f, &fetch);
-    assert_ptr_equal(store_waiter_next(f.sw), &waiter);
-    store_waiter_release(f.sw, &waiter);
+    assert_ptr_equal(store_waiter_next(f.sw), &waiters[0]);
+    store_waiter_release(f.sw, &waiters[0]);
     store_turn_end(f.sw);
     free(value);
     fixture_deinit(&f);

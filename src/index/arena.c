@@ -16,6 +16,8 @@ enum {
     REGION_BYTES = ARENA_REGION_BYTES,
     CACHE_BLOCKS_MAX = 4096,              /* a cache with more free blocks of a class shares half of them */
     SHARED_BLOCKS = CACHE_BLOCKS_MAX / 2, /* in each shared list */
+    MERGE_STEP_WORDS = 512,               /* of marks, that a step looks at */
+    SHARE_LOOK = 256, /* where memory is short, one that has so many more than that shares them */
 };
 
 _Static_assert(ARENA_CLASSES <= 256, "a class fits a byte");
@@ -105,6 +107,11 @@ static uint32_t take_shared(struct arena_cache *cache, unsigned class)
     return list;
 }
 
+static inline uint64_t freed_of(const struct arena_cache *cache)
+{
+    return atomic_load_explicit(&((struct arena_cache *)(uintptr_t)cache)->freed, memory_order_relaxed);
+}
+
 static inline void count_live(struct arena_cache *cache, int64_t bytes)
 {
     atomic_store_explicit(&cache->live_bytes,
@@ -147,11 +154,21 @@ static void share_half(struct arena_cache *cache, unsigned class)
     spin_unlock(&arena->shared[class].lock);
 }
 
+/* Fresh memory that is there already is kept too, for what no pieces are large enough for. */
+static bool is_short(const struct arena *arena)
+{
+    return atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->used_bytes, memory_order_relaxed) +
+               REGION_BYTES >
+           atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->soft_bytes, memory_order_relaxed);
+}
+
 static inline void put_free(struct arena_cache *cache, uint32_t ref, unsigned class)
 {
     links(cache->arena, ref)[0] = cache->free[class].head;
     cache->free[class].head = ref;
-    if (UNLIKELY(++cache->free[class].count > CACHE_BLOCKS_MAX))
+    uint32_t count = ++cache->free[class].count;
+    if (UNLIKELY(count > SHARED_BLOCKS && count % SHARE_LOOK == 0) &&
+        (count > CACHE_BLOCKS_MAX || is_short(cache->arena)))
         share_half(cache, class);
 }
 
@@ -282,12 +299,101 @@ static uint32_t take_piece(struct arena_cache *cache, unsigned class)
     return ref;
 }
 
-/* Fresh memory that is there already is kept too, for what no pieces are large enough for. */
-static bool is_short(const struct arena *arena)
+/* ---- merging all that is free ----
+ *
+ * Of much that was freed in no order, samples have few neighbours. So, in steps, small free blocks are taken
+ * out of the shared lists and the cache's own, each unit of them marked by a bit, and what is marked side by
+ * side is made blocks of again. */
+
+status_t arena_merge_begin(struct arena_cache *cache, struct arena_merge *merge)
 {
-    return atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->used_bytes, memory_order_relaxed) +
-               REGION_BYTES >
-           atomic_load_explicit(&((struct arena *)(uintptr_t)arena)->soft_bytes, memory_order_relaxed);
+    struct arena *arena = cache->arena;
+    *merge = (struct arena_merge){.units = atomic_load_explicit(&arena->used_bytes, memory_order_relaxed) /
+                                           ARENA_UNIT_BYTES};
+    merge->bits = calloc(merge->units / 64 + 1, sizeof *merge->bits);
+    merge->lists_left = 1;
+    return merge->bits ? status_ok() : status_error(STATUS_NO_SPACE, "no memory to merge free blocks");
+}
+
+void arena_merge_cancel(struct arena_merge *merge)
+{
+    free(merge->bits);
+    merge->bits = NULL;
+}
+
+/* Marks a list's blocks. Those of regions that have come since the beginning go back. */
+static void mark_list(struct arena_cache *cache, struct arena_merge *merge, uint32_t ref, unsigned class)
+{
+    for (uint32_t next; ref; ref = next) {
+        next = links(cache->arena, ref)[0];
+        if (ref + class >= merge->units) {
+            put_free(cache, ref, class);
+            continue;
+        }
+        for (uint32_t unit = ref; unit <= ref + class; unit++)
+            merge->bits[unit / 64] |= (uint64_t)1 << unit % 64;
+    }
+}
+
+/* The next list of the class: first the cache's own, then shared ones, as many as there can have been. False:
+ * there is none. */
+static bool mark_next(struct arena_cache *cache, struct arena_merge *merge)
+{
+    unsigned class = merge->class;
+    uint32_t list;
+    if (merge->own_taken != class + 1) {
+        list = cache->free[class].head;
+        cache->free[class].head = cache->free[class].count = 0;
+        merge->own_taken = class + 1;
+        merge->lists_left = merge->units / (class + 1) / SHARED_BLOCKS + 1;
+    } else {
+        list = merge->lists_left-- ? take_shared(cache, class) : 0;
+        if (list == 0)
+            return false;
+    }
+    mark_list(cache, merge, list, class);
+    return true;
+}
+
+static void end_run(struct arena_cache *cache, struct arena_merge *merge)
+{
+    if (merge->run_units)
+        put_run(cache, (struct piece){merge->run_ref, merge->run_units}, 1);
+    merge->run_units = 0;
+}
+
+static void scan_word(struct arena_cache *cache, struct arena_merge *merge, uint64_t word)
+{
+    if (word == 0) {
+        end_run(cache, merge);
+        return;
+    }
+    for (unsigned bit = 0; bit < 64; bit++) {
+        if (!(word >> bit & 1)) {
+            end_run(cache, merge);
+        } else {
+            if (merge->run_units == 0)
+                merge->run_ref = (uint32_t)(merge->at * 64 + bit);
+            merge->run_units++;
+        }
+    }
+}
+
+bool arena_merge_step(struct arena_cache *cache, struct arena_merge *merge)
+{
+    if (merge->class < SPLIT_CLASSES) {
+        if (!mark_next(cache, merge))
+            merge->class ++;
+        return true;
+    }
+    for (unsigned i = 0; i < MERGE_STEP_WORDS && merge->at <= merge->units / 64; i++, merge->at++)
+        scan_word(cache, merge, merge->bits[merge->at]);
+    if (merge->at <= merge->units / 64)
+        return true;
+    end_run(cache, merge);
+    memset(cache->merge_pause, 0, sizeof cache->merge_pause);
+    arena_merge_cancel(merge);
+    return false;
 }
 
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
@@ -335,5 +441,6 @@ void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class)
 {
     DCHECK(ref != 0 && class < ARENA_CLASSES);
     count_live(cache, -(int64_t)arena_class_bytes(class));
+    atomic_store_explicit(&cache->freed, freed_of(cache) + 1, memory_order_relaxed);
     put_free(cache, ref, class);
 }

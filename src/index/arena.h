@@ -51,6 +51,7 @@ struct arena_cache {
         uint32_t count;
     } free[ARENA_CLASSES];
     uint16_t merge_pause[ARENA_SMALL_CLASSES]; /* allocations until merging is tried again */
+    _Atomic uint64_t freed;                    /* blocks; written by the owner, read by any (relaxed) */
     unsigned merge_at; /* counts the classes whose free blocks merging has looked at */
 };
 
@@ -106,5 +107,22 @@ void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);
 /* Are there so many blocks of a small class in what the cache can have without fresh memory? Merges what is
  * free side by side where that helps. */
 bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count);
+
+/* Makes all small free blocks that lie side by side larger ones, but those in other caches; in steps of some
+ * 100 us. Meanwhile they are not free. Takes 1/128 of the arena's size. One at a time, by the cache's owner.
+ */
+struct arena_merge {
+    uint64_t *bits; /* a bit for each unit that is free; NULL: none is under way */
+    uint64_t units, lists_left;
+    uint64_t at; /* word of bits that is looked at next */
+    unsigned class, own_taken;
+    uint32_t run_ref, run_units; /* found, and perhaps not at its end yet */
+};
+
+STATUS_MUST_USE status_t arena_merge_begin(struct arena_cache *cache, struct arena_merge *merge);
+/* False: that was the last one. */
+bool arena_merge_step(struct arena_cache *cache, struct arena_merge *merge);
+/* For the end of the arena: what has been taken out is lost. */
+void arena_merge_cancel(struct arena_merge *merge);
 
 #endif

@@ -160,10 +160,14 @@ struct store {
     char *sweep_position;
     size_t sweep_position_len;
     /* Memory: worker 0 measures. */
-    _Atomic uint64_t slack_bytes;                 /* resident beyond what is counted */
-    _Atomic uint64_t urgent_bytes;                /* resident too near to the cap: values must leave for it */
-    _Atomic bool pressed;                         /* nearly all of the budget is used */
-    _Atomic uint64_t full_ms;                     /* when somebody last found no room in the arena */
+    _Atomic uint64_t slack_bytes;  /* resident beyond what is counted */
+    _Atomic uint64_t urgent_bytes; /* resident too near to the cap: values must leave for it */
+    _Atomic bool pressed;          /* nearly all of the budget is used */
+    _Atomic uint64_t full_ms;      /* when somebody last found no room in the arena */
+    _Atomic unsigned merging;      /* 1 + the worker that merges what is free in it; 0: none */
+    struct arena_merge merge;      /* that worker's */
+    _Atomic uint64_t merged_freed; /* blocks freed until the last merge began */
+    _Atomic uint64_t merge_began_ms, merge_next_ms;
     _Atomic uint64_t promised_bytes;              /* room.h; seq_cst */
     _Atomic uint64_t landing_bytes;               /* fetch.c, landings.c: of all workers; seq_cst */
     _Atomic(struct store_waiter *) landing_owner; /* fetch.c, waiters.c: may have more than their share */

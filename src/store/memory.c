@@ -36,9 +36,13 @@ enum {
     CHUNK_RESIDENTS = 8191,
     RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
-    NODES_KEPT = 64,      /* free in a full arena, for values that leave */
+    NODES_KEPT = 64,   /* free in a full arena, for values that leave */
+    MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
+    MERGE_BLOCKS_LEAST = 4096,
+    MERGE_PAUSE = 10,     /* times as long as the last one took: writes wait meanwhile */
+    STEPS_OF_MERGE = 4,   /* steps of the background that a step of merging counts as */
     PAGE_BYTES = 640,     /* of a usual page of the order */
-    PAGES_KEPT = 16,      /* the same for them */
+    PAGES_KEPT = 4,       /* the same for them */
     FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
@@ -227,8 +231,10 @@ static struct excess excess_of(struct store *store)
     /* Somebody has just found no room for a node: what is free in the arena may be in pieces that are too
      * small. */
     bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms);
+    /* What is free is being merged: another node would be fresh memory. */
+    bool merging = atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
     return (struct excess){.external = in_pieces || resident > use.budget_bytes,
-                           .internal = in_pieces || resident - arena_free_bytes(&use) > low};
+                           .internal = !merging && (in_pieces || resident - arena_free_bytes(&use) > low)};
 }
 
 static enum resident_kind kind_of(uint32_t meta)
@@ -493,12 +499,59 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
 static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
 {
     uint64_t most = PAYLOAD_NODE_BYTES_EVICTED, each = bytes / nodes < most ? bytes / nodes : most;
-    uint64_t pages = PAGES_KEPT + (nodes < PAGES_KEPT ? nodes : PAGES_KEPT);
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0 || resident_bytes(&use) + ARENA_REGION_BYTES <= use.budget_bytes)
         return false;
-    return !arena_has_free(&p->arena, arena_class(PAGE_BYTES), pages) ||
+    if (atomic_load_explicit(&store->merging, memory_order_relaxed))
+        return true;
+    return !arena_has_free(&p->arena, arena_class(PAGE_BYTES), nodes + PAGES_KEPT) ||
            !arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT);
+}
+
+static uint64_t blocks_freed(const struct store *store)
+{
+    uint64_t freed = 0;
+    for (unsigned i = 0; i < store_participants(store); i++)
+        freed += load(&store->workers[i].private->arena.freed);
+    return freed;
+}
+
+/* When enough has been freed, all that is free in the arena is merged, in the worker's background. True: that
+ * is under way, perhaps in another worker. */
+static bool merges(struct store *store, struct store_worker_private *p)
+{
+    uint64_t freed = blocks_freed(store), units = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
+    uint64_t enough = units / MERGE_SHARE > MERGE_BLOCKS_LEAST ? units / MERGE_SHARE : MERGE_BLOCKS_LEAST;
+    uint64_t now_ms = load(&store->clock_ms);
+    unsigned none = 0;
+    /* Acquire: pairs with the release of merge_some; the struct is this worker's then. */
+    if (freed - load(&store->merged_freed) >= enough && now_ms >= load(&store->merge_next_ms) &&
+        atomic_compare_exchange_strong_explicit(&store->merging, &none, 1 + p->index, memory_order_acquire,
+                                                memory_order_relaxed)) {
+        atomic_store_explicit(&store->merged_freed, freed, memory_order_relaxed);
+        atomic_store_explicit(&store->merge_began_ms, now_ms, memory_order_relaxed);
+        status_t s = arena_merge_begin(&p->arena, &store->merge);
+        if (!status_is_ok(&s))
+            atomic_store_explicit(&store->merging, 0, memory_order_release);
+    }
+    return atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
+}
+
+/* True: there is more to do. */
+static bool merge_some(struct store *store, struct store_worker_private *p, unsigned steps)
+{
+    if (LIKELY(atomic_load_explicit(&store->merging, memory_order_relaxed) != 1 + p->index))
+        return false;
+    for (unsigned i = 0; i < steps; i += STEPS_OF_MERGE) {
+        if (!arena_merge_step(&p->arena, &store->merge)) {
+            uint64_t now_ms = load(&store->clock_ms), took_ms = now_ms - load(&store->merge_began_ms);
+            atomic_store_explicit(&store->merge_next_ms, now_ms + took_ms * MERGE_PAUSE,
+                                  memory_order_relaxed);
+            atomic_store_explicit(&store->merging, 0, memory_order_release);
+            return false;
+        }
+    }
+    return true;
 }
 
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
@@ -509,7 +562,7 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
     atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);
-    if (resident_count(store) == 0)
+    if (!merges(store, p) && resident_count(store) == 0)
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;
@@ -612,9 +665,9 @@ void memory_measure(struct store *store)
     uint64_t step = use.budget_bytes / SLACK_STEP_SHARE;
     if (store->measured && slack > use.slack_bytes + step)
         slack = use.slack_bytes + step;
-    /* Buffers count before they are resident: what they hide is there all the same. */
-    if (use.buffer_bytes > many_buffers(&use) && slack < use.slack_bytes)
-        slack = use.slack_bytes;
+    /* Buffers count before they are resident: what they hide is there all the same, for some time. */
+    if (use.buffer_bytes > many_buffers(&use) && slack + step < use.slack_bytes)
+        slack = use.slack_bytes - step;
     store->measured = true;
     atomic_store_explicit(&store->slack_bytes, slack, memory_order_relaxed);
     /* A table that would not fit is not made; the present one gets overflow buckets. Only values of their own
@@ -654,6 +707,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
     if (!store_evicts(store))
         return false;
     bool more = drop_some_stale(sw, steps);
+    more |= merge_some(store, sw->private, steps);
     relieve_short(sw, &sw->private->room);
     if (sw->private->index == 0) {
         relieve_short(sw, &store->keeper.sw->private->room);

@@ -238,6 +238,7 @@ void store_close(struct store *store)
     }
     free(store->sweep_position);
     free(store->fill_position);
+    arena_merge_cancel(&store->merge);
     free(store->workers);
     free(store->replay);
     free(store);

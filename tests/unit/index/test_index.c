@@ -1,4 +1,5 @@
 /* Model test: hash table and ordered index together against a plain array of what should be there. */
+#include "base/prng.h"
 #include "index_fixture.h"
 
 enum { UNIVERSE = 20000, OPERATIONS = 1000000, CHECK_EVERY = 50000, LENGTH_MAX = 300 };
@@ -352,6 +353,60 @@ static void test_arena_makes_small_of_large(void **state)
     index_fixture_destroy(f);
 }
 
+/* What was freed in no order becomes large blocks again, also what another cache has shared. */
+static void test_arena_merges_all(void **state)
+{
+    enum { PAIRS = 100000, KEEP = 20, WANTED = 336, BLOCKS = PAIRS / 4 }; /* three pairs make one of those */
+    (void)state;
+    struct index_fixture *f = index_fixture_create(2);
+    struct arena_cache *cache = &f->caches[0];
+    struct arena_merge merge;
+    struct prng prng;
+    uint32_t(*pairs)[2] = calloc(PAIRS, sizeof *pairs);
+    uint8_t *units = calloc(PAIRS, 16);
+    assert_true(pairs && units);
+    prng_seed(&prng, 3);
+    for (int i = 0; i < PAIRS; i++) {
+        pairs[i][0] = arena_alloc(cache, arena_class(32));
+        pairs[i][1] = arena_alloc(cache, arena_class(80));
+    }
+    cache->bump = cache->bump_end;
+    uint64_t used = atomic_load(&f->arena.used_bytes);
+    arena_soften(&f->arena, used);
+    for (int i = PAIRS - 1; i > 0; i--) {
+        int j = (int)prng_below(&prng, (uint64_t)i + 1);
+        uint32_t small = pairs[i][0], large = pairs[i][1];
+        memcpy(pairs[i], pairs[j], sizeof *pairs);
+        pairs[j][0] = small;
+        pairs[j][1] = large;
+    }
+    for (int i = 0; i < PAIRS; i++) {
+        if (i % KEEP == 0) {
+            memset(units + pairs[i][0], 1, 7);
+            continue;
+        }
+        arena_free(&f->caches[i & 1], pairs[i][0], arena_class(32));
+        arena_free(&f->caches[i & 1], pairs[i][1], arena_class(80));
+    }
+    assert_false(arena_has_free(cache, arena_class(WANTED), BLOCKS));
+    status_t s = arena_merge_begin(cache, &merge);
+    assert_true(status_is_ok(&s));
+    unsigned steps = 1;
+    while (arena_merge_step(cache, &merge))
+        steps++;
+    assert_in_range(steps, 100, 1000);
+    assert_null(merge.bits);
+    for (int i = 0; i < BLOCKS; i++) {
+        uint32_t ref = arena_alloc(cache, arena_class(WANTED));
+        for (uint32_t unit = ref; unit < ref + WANTED / 16; unit++)
+            assert_int_equal(units[unit]++, 0);
+    }
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used);
+    free(pairs);
+    free(units);
+    index_fixture_destroy(f);
+}
+
 /* A table that may not grow goes on with overflow buckets. */
 static void test_hash_without_room(void **state)
 {
@@ -409,6 +464,7 @@ int main(void)
         cmocka_unit_test(test_hash_untouched),
         cmocka_unit_test(test_arena_splits),
         cmocka_unit_test(test_arena_merges),
+        cmocka_unit_test(test_arena_merges_all),
         cmocka_unit_test(test_arena_merges_what_lies_below),
         cmocka_unit_test(test_arena_makes_small_of_large),
         cmocka_unit_test(test_hash_without_room),

@@ -12,6 +12,9 @@ enum {
     BURST_PART = 16,                        /* of the cap, kept for what a turn may bring */
     SPARING_BYTES = BUDGET_LEAST_BYTES / 2, /* least that a connection may bring in a turn */
     RECEIVE_PART = 32,                      /* of the cap, for the receive buffers of the loops */
+    KEPT_PART = 128, /* of the cap, for chunks of replies that are kept for later ones */
+    KEPT_CHUNKS_MIN = 2,
+    CHUNKS_PART = 16,   /* of the cap: if a chunk for each client is more, chunks are small */
     SMALL_PART = 32,    /* of the cap, that small ones may take before they must reserve */
     OUTPUT_PART = 4,    /* of the cap, for unsent replies */
     TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
@@ -28,6 +31,7 @@ enum {
     NO_ROOM_US = 30000000,  /* for which a command or request waits for room at most */
     HOLDING_US = 3000000,   /* the same, for a command that holds several values from disk meanwhile */
     NO_ROOM_RETRY_US = 200, /* between tries */
+    REFUSED_MAX = 16,       /* of them in one look: each one asks the kernel what is resident */
     CAREFUL_US = 100000,    /* how long receiving stays careful after there was little room */
 };
 
@@ -397,6 +401,17 @@ static bool output_has_room(struct worker *worker)
     return true;
 }
 
+static uint64_t client_count(struct server *server)
+{
+    return atomic_load_explicit(&server->clients, memory_order_relaxed);
+}
+
+/* Would a chunk for each client be much? Most use little of it. */
+static bool many_chunks(struct server *server, uint64_t cap)
+{
+    return cap && client_count(server) * REPLY_CHUNK_BYTES > cap / CHUNKS_PART;
+}
+
 void budget_output_look(struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server), all = cap ? output_bytes(worker->server) : 0;
@@ -409,7 +424,7 @@ void budget_output_look(struct worker *worker)
         worker->output_max = all < cap / OUTPUT_PART ? REPLY_CHUNK_BYTES : 0;
     else if (many)
         worker->output_max = BUDGET_SMALL_BYTES;
-    reply_pool_save(worker->pool, crowded);
+    reply_pool_save(worker->pool, crowded || many_chunks(worker->server, cap));
 }
 
 /* ---- who stands still ---- */
@@ -485,13 +500,12 @@ static bool is_recent(const struct worker *worker, uint64_t us)
     return us && worker->now_us - us < CAREFUL_US;
 }
 
-/* All workers' have a small share of the cap, as they stay. */
-static uint32_t receive_buffers_max(const struct worker *worker, uint64_t cap)
+/* How many of such a size the worker may have of what all may have, but `least` in any case. bytes: 0:
+ * without a cap. */
+static uint32_t share_of(const struct worker *worker, uint64_t bytes, uint64_t size, uint32_t least)
 {
-    uint64_t most = cap / RECEIVE_PART / worker->server->worker_count / LOOP_BUFFER_BYTES;
-    return cap == 0 || most > UINT32_MAX       ? UINT32_MAX
-           : most < BUDGET_RECEIVE_BUFFERS_MIN ? BUDGET_RECEIVE_BUFFERS_MIN
-                                               : (uint32_t)most;
+    uint64_t most = bytes / worker->server->worker_count / size;
+    return bytes == 0 || most > UINT32_MAX ? UINT32_MAX : most < least ? least : (uint32_t)most;
 }
 
 /* While there is little room, or where there are many connections for so much memory, one must not bring much
@@ -501,8 +515,7 @@ static void take_care(struct worker *worker)
     struct budget *budget = &worker->server->budget;
     struct loop *loop = worker->loop;
     uint64_t cap = cap_bytes(worker->server);
-    uint64_t clients = atomic_load_explicit(&worker->server->clients, memory_order_relaxed);
-    uint64_t each = cap ? cap / BURST_PART / (clients + 1) : LOOP_BUFFER_BYTES;
+    uint64_t each = cap ? cap / BURST_PART / (client_count(worker->server) + 1) : LOOP_BUFFER_BYTES;
     if (small_are_many(worker->server, cap))
         worker->sparing_us = worker->now_us;
     if (each < LOOP_BUFFER_BYTES ||
@@ -515,7 +528,9 @@ static void take_care(struct worker *worker)
     if (sparing || each < SPARING_BYTES)
         each = SPARING_BYTES;
     loop->careful = careful;
-    loop->buffers_max = receive_buffers_max(worker, cap);
+    loop->buffers_max = share_of(worker, cap / RECEIVE_PART, LOOP_BUFFER_BYTES, BUDGET_RECEIVE_BUFFERS_MIN);
+    uint32_t chunks = share_of(worker, cap / KEPT_PART, REPLY_CHUNK_BYTES, KEPT_CHUNKS_MIN);
+    reply_pool_keep(worker->pool, chunks < REPLY_POOL_FREE_MAX ? chunks : REPLY_POOL_FREE_MAX);
     loop->receive_bytes = each < LOOP_BUFFER_BYTES ? (uint32_t)each : 0;
     if (!stricter)
         return;
@@ -538,15 +553,18 @@ static void look_at_waiting(struct worker *worker)
     if (worker->no_room && worker->now_us - worker->room_tried_us < NO_ROOM_RETRY_US)
         return;
     worker->room_tried_us = worker->now_us;
+    unsigned refused = 0;
     for (struct conn_link *link = worker->waiting_room.next, *next; link != &worker->waiting_room;
          link = next) {
         struct conn *conn = CONN_OF(link, waiting_room);
         next = link->next;
-        if (try_reserve(conn, conn->wanted))
+        if (refused < REFUSED_MAX && try_reserve(conn, conn->wanted))
             wait_no_longer(conn);
         else if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
                  !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
             refuse_room(conn);
+        else
+            refused++;
     }
 }
 

@@ -29,7 +29,7 @@ struct reply_mark {
 
 struct reply_pool {
     struct reply_chunk *free;
-    unsigned free_count;
+    unsigned free_count, free_max;
     bool saves;                                 /* reply_pool_save */
     _Atomic uint64_t bytes;                     /* relaxed: a statistic, written by the pool's worker only */
     _Atomic uint64_t busy_bytes;                /* same; without the free ones */
@@ -39,7 +39,6 @@ struct reply_pool {
 enum {
     CHUNK_DATA_BYTES = REPLY_CHUNK_BYTES - (int)sizeof(struct reply_chunk),
     SMALL_DATA_BYTES = 512 - (int)sizeof(struct reply_chunk), /* when memory is short */
-    POOL_FREE_MAX = 256,                                      /* 4 MiB kept for the next burst */
     MARKS_MAX = 64, /* further ones merge into the last: held a little longer, never too short */
     INTEGER_BYTES_MAX = 24,
     ERROR_BYTES_MAX = 2048,
@@ -47,11 +46,42 @@ enum {
 
 /* ---- chunks ---- */
 
+/* One writer. */
+static void change(_Atomic uint64_t *number, uint64_t by)
+{
+    uint64_t old = atomic_load_explicit(number, memory_order_relaxed);
+    atomic_store_explicit(number, old + by, memory_order_relaxed);
+}
+
+static uint64_t chunk_bytes(const struct reply_chunk *chunk)
+{
+    return sizeof *chunk + chunk->capacity;
+}
+
 struct reply_pool *reply_pool_create(void)
 {
     struct reply_pool *pool = calloc(1, sizeof *pool);
     CHECK(pool);
+    pool->free_max = REPLY_POOL_FREE_MAX;
     return pool;
+}
+
+static struct reply_chunk *take_free(struct reply_pool *pool)
+{
+    struct reply_chunk *chunk = pool->free;
+    pool->free = chunk->next;
+    pool->free_count--;
+    return chunk;
+}
+
+void reply_pool_keep(struct reply_pool *pool, unsigned count)
+{
+    pool->free_max = count;
+    while (UNLIKELY(pool->free_count > count)) {
+        struct reply_chunk *chunk = take_free(pool);
+        change(&pool->bytes, 0 - chunk_bytes(chunk));
+        free(chunk);
+    }
 }
 
 void reply_pool_save(struct reply_pool *pool, bool on)
@@ -61,11 +91,7 @@ void reply_pool_save(struct reply_pool *pool, bool on)
 
 void reply_pool_destroy(struct reply_pool *pool)
 {
-    while (pool->free) {
-        struct reply_chunk *chunk = pool->free;
-        pool->free = chunk->next;
-        free(chunk);
-    }
+    reply_pool_keep(pool, 0);
     free(pool);
 }
 
@@ -87,13 +113,6 @@ uint64_t reply_pool_errors(const struct reply_pool *pool, unsigned kind)
     return atomic_load_explicit(&pool->errors[kind], memory_order_relaxed);
 }
 
-/* One writer. */
-static void change(_Atomic uint64_t *number, uint64_t by)
-{
-    uint64_t old = atomic_load_explicit(number, memory_order_relaxed);
-    atomic_store_explicit(number, old + by, memory_order_relaxed);
-}
-
 static void count_error(struct reply_pool *pool, const char *text)
 {
     size_t len = strcspn(text, " ");
@@ -104,17 +123,11 @@ static void count_error(struct reply_pool *pool, const char *text)
     change(&pool->errors[kind], 1);
 }
 
-static uint64_t chunk_bytes(const struct reply_chunk *chunk)
-{
-    return sizeof *chunk + chunk->capacity;
-}
-
 static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
 {
-    struct reply_chunk *chunk = pool->free;
-    if (capacity <= CHUNK_DATA_BYTES && chunk) {
-        pool->free = chunk->next;
-        pool->free_count--;
+    struct reply_chunk *chunk;
+    if (capacity <= CHUNK_DATA_BYTES && pool->free) {
+        chunk = take_free(pool);
         change(&pool->busy_bytes, chunk_bytes(chunk));
         return chunk;
     }
@@ -132,7 +145,7 @@ static struct reply_chunk *chunk_get(struct reply_pool *pool, size_t capacity)
 static void chunk_put(struct reply_pool *pool, struct reply_chunk *chunk)
 {
     change(&pool->busy_bytes, 0 - chunk_bytes(chunk));
-    if (chunk->capacity == CHUNK_DATA_BYTES && pool->free_count < POOL_FREE_MAX) {
+    if (chunk->capacity == CHUNK_DATA_BYTES && pool->free_count < pool->free_max) {
         chunk->next = pool->free;
         pool->free = chunk;
         pool->free_count++;

@@ -15,6 +15,7 @@
 
 enum {
     REPLY_CHUNK_BYTES = 16384, /* of an ordinary chunk, header included; a longer value gets its own */
+    REPLY_POOL_FREE_MAX = 256, /* 4 MiB */
 };
 
 struct reply_chunk; /* reply.c */
@@ -37,6 +38,8 @@ struct reply_pool *reply_pool_create(void);
 void reply_pool_destroy(struct reply_pool *pool);
 /* Shall new chunks be small, as there is little memory for them? */
 void reply_pool_save(struct reply_pool *pool, bool on);
+/* How many free ones to keep for the next burst: REPLY_POOL_FREE_MAX at first. */
+void reply_pool_keep(struct reply_pool *pool, unsigned count);
 /* Memory of free chunks and of those in use. Any thread. */
 uint64_t reply_pool_bytes(const struct reply_pool *pool);
 /* Of those in use alone: of output that has not been sent. Any thread. */

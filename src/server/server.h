@@ -38,7 +38,7 @@ enum server_phase { SERVER_RUNNING, SERVER_STOPPING, SERVER_FAILED };
  * take this much. With less nothing could be stored, and the cap be kept by no means. */
 static inline uint64_t server_memory_least(uint64_t threads)
 {
-    return ((uint64_t)32 << 20) + (threads > 2 ? threads - 2 : 0) * ((uint64_t)4 << 20);
+    return ((uint64_t)32 << 20) + (threads > 2 ? threads - 2 : 0) * ((uint64_t)6 << 20);
 }
 
 /* Of a request. With all its records' headers it is a write to the log that Linux makes in one piece. */

@@ -111,8 +111,7 @@ struct loop {
     uint32_t receive_bytes; /* the same, with careful: most that a stream that is not roomy brings in a turn;
                                0: a buffer */
     uint32_t buffers_max; /* its thread sets it: receive buffers in use at most, those not released included;
-                             at least one. The backend may have fewer. Takes effect as buffers are released.
-                             Of no concern to epoll, whose buffers come and go */
+                             at least one. The backend may have fewer. Takes effect as buffers are released */
     bool yields; /* its thread sets it: others want this core, so it sleeps at once when there is nothing to
                     do, instead of looking for events a while */
 };

@@ -66,6 +66,8 @@ struct epoll_loop {
     /* Free ids: kept_count with memory from the beginning, bare_count without up to the end. */
     uint32_t free_buffers[BUFFERS_MAX];
     uint32_t kept_count, bare_count;
+    bool had_buffers;             /* when this wait began */
+    unsigned ready_left;          /* of those reported together */
     struct loop_stream **starved; /* had data when no buffer was free; not watched for reading until one is */
     size_t starved_count, starved_capacity;
     bool no_pwait2; /* the kernel or a container refuses epoll_pwait2 */
@@ -112,6 +114,19 @@ static uint32_t free_buffers(const struct epoll_loop *p)
     return p->kept_count + p->bare_count;
 }
 
+static uint32_t buffers_max(const struct epoll_loop *p)
+{
+    uint32_t most = p->base.buffers_max;
+    return most == 0 ? 1 : most < BUFFERS_MAX ? most : BUFFERS_MAX;
+}
+
+/* How many more may be taken. */
+static uint32_t buffers_left(const struct epoll_loop *p)
+{
+    uint32_t taken = BUFFERS_MAX - free_buffers(p), most = buffers_max(p);
+    return taken < most ? most - taken : 0;
+}
+
 static void count_buffers(struct epoll_loop *p)
 {
     uint64_t bytes = (uint64_t)(BUFFERS_MAX - p->bare_count) * LOOP_BUFFER_BYTES;
@@ -120,11 +135,13 @@ static void count_buffers(struct epoll_loop *p)
 
 static bool take_buffer(struct epoll_loop *p, uint32_t *id)
 {
+    if (buffers_left(p) == 0)
+        return false;
     if (p->kept_count) {
         *id = p->free_buffers[--p->kept_count];
         return true;
     }
-    char *memory = p->bare_count ? malloc(LOOP_BUFFER_BYTES) : NULL;
+    char *memory = malloc(LOOP_BUFFER_BYTES);
     if (memory == NULL)
         return false;
     *id = p->free_buffers[BUFFERS_MAX - p->bare_count--];
@@ -137,14 +154,14 @@ static void epoll_buffer_release(struct loop *loop, uint32_t buffer_id)
 {
     struct epoll_loop *p = epoll_of(loop);
     DCHECK(free_buffers(p) < BUFFERS_MAX);
-    if (p->kept_count < BUFFERS_KEPT) {
-        p->free_buffers[p->kept_count++] = buffer_id;
-        return;
+    p->free_buffers[p->kept_count++] = buffer_id;
+    while (p->kept_count > BUFFERS_KEPT || p->kept_count > buffers_max(p)) {
+        uint32_t id = p->free_buffers[--p->kept_count];
+        free(p->buffers[id]);
+        p->buffers[id] = NULL;
+        p->free_buffers[BUFFERS_MAX - ++p->bare_count] = id;
+        count_buffers(p);
     }
-    free(p->buffers[buffer_id]);
-    p->buffers[buffer_id] = NULL;
-    p->free_buffers[BUFFERS_MAX - ++p->bare_count] = buffer_id;
-    count_buffers(p);
 }
 
 /* ---- streams ---- */
@@ -195,7 +212,8 @@ static void starve(struct epoll_loop *p, struct loop_stream *s)
 /* Buffers are free again: all may try, those that get none come back to the list. */
 static void feed_starved(struct epoll_loop *p)
 {
-    if (free_buffers(p) == 0)
+    p->had_buffers = buffers_left(p) > 0;
+    if (!p->had_buffers)
         return;
     while (p->starved_count) {
         struct loop_stream *s = p->starved[--p->starved_count];
@@ -279,12 +297,14 @@ static void receive(struct epoll_loop *p, struct loop_stream *s)
     const size_t most = loop_receive_bytes(&p->base, s);
     for (unsigned i = 0; i < (p->base.careful ? 1u : RECEIVES_MAX); i++) {
         uint32_t id;
-        if (i && free_buffers(p) < BUFFERS_MAX / 2) /* the first receives of others come before */
+        uint32_t left = buffers_left(p);
+        if (i && (left < buffers_max(p) / 2 || left <= p->ready_left)) /* others' first ones come before */
             return;
         if (s->state & (STATE_CLOSING | STATE_ENDED | STATE_STARVED) || !(s->state & STATE_READ))
             return;
         if (!take_buffer(p, &id)) {
-            starve(p, s);
+            if (!p->had_buffers) /* else they will be back soon, and this stream is reported again */
+                starve(p, s);
             return;
         }
         ssize_t n;
@@ -527,12 +547,14 @@ static void on_ready(struct epoll_loop *p, const struct epoll_event *e)
     }
 }
 
+/* No more than there are buffers for: the kernel puts whoever was reported behind the others. */
 static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t timeout_us)
 {
+    int most = p->had_buffers ? (int)buffers_left(p) : READY_MAX;
     if (!p->no_pwait2) {
         struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
         count_call(p);
-        int n = epoll_pwait2(p->epoll_fd, ready, READY_MAX, timeout_us < 0 ? NULL : &t, NULL);
+        int n = epoll_pwait2(p->epoll_fd, ready, most, timeout_us < 0 ? NULL : &t, NULL);
         /* Before Linux 5.11; and seccomp filters that don't know the call answer EPERM. */
         if (n >= 0 || (errno != ENOSYS && errno != EPERM))
             return n;
@@ -540,7 +562,7 @@ static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t 
     }
     int64_t ms = timeout_us < 0 ? -1 : timeout_us / 1000 + (timeout_us % 1000 != 0);
     count_call(p);
-    return epoll_wait(p->epoll_fd, ready, READY_MAX, ms > INT_MAX ? INT_MAX : (int)ms);
+    return epoll_wait(p->epoll_fd, ready, most, ms > INT_MAX ? INT_MAX : (int)ms);
 }
 
 static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int capacity, int64_t timeout_us)
@@ -561,8 +583,10 @@ static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int cap
         timeout_us = ACCEPT_RETRY_US;
     /* A full turn is waiting already: reading more would only pile up buffers. */
     int n = p->queue_count >= (size_t)capacity ? 0 : poll_kernel(p, ready, timeout_us);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        p->ready_left = (unsigned)(n - 1 - i);
         on_ready(p, &ready[i]);
+    }
     int count = p->queue_count < (size_t)capacity ? (int)p->queue_count : capacity;
     memcpy(events, p->queue + p->queue_head, (size_t)count * sizeof *events);
     p->queue_head += (size_t)count;
@@ -623,6 +647,7 @@ status_t loop_epoll_create(struct loop **out)
     CHECK(p != NULL);
     p->base.ops = &ops;
     p->base.backend = LOOP_EPOLL;
+    p->base.buffers_max = BUFFERS_MAX;
     p->queue_capacity = 1024;
     p->queue = malloc(p->queue_capacity * sizeof *p->queue);
     CHECK(p->queue);

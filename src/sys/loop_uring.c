@@ -59,7 +59,7 @@ struct uring_loop {
     uint32_t idle_count;
     bool read_queued;      /* since the last submission: see uring_stream_send */
     uint32_t buffers_free; /* with the kernel, as far as completions have told: at most so many */
-    bool lacked_buffers;   /* a receive has found none since the last wait */
+    bool lacked_buffers;   /* somebody has found none since the last wait */
     struct listener listeners[LISTENERS_MAX];
     uint64_t accept_retry_us;    /* 0: none waits */
     struct loop_stream *closed;  /* to be reported; linked by next_ready */
@@ -437,6 +437,7 @@ static void arm_starved(struct uring_loop *u)
         next = s->next_ready;
         bool arm = s->state & STATE_WANTS_READ && !s->reading && !(s->state & STATE_CLOSING);
         if (arm && most == 0) {
+            u->lacked_buffers = true;
             rearm_later(u, s);
             continue;
         }
@@ -591,6 +592,7 @@ static status_t init_buffers(struct uring_loop *u)
     u->buffers = memory == MAP_FAILED ? NULL : memory;
     if (!u->buffer_ring || !u->buffers)
         return status_errno(errno, "no memory for receive buffers");
+    madvise(u->buffers, bytes, MADV_NOHUGEPAGE); /* where all memory has them: one buffer would take 2 MiB */
     struct io_uring_buf_reg reg = {
         .ring_addr = (uint64_t)(uintptr_t)u->buffer_ring, .ring_entries = BUFFERS, .bgid = BUFFER_GROUP};
     int r = io_uring_register_buf_ring(&u->ring, &reg, 0);

@@ -539,16 +539,44 @@ class Resident:
 
 
 @pytest.mark.parametrize("io", ["uring", "epoll"])
-@pytest.mark.parametrize("threads, cap", [(2, "32M"), (8, "56M")])
+@pytest.mark.parametrize("threads, cap", [(2, "32M"), (8, "68M")])
 def test_the_least_memory_is_enough(make_server, io, threads, cap):
-    """Every worker has busy connections: its buffers and rings are all used, and the cap is kept."""
+    """Every worker has many busy connections, then a few with large values: the cap is kept, and all get on."""
     server = make_server("--io", io, "--threads", threads, "--memory", cap).start()
-    load = ["--workload", "set", "--keys", "2000", "--value-size", "1000", "--clients", "32", "--pipeline", "50", "--seconds", "1"]
-    result = subprocess.run(
-        [BINARY, "bench", *load, "--connect", f"127.0.0.1:{server.port}", "--json"], check=True, capture_output=True
-    )
-    result = json.loads(result.stdout)
-    assert result["errors"] == 0 and result["ops_per_second"] > 0
+
+    def run(*load):
+        command = [BINARY, "bench", "--connect", f"127.0.0.1:{server.port}", "--seconds", "1", "--json", *map(str, load)]
+        result = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        assert result["errors"] == 0 and result["ops_per_second"] > 0
+        assert peak_rss_bytes(server) <= int(cap[:-1]) << 20
+
+    run("--workload", "set", "--keys", 20000, "--value-size", 1000, "--clients", 300, "--pipeline", 20)
+    run("--workload", "mixed:0.5", "--keys", 40, "--value-size", 500000, "--clients", 8, "--pipeline", 2)
+
+
+@pytest.mark.parametrize("threads, cap", [(1, "40M"), (2, "64M")])
+def test_a_full_index_starts_again_and_takes_new_keys(make_server, threads, cap):
+    """Keys until -OOM; the same memory is enough for a start; of what keys leave that are deleted others are made."""
+    server = make_server("--threads", threads, "--memory", cap).start()
+    count, refused = 0, False
+    with server.client(60) as c:
+        while not refused:
+            assert count < 2000000
+            replies = c.pipeline(("SET", f"a key of some length, number {i}", "x" * 8) for i in range(count, count + 1000))
+            refused = any(isinstance(reply, Error) for reply in replies)
+            count += 1000 - refused * 1000
+    server.kill()
+    server.start()
+    keys = [f"a key of some length, number {i}" for i in range(count)]
+    random.Random(2).shuffle(keys)
+    gone = keys[: len(keys) * 2 // 5]
+    with server.client(60) as c:
+        assert c("DBSIZE") >= count
+        for first in range(0, len(gone), 500):
+            assert c("DEL", *gone[first : first + 500]) == len(gone[first : first + 500])
+        for first in range(0, len(gone) // 2, 100):
+            pairs = [text for i in range(first, first + 100) for text in (f"another key, number {i}", "y" * 8)]
+            wait_until(lambda words=pairs: c.pipeline([("MSET", *words)]) == ["OK"], what="room for new keys")
     assert peak_rss_bytes(server) <= int(cap[:-1]) << 20
 
 

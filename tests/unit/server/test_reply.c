@@ -166,12 +166,46 @@ static void test_marks_model(void **state)
     free(needs);
 }
 
+/* The pool keeps as many free chunks as it is told, at once; small ones when it saves. */
+static void test_pool_keeps(void **state)
+{
+    enum { REPLIES = 40 };
+    (void)state;
+    struct reply_pool *pool = reply_pool_create();
+    struct reply r[REPLIES];
+    for (int keep = 10; keep >= 0; keep -= 10) {
+        for (int i = 0; i < REPLIES; i++) {
+            reply_init(&r[i], pool);
+            reply_ok(&r[i]);
+        }
+        assert_int_equal(reply_pool_busy_bytes(pool), REPLIES * REPLY_CHUNK_BYTES);
+        reply_pool_keep(pool, keep ? 20 : 5);
+        for (int i = 0; i < REPLIES; i++) {
+            expect(&r[i], "+OK\r\n");
+            reply_deinit(&r[i]);
+        }
+        assert_int_equal(reply_pool_bytes(pool), (keep ? 20 : 5) * REPLY_CHUNK_BYTES);
+        reply_pool_keep(pool, (unsigned)keep);
+        assert_int_equal(reply_pool_bytes(pool), (keep < 5 ? keep : 10) * REPLY_CHUNK_BYTES);
+        assert_int_equal(reply_pool_busy_bytes(pool), 0);
+    }
+    reply_pool_save(pool, true);
+    reply_init(&r[0], pool);
+    reply_ok(&r[0]);
+    assert_in_range(reply_pool_bytes(pool), 1, 1024);
+    expect(&r[0], "+OK\r\n");
+    assert_int_equal(reply_pool_bytes(pool), 0); /* those are not kept */
+    reply_deinit(&r[0]);
+    reply_pool_destroy(pool);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_encodings),
         cmocka_unit_test(test_long_and_rollback),
         cmocka_unit_test(test_marks_model),
+        cmocka_unit_test(test_pool_keeps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

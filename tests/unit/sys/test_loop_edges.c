@@ -497,7 +497,7 @@ static unsigned buffers_seen(struct fixture *f, struct conn *c, int peer, unsign
 }
 
 /* Few buffers are in use until they are needed; the limit can be moved, and memory goes back. */
-static void test_uring_buffers_max(void **state)
+static void test_uring_buffers_in_use(void **state)
 {
     static char piece[LOOP_BUFFER_BYTES];
     struct fixture *f = *state;
@@ -508,13 +508,6 @@ static void test_uring_buffers_max(void **state)
     f->loop->buffers_max = 5;
     (void)buffers_seen(f, &c, peer, few);
     assert_int_equal(buffers_seen(f, &c, peer, 100), 5);
-    hold_all_buffers(f, &c, peer);
-    assert_int_equal(f->held_count, 5);
-    f->loop->buffers_max = 7; /* more are there at once */
-    TURN_UNTIL(f, f->held_count == 6);
-    assert_int_equal(send(peer, "x", 1, 0), 1);
-    TURN_UNTIL(f, f->held_count == 7);
-    release_held(f);
     f->loop->buffers_max = UINT32_MAX;
     f->hold = true;
     for (size_t want = c.bytes; f->held_count < 500;) {
@@ -527,6 +520,30 @@ static void test_uring_buffers_max(void **state)
     release_held(f);
     assert_true(memory_resident_bytes() + 400 * LOOP_BUFFER_BYTES < before);
     (void)buffers_seen(f, &c, peer, 600);
+    assert_int_equal(buffers_seen(f, &c, peer, 10), 1);
+    finish(f, &c, peer);
+}
+
+static void test_buffers_max(void **state)
+{
+    struct fixture *f = *state;
+    struct conn c;
+    int peer = start_pair(f, &c);
+    f->loop->buffers_max = 5;
+    (void)buffers_seen(f, &c, peer, 100);
+    size_t before = c.bytes, written = hold_all_buffers(f, &c, peer);
+    assert_int_equal(f->held_count, 5);
+    f->loop->buffers_max = 7; /* more are there at once */
+    TURN_UNTIL(f, f->held_count == 6);
+    assert_int_equal(send(peer, "x", 1, 0), 1);
+    TURN_UNTIL(f, f->held_count == 7);
+    assert_int_equal(send(peer, "x", 1, 0), 1);
+    f->loop->buffers_max = 0; /* one */
+    turns(f, 5);
+    assert_int_equal(f->held_count, 7);
+    release_held(f);
+    TURN_UNTIL(f, c.bytes == before + written + 2);
+    (void)buffers_seen(f, &c, peer, 100);
     assert_int_equal(buffers_seen(f, &c, peer, 10), 1);
     finish(f, &c, peer);
 }
@@ -861,7 +878,8 @@ int main(void)
         BOTH(test_completion_flood),
         BOTH(test_starved_streams),
         BOTH(test_starved_streams_take_turns),
-        cmocka_unit_test_setup_teardown(test_uring_buffers_max, setup_uring, teardown),
+        BOTH(test_buffers_max),
+        cmocka_unit_test_setup_teardown(test_uring_buffers_in_use, setup_uring, teardown),
         BOTH(test_ends_keep_no_buffer),
         BOTH(test_short_and_failed_writes),
         BOTH(test_wake_storm),

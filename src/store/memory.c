@@ -673,8 +673,9 @@ void memory_measure(struct store *store)
     /* A table that would not fit is not made; the present one gets overflow buckets. Only values of their own
      * could make room for it: what is the arena's stays so. */
     use.slack_bytes = slack;
-    uint64_t fixed = resident_bytes(&use) - use.value_bytes;
-    hash_table_set_room(&store->hash, fixed < use.budget_bytes ? use.budget_bytes - fixed : 0);
+    uint64_t fixed = resident_bytes(&use) - use.value_bytes, low = memory_low_bytes(&use);
+    hash_table_set_room(&store->hash,
+                        fixed < low ? low - fixed : 0); /* else it would be the end of new keys */
 }
 
 /* A cap was set while the store was running: values that came before must be in a queue. */

@@ -383,7 +383,7 @@ bool arena_merge_step(struct arena_cache *cache, struct arena_merge *merge)
 {
     if (merge->class < SPLIT_CLASSES) {
         if (!mark_next(cache, merge))
-            merge->class ++;
+            merge->class += 1;
         return true;
     }
     for (unsigned i = 0; i < MERGE_STEP_WORDS && merge->at <= merge->units / 64; i++, merge->at++)

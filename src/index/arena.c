@@ -70,22 +70,34 @@ void arena_cache_init(struct arena_cache *cache, struct arena *arena)
     cache->arena = arena;
 }
 
+/* Fresh memory for the cache. False: the address space is used up. */
+static bool take_region(struct arena_cache *cache)
+{
+    struct arena *arena = cache->arena;
+    /* Relaxed: the region is this cache's alone once the addition is done. */
+    uint64_t start = atomic_fetch_add_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
+    if (start + REGION_BYTES > arena->reserved_bytes) {
+        atomic_fetch_sub_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
+        return false;
+    }
+    if (cache->bump_end != start) /* else the old rest and the new region are one piece */
+        cache->bump = start;
+    cache->bump_end = start + REGION_BYTES;
+    if (cache->bump == 0)
+        cache->bump = ARENA_UNIT_BYTES; /* reference 0 means none */
+    return true;
+}
+
+void arena_prepare(struct arena_cache *cache)
+{
+    if (cache->bump == cache->bump_end && take_region(cache))
+        memset(cache->arena->base + cache->bump, 0, cache->bump_end - cache->bump);
+}
+
 static uint32_t alloc_fresh(struct arena_cache *cache, size_t bytes)
 {
-    if (cache->bump_end - cache->bump < bytes) {
-        struct arena *arena = cache->arena;
-        /* Relaxed: the region is this cache's alone once the addition is done. */
-        uint64_t start = atomic_fetch_add_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
-        if (start + REGION_BYTES > arena->reserved_bytes) {
-            atomic_fetch_sub_explicit(&arena->used_bytes, REGION_BYTES, memory_order_relaxed);
-            return 0;
-        }
-        if (cache->bump_end != start) /* else the old rest and the new region are one piece */
-            cache->bump = start;
-        cache->bump_end = start + REGION_BYTES;
-        if (cache->bump == 0)
-            cache->bump = ARENA_UNIT_BYTES; /* reference 0 means none */
-    }
+    if (cache->bump_end - cache->bump < bytes && !take_region(cache))
+        return 0;
     uint32_t ref = (uint32_t)(cache->bump / ARENA_UNIT_BYTES);
     cache->bump += bytes;
     return ref;

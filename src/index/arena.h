@@ -101,6 +101,9 @@ static inline void arena_soften(struct arena *arena, uint64_t bytes)
     atomic_store_explicit(&arena->soft_bytes, bytes, memory_order_relaxed);
 }
 
+/* A region for the cache, written to, if it has no fresh memory: so that its first block does not take one.
+ */
+void arena_prepare(struct arena_cache *cache);
 /* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class);
 void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);

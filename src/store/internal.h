@@ -108,6 +108,7 @@ struct store_worker_private {
     uint64_t write_room;         /* taken for the values of the write under way */
     _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
     struct resident_queue residents[RESIDENT_KINDS];
+    uint64_t region_turn;               /* in which there was room for another region of the arena */
     uint64_t fruitless;                 /* looked at since the last eviction here */
     _Atomic uint64_t buffer_bytes;      /* store_buffers_set; the owner writes, relaxed */
     unsigned give_back_turns;           /* in so many turns memory is given back to the kernel */
@@ -273,6 +274,8 @@ uint64_t memory_margin_bytes(uint64_t cap);
 uint64_t memory_bare_bytes(const struct memory_use *use);
 /* Asks the kernel what is resident. Worker 0's. */
 void memory_measure(struct store *store);
+/* At the start: the participants' first regions of the arena, where there is room for them. */
+void memory_prepare(struct store *store);
 /* A value that could leave memory has come. */
 void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref,
                      uint32_t meta);

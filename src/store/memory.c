@@ -44,6 +44,8 @@ enum {
     PAGE_BYTES = 640,     /* of a usual page of the order */
     PAGES_KEPT = 4,       /* the same for them */
     FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
+    PENDING_LEAST = 256,  /* blocks that the epochs keep from use: worth waiting for */
+    FULL_REGIONS = 2,     /* or until so many of its regions fit */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
@@ -220,7 +222,28 @@ struct excess {
     bool external, internal;
 };
 
-static struct excess excess_of(struct store *store)
+/* Another region fits below the budget, and below the cap as the process is now. Asked for once a turn. */
+static bool region_fits(struct store *store, struct store_worker_private *p, const struct memory_use *use)
+{
+    if (resident_bytes(use) + ARENA_REGION_BYTES > use->budget_bytes)
+        return false;
+    bool refused = p->room.refused,
+         fits = p->region_turn == p->turn || room_take(store, p, ARENA_REGION_BYTES);
+    p->room.refused = refused; /* whoever has to wait for it says so */
+    if (fits)
+        p->region_turn = p->turn;
+    return fits;
+}
+
+/* A value leaves by its node's exchange for another one. Is there memory for some of those? If not, there
+ * will be, without fresh memory: the epochs have not yet given back what has been replaced. */
+static bool has_nodes(struct store *store, struct store_worker_private *p, const struct memory_use *use)
+{
+    return arena_has_free(&p->arena, arena_class(PAYLOAD_NODE_BYTES_EVICTED), STEPS_BETWEEN_LOOKS) ||
+           p->epoch.pending < PENDING_LEAST || region_fits(store, p, use);
+}
+
+static struct excess excess_of(struct store *store, struct store_worker_private *p)
 {
     struct memory_use use = memory_use(store);
     uint64_t resident = resident_bytes(&use) + load(&store->urgent_bytes), low = memory_low_bytes(&use);
@@ -229,12 +252,16 @@ static struct excess excess_of(struct store *store)
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
     /* Somebody has just found no room for a node: what is free in the arena may be in pieces that are too
-     * small. */
-    bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms);
+     * small. Until another region fits. */
+    bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms) &&
+                     resident + FULL_REGIONS * ARENA_REGION_BYTES > use.budget_bytes;
     /* What is free is being merged: another node would be fresh memory. */
     bool merging = atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
-    return (struct excess){.external = in_pieces || resident > use.budget_bytes,
-                           .internal = !merging && (in_pieces || resident - arena_free_bytes(&use) > low)};
+    struct excess excess = {.external = in_pieces || resident > use.budget_bytes,
+                            .internal = !merging && (in_pieces || resident - arena_free_bytes(&use) > low)};
+    if ((excess.external || excess.internal) && !has_nodes(store, p, &use))
+        return (struct excess){0};
+    return excess;
 }
 
 static enum resident_kind kind_of(uint32_t meta)
@@ -406,7 +433,7 @@ bool memory_relieve(struct store_worker *sw, unsigned steps)
         return false;
     (void)drop_some_stale(sw, steps);
     for (unsigned i = 0; i < steps; i += STEPS_BETWEEN_LOOKS) {
-        struct excess excess = excess_of(store);
+        struct excess excess = excess_of(store, p);
         bool any =
             excess.external && consider_some(store, p, longest_queue(store, RESIDENT_EXTERNAL), excess, NULL);
         any |=
@@ -493,19 +520,20 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
 }
 
-/* Fresh memory would be beyond the budget, and of what is free there are no pieces in which the nodes fit, or
- * the pages of the order that name them (each is copied for a new name). Nodes with values move to others
- * when their values leave: see arena.h, where memory is short. Some pieces stay for those others. */
+/* Of what is free in the arena there are no pieces in which the nodes fit, or the pages of the order that
+ * name them (each is copied for a new name), and fresh memory would be too much. Nodes with values move to
+ * others when their values leave: see arena.h, where memory is short. Some pieces stay for those others. */
 static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
 {
     uint64_t most = PAYLOAD_NODE_BYTES_EVICTED, each = bytes / nodes < most ? bytes / nodes : most;
     struct memory_use use = memory_use(store);
-    if (use.cap_bytes == 0 || resident_bytes(&use) + ARENA_REGION_BYTES <= use.budget_bytes)
+    if (use.cap_bytes == 0)
         return false;
-    if (atomic_load_explicit(&store->merging, memory_order_relaxed))
-        return true;
-    return !arena_has_free(&p->arena, arena_class(PAGE_BYTES), nodes + PAGES_KEPT) ||
-           !arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT);
+    if (atomic_load_explicit(&store->merging, memory_order_relaxed) == 0 &&
+        arena_has_free(&p->arena, arena_class(PAGE_BYTES), nodes + PAGES_KEPT) &&
+        arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT))
+        return false;
+    return !region_fits(store, p, &use);
 }
 
 static uint64_t blocks_freed(const struct store *store)
@@ -621,6 +649,16 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes)
 }
 
 /* ---- from time to time ---- */
+
+void memory_prepare(struct store *store)
+{
+    for (unsigned i = 0; i < store_participants(store); i++) {
+        struct store_worker_private *p = store->workers[i].private;
+        if (store_evicts(store) && !store->config.no_threads && room_take(store, p, ARENA_REGION_BYTES))
+            arena_prepare(&p->arena);
+        room_end(store, p);
+    }
+}
 
 /* Somebody has found no room: values leave, whatever is counted. */
 static void relieve_short(struct store_worker *sw, struct room_state *room)

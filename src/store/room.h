@@ -10,14 +10,14 @@
  * strength of memory that will be free soon.
  *
  * Who asks: values and the log's buffers of a write (write.c), values that come back or move (payload.c),
- * reads of values (fetch.c); and in the server requests, replies, and where commands put values together
- * (server/budget.c). The small ones take theirs from an allowance, for which their worker asks in steps: one
- * look at R for each step.
+ * reads of values (fetch.c), new keys for the regions of 2 MiB by which the index grows (memory.c); and in
+ * the server requests, replies, and where commands put values together (server/budget.c). The small ones take
+ * theirs from an allowance, for which their worker asks in steps: one look at R for each step.
  *
  * Who does not, and so has to fit between limit and cap (three eighths of the margin, a sixteenth of a small
- * cap): the index (it grows by regions of 2 MiB, and slower than the values that come with it), one receive
- * buffer of each connection (bounded by server/budget.c), replies that need not ask (bounded by a turn),
- * the allocator's own rounding.
+ * cap): the index where a value changes that is there already, or is deleted, or leaves (and by a wider hash
+ * table, which is made only where it fits: memory_measure), one receive buffer of each connection (bounded by
+ * server/budget.c), replies that need not ask (bounded by a turn), the allocator's own rounding.
  *
  * Who gets no room tries again in a later turn. Meanwhile the allocator is made to give back what it keeps,
  * and values leave memory, as many as are missing beyond those that have left already (relieve_short). Writes

@@ -184,6 +184,7 @@ status_t store_open(const struct store_config *config, struct store **out)
         return s;
     }
     init_fetch(store);
+    memory_prepare(store);
     if (store->log)
         keeper_start(store);
     *out = store;

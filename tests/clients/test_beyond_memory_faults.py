@@ -12,7 +12,7 @@ import threading
 import pytest
 from kvasir_client import Error, wait_until
 from kvasir_server import BINARY, Server
-from test_bad_input import peak_rss_bytes
+from test_bad_input import info_number, peak_rss_bytes
 from test_faults import checksum, flip, newest_with, on_small_disk
 
 pytestmark = pytest.mark.kvasir
@@ -552,6 +552,22 @@ def test_the_least_memory_is_enough(make_server, io, threads, cap):
 
     run("--workload", "set", "--keys", 20000, "--value-size", 1000, "--clients", 300, "--pipeline", 20)
     run("--workload", "mixed:0.5", "--keys", 40, "--value-size", 500000, "--clients", 8, "--pipeline", 2)
+
+
+@pytest.mark.parametrize("io", ["uring", "epoll"])
+def test_values_stay_while_the_index_grows(make_server, io):
+    """Under a cap each further region of the index takes the place of as many values, not of all."""
+    server = make_server("--io", io, "--threads", 1, "--memory", "64M").start()
+    most, least_after = 0, 1 << 30
+    with server.client() as c:
+        for start in range(0, 90000, 100):
+            assert set(c.pipeline(("SET", b"key:%08d" % i, b"x" * 2000) for i in range(start, start + 100))) == {"OK"}
+            values = info_number(c, "memory_value_bytes")
+            most = max(most, values)
+            if most > 24 << 20:
+                least_after = min(least_after, values)
+        assert most > 24 << 20 and info_number(c, "memory_index_bytes") > 6 << 20, "else there is nothing to see here"
+    assert least_after > most / 4, f"{least_after} of {most} bytes"
 
 
 @pytest.mark.parametrize("threads, cap", [(1, "40M"), (2, "64M")])

@@ -272,6 +272,20 @@ static void test_arena_splits(void **state)
     index_fixture_destroy(f);
 }
 
+/* Fresh memory that is prepared is what the next blocks are taken from. */
+static void test_arena_prepares(void **state)
+{
+    struct index_fixture *f = index_fixture_create(2);
+    (void)state;
+    uint64_t used = atomic_load(&f->arena.used_bytes);
+    arena_prepare(&f->caches[1]);
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used + ARENA_REGION_BYTES);
+    arena_prepare(&f->caches[1]); /* it has some */
+    assert_int_not_equal(arena_alloc(&f->caches[1], arena_class(64)), 0);
+    assert_int_equal(atomic_load(&f->arena.used_bytes), used + ARENA_REGION_BYTES);
+    index_fixture_destroy(f);
+}
+
 /* Neighbours that were freed serve something larger. */
 static void test_arena_merges(void **state)
 {
@@ -463,6 +477,7 @@ int main(void)
         cmocka_unit_test(test_hash_grows),
         cmocka_unit_test(test_hash_untouched),
         cmocka_unit_test(test_arena_splits),
+        cmocka_unit_test(test_arena_prepares),
         cmocka_unit_test(test_arena_merges),
         cmocka_unit_test(test_arena_merges_all),
         cmocka_unit_test(test_arena_merges_what_lies_below),

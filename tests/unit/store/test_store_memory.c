@@ -177,6 +177,44 @@ static void test_a_cap_set_later(void **state)
 
 /* Keys that are deleted and set over and over leave no more behind than there are keys; and every value can
  * still leave. With turns: the deleted nodes go in between, so others come in their places. */
+static struct store_stats stats_of(struct fixture *f)
+{
+    struct store_stats stats;
+    store_stats_get(f->store, &stats);
+    return stats;
+}
+
+/* What values leave behind comes back when the epoch moves on. Until then others stay, instead of leaving for
+ * nodes in fresh memory. */
+static void test_values_wait_for_what_others_left(void **state)
+{
+    enum { KEYS = 80000, BYTES = 150 };
+    struct fixture f;
+    char value[BYTES] = {0};
+    (void)state;
+    fixture_init_with(&f, (struct store_config){.workers = 2,
+                                                .memory_bytes_max = 64 << 20,
+                                                .log_segment_bytes_max = 8 << 20,
+                                                .no_threads = true});
+    for (int i = 0; i < KEYS; i++) {
+        put_numbered(&f, "k", i, value, BYTES);
+    }
+    struct store_worker *other = store_worker_get(f.store, 1);
+    store_turn_begin(other); /* a reader who does not go on */
+    uint64_t before = stats_of(&f).memory_index_bytes;
+    store_memory_max_set(f.store, 8 << 20);
+    background(&f);
+    uint64_t evicted = stats_of(&f).values_evicted;
+    assert_in_range(evicted, 1, KEYS - KEYS / 8);
+    assert_int_equal(stats_of(&f).memory_index_bytes, before);
+    store_turn_end(other);
+    for (int turns = 0; turns < 1000; turns++)
+        background(&f);
+    assert_in_range(stats_of(&f).values_evicted, evicted + KEYS / 16, KEYS);
+    assert_int_equal(stats_of(&f).memory_index_bytes, before);
+    fixture_deinit(&f);
+}
+
 static void set_and_delete_again(bool turns)
 {
     enum { KEYS = 2000, ROUNDS = 30, CHUNK = 8191, BYTES = 300, TURN = 51 };
@@ -223,6 +261,7 @@ int main(void)
         cmocka_unit_test(test_the_index_does_not_fit),
         cmocka_unit_test(test_a_start_with_too_little),
         cmocka_unit_test(test_a_cap_set_later),
+        cmocka_unit_test(test_values_wait_for_what_others_left),
         cmocka_unit_test(test_set_and_delete_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -480,10 +480,10 @@ def test_a_cap_on_memory_refuses_writes(make_server, durability, size, cap, most
         if durability == "fsync":
             assert c("SET", key, "y") == "OK"
             assert peak_rss_bytes(server) <= cap << 20
-            assert size == 1 or info_number(c, "values_evicted") > 0  # how many before the first refusal differs
-        for first in range(0, stored, 1000):  # short requests: long ones wait for room
-            requests = [[f"a key of some length, number {j}" for j in range(i, i + 100)] for i in range(first, first + 1000, 100)]
-            assert c.pipeline(("DEL", *keys) for keys in requests) == [100] * 10
+            assert size == 1 or info_number(c, "values_evicted") > stored / 4
+        for first in range(0, stored, 1000):
+            keys = [f"a key of some length, number {j}" for j in range(first, first + 1000)]
+            assert c("DEL", *keys) == 1000
 
         def writes_again():
             c.send(encode("SET", "again", "v"))

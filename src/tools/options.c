@@ -75,6 +75,14 @@ static status_t set_port(const struct option_spec *spec, const char *value)
     return status_ok();
 }
 
+static status_t set_address(const struct option_spec *spec, const char *value)
+{
+    if (strchr(value, ':') == NULL)
+        return bad_value(spec, value, "HOST:PORT");
+    *(const char **)spec->into = value;
+    return status_ok();
+}
+
 static status_t set_double(const struct option_spec *spec, const char *value)
 {
     double v;
@@ -97,6 +105,8 @@ static status_t set_spec(const struct option_spec *spec, const char *value)
     case OPTION_TEXT:
         *(const char **)spec->into = value;
         return status_ok();
+    case OPTION_ADDRESS:
+        return set_address(spec, value);
     case OPTION_PORT:
         return set_port(spec, value);
     case OPTION_CHOICE:

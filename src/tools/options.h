@@ -22,13 +22,14 @@
 #include "base/status.h"
 
 enum option_kind {
-    OPTION_FLAG,   /* bool: true when named; in a config file also yes|no|true|false */
-    OPTION_TEXT,   /* const char * */
-    OPTION_PORT,   /* const char *: a port from 1 to 65535 */
-    OPTION_U64,    /* uint64_t, min..max */
-    OPTION_SIZE,   /* uint64_t bytes: 64M, 2G; min..max */
-    OPTION_DOUBLE, /* double, min..max */
-    OPTION_CHOICE, /* int: index of the value among value_name's words, which are separated by '|' */
+    OPTION_FLAG,    /* bool: true when named; in a config file also yes|no|true|false */
+    OPTION_TEXT,    /* const char * */
+    OPTION_ADDRESS, /* const char *: has a colon */
+    OPTION_PORT,    /* const char *: a port from 1 to 65535 */
+    OPTION_U64,     /* uint64_t, min..max */
+    OPTION_SIZE,    /* uint64_t bytes: 64M, 2G; min..max */
+    OPTION_DOUBLE,  /* double, min..max */
+    OPTION_CHOICE,  /* int: index of the value among value_name's words, which are separated by '|' */
 };
 
 struct option_spec {

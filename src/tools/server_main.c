@@ -22,8 +22,7 @@ static const char about[] = "A durable key-value server that speaks the Redis pr
 
 struct settings {
     struct server_config config;
-    uint64_t port;
-    char port_address[32];
+    char address[32];
 };
 
 static void block_signals(void)
@@ -75,13 +74,13 @@ static status_t read_config(const struct option_spec *specs, int argc, char **ar
     return path ? options_read_file(specs, path, buffer) : status_ok();
 }
 
-static void use_port(struct settings *s)
+/* --port gives the port alone. */
+static void complete_address(struct settings *s)
 {
-    if (s->port == 0)
+    if (strchr(s->config.listen, ':'))
         return;
-    snprintf(s->port_address, sizeof s->port_address, "127.0.0.1:%llu", (unsigned long long)s->port);
-    s->config.listen = s->port_address;
-    s->port = 0;
+    snprintf(s->address, sizeof s->address, "127.0.0.1:%s", s->config.listen);
+    s->config.listen = s->address;
 }
 
 /* What can be told of the values without touching anything. */
@@ -121,8 +120,8 @@ static int read_settings(struct settings *s, int argc, char **argv)
                                .io_depth = STORE_IO_DEPTH_DEFAULT,
                            }};
     const struct option_spec specs[] = {
-        {"listen", OPTION_TEXT, &c->listen, "HOST:PORT", "where to listen (default 127.0.0.1:6379)", 0, 0},
-        {"port", OPTION_U64, &s->port, "N", "short for --listen 127.0.0.1:N", 1, 65535},
+        {"listen", OPTION_ADDRESS, &c->listen, "HOST:PORT", "where to listen (default 127.0.0.1:6379)", 0, 0},
+        {"port", OPTION_PORT, &c->listen, "N", "short for --listen 127.0.0.1:N", 0, 0},
         {"unix", OPTION_TEXT, &c->unix_path, "PATH", "listen on a Unix socket too", 0, 0},
         {"dir", OPTION_TEXT, &c->dir, "DIR", "folder of the data (default ./data)", 0, 0},
         {"threads", OPTION_U64, &c->threads, "N", "worker threads (default: one a core)", 1,
@@ -147,12 +146,11 @@ static int read_settings(struct settings *s, int argc, char **argv)
     status_t status = read_config(specs, argc, argv, &buffer);
     if (!status_is_ok(&status))
         return refuse(&status);
-    use_port(s); /* now, so that --listen on the command line wins over the file's port */
     int code = options_begin("server", usage, about, specs, argc, argv, 0, 0, &positional);
     if (code >= 0)
         free(buffer);
     /* else its texts are used for as long as the process lives */
-    use_port(s);
+    complete_address(s);
     if (code >= 0)
         return code;
     status = check_settings(c);

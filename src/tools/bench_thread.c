@@ -88,6 +88,22 @@ static bool put_next(struct bench_thread *t, struct bench_conn *c, uint64_t star
     return true;
 }
 
+/* The connection is lost: what the server said before is the reason. */
+static status_t lost(struct bench_thread *t, struct bench_conn *c, const status_t *how)
+{
+    bool got = false;
+    status_t s = bench_conn_receive(c, &got);
+    if (status_is_ok(&s) && got)
+        s = bench_reply_take(t, c, bench_now_ns());
+    return t->error_text[0] ? status_error(how->code, "%s; it said: %s", how->text, t->error_text) : *how;
+}
+
+static status_t send_requests(struct bench_thread *t, struct bench_conn *c)
+{
+    status_t s = bench_conn_send(t, c);
+    return status_is_ok(&s) ? s : lost(t, c, &s);
+}
+
 /* Closed loop: as much of the batch as fits. */
 static status_t fill_and_send(struct bench_thread *t, struct bench_conn *c, uint64_t now_ns)
 {
@@ -98,7 +114,7 @@ static status_t fill_and_send(struct bench_thread *t, struct bench_conn *c, uint
         }
         c->quota--;
     }
-    return bench_conn_send(t, c);
+    return send_requests(t, c);
 }
 
 /* One piece of one connection's batch, so that measured requests get their turn in between. *more: there is
@@ -123,7 +139,9 @@ static status_t on_event(struct bench_thread *t, struct bench_conn *c, uint32_t 
     bool got = false;
     bool open_loop = t->config->rate > 0 && !c->beside;
     if (events & (EPOLLIN | EPOLLERR | EPOLLHUP)) {
-        TRY(bench_conn_receive(c, &got));
+        status_t s = bench_conn_receive(c, &got);
+        if (!status_is_ok(&s))
+            return lost(t, c, &s);
         if (got) {
             uint64_t now_ns = bench_now_ns();
             TRY(bench_reply_take(t, c, now_ns));
@@ -136,13 +154,13 @@ static status_t on_event(struct bench_thread *t, struct bench_conn *c, uint32_t 
             if (open_loop && c->follow_count) {
                 while (c->follow_count && bench_conn_room(t, c))
                     put_next(t, c, now_ns);
-                return bench_conn_send(t, c);
+                return send_requests(t, c);
             }
         }
     }
     if (c->quota && !c->beside && (events & EPOLLOUT || got))
         return fill_and_send(t, c, bench_now_ns());
-    return events & EPOLLOUT ? bench_conn_send(t, c) : status_ok();
+    return events & EPOLLOUT ? send_requests(t, c) : status_ok();
 }
 
 /* Open loop: starts everything that is due. Each request's start is its place in the schedule, also when it
@@ -176,7 +194,7 @@ static status_t issue_due(struct bench_thread *t, uint64_t now_ns, uint64_t *nex
     }
     for (uint32_t i = 0; i < t->measured_count && t->issued > issued; i++)
         if (t->conns[i].dirty)
-            TRY(bench_conn_send(t, &t->conns[i]));
+            TRY(send_requests(t, &t->conns[i]));
     return status_ok();
 }
 

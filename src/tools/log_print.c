@@ -78,11 +78,8 @@ int tool_log(int argc, char **argv)
         fprintf(stderr, "kvasir log: cannot write to stdout: %s\n", strerror(errno));
         return TOOL_ERROR;
     }
-    if (note[0])
-        fprintf(stderr, "kvasir log: %s\n", note);
-    if (!status_is_ok(&s)) {
-        fprintf(stderr, "kvasir log: %s\n", s.text);
+    fprintf(stderr, "kvasir log: %s\n", status_is_ok(&s) ? note : s.text);
+    if (!status_is_ok(&s))
         return TOOL_ERROR;
-    }
     return strstr(note, "damage") ? TOOL_ERROR : TOOL_OK;
 }

@@ -6,6 +6,8 @@
 #include <sys/random.h>
 
 #include "base/check.h"
+#include "base/logger.h"
+#include "log/segment.h"
 #include "store/fetch.h"
 #include "store/internal.h"
 #include "sys/clock.h"
@@ -96,11 +98,34 @@ static uint64_t log_segment_bytes_max(const struct store *store)
     return bytes < LEAST ? LEAST : bytes;
 }
 
+static int find_log(void *found, const char *name)
+{
+    uint64_t number;
+    *(bool *)found |= segment_parse_name(name, &number);
+    return 0;
+}
+
+/* Without durability the folder is left alone: who has started with data there should know. */
+static void warn_of_log(const struct store_config *c)
+{
+    bool found = false;
+    int folder = c->disk ? c->disk->ops->folder_open(c->disk, c->path, false) : -1;
+    if (folder < 0)
+        return;
+    if (c->disk->ops->list(c->disk, folder, find_log, &found) >= 0 && found)
+        LOG_WARNING(
+            "%s holds a log: what is stored there is not read, and stays as it is, with --durability none",
+            c->path);
+    c->disk->ops->close(c->disk, folder);
+}
+
 static status_t open_log(struct store *store)
 {
     const struct store_config *c = &store->config;
-    if (c->durability == STORE_NONE)
+    if (c->durability == STORE_NONE) {
+        warn_of_log(c);
         return status_ok();
+    }
     store->segments = segments_create(c->disk);
     for (unsigned i = 0; i < store_participants(store); i++)
         segments_lane_attach(&store->workers[i].private->live, store->segments, i);

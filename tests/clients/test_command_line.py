@@ -111,6 +111,37 @@ def test_port(server, c):
     assert run("get", "--connect", f"127.0.0.1: {server.port}", "k").returncode == 2
 
 
+def test_the_last_of_listen_and_port_counts(make_server):
+    server = make_server("--port", 1)
+    server.options += ["--listen", f"127.0.0.1:{server.port}"]
+    assert server.start().stop() == 0
+    server.options = ["--listen", "127.0.0.1:1", "--port", str(server.port)]
+    assert server.start().stop() == 0
+
+
+def test_durability_none_tells_of_a_log(make_server):
+    server = make_server("--durability", "none").start()
+    assert server.stop() == 0 and "warning" not in server.log()
+    server.options = []
+    server.start()
+    with server.client() as c:
+        c("SET", "k", "v")
+    assert server.stop() == 0
+    server.options = ["--durability", "none"]
+    server.start()
+    with server.client() as c:
+        assert c("DBSIZE") == 0
+    assert server.stop() == 0
+    assert f"warning {server.data} holds a log" in server.log()
+
+
+def test_bench_says_why_it_was_sent_away(make_server):
+    server = make_server("--max-clients", 5).start()
+    result = run("bench", "--connect", server.port, "--clients", 20, "--seconds", 1)
+    assert result.returncode == 2
+    assert b"closed a connection" in result.stderr and b"max number of clients reached" in result.stderr
+
+
 DEB822 = b"""Package: bash
 Version: 5.2
 Description: GNU shell
@@ -224,6 +255,8 @@ def test_log(make_server):
     assert len(rest) == len(lines) - 2
     result = run("log", "/nonexistent/folder")
     assert result.returncode == 2 and b"/nonexistent/folder" in result.stderr
+    result = run("log", os.path.dirname(server.data))
+    assert result.returncode == 2 and result.stderr.count(b"has no log") == 1
 
 
 def run_closed(closed, *arguments, **named):

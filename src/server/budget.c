@@ -547,18 +547,19 @@ void budget_turn_end(struct worker *worker)
         worker->no_room = false;
 }
 
-/* Those that wait: who has room now is read from again. */
+/* Those that wait: who has room now is read from again. In order, but each look goes on where the last one
+ * has ended: the one beyond the share, which gives room back when it completes, may be behind many. */
 static void look_at_waiting(struct worker *worker)
 {
     if (worker->no_room && worker->now_us - worker->room_tried_us < NO_ROOM_RETRY_US)
         return;
     worker->room_tried_us = worker->now_us;
     unsigned refused = 0;
-    for (struct conn_link *link = worker->waiting_room.next, *next; link != &worker->waiting_room;
-         link = next) {
+    struct conn_link *link = worker->waiting_room.next, *next;
+    for (; link != &worker->waiting_room && refused < REFUSED_MAX; link = next) {
         struct conn *conn = CONN_OF(link, waiting_room);
         next = link->next;
-        if (refused < REFUSED_MAX && try_reserve(conn, conn->wanted))
+        if (try_reserve(conn, conn->wanted))
             wait_no_longer(conn);
         else if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
                  !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
@@ -566,6 +567,7 @@ static void look_at_waiting(struct worker *worker)
         else
             refused++;
     }
+    conn_list_begin_at(&worker->waiting_room, link);
 }
 
 bool budget_must_look(const struct worker *worker)

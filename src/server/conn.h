@@ -148,6 +148,18 @@ static inline void conn_list_remove(struct conn_link *link)
     link->next = link->previous = NULL;
 }
 
+/* The list's order stays, but link, which is in it (or the head: no change), becomes the first. */
+static inline void conn_list_begin_at(struct conn_link *list, struct conn_link *link)
+{
+    if (link == list)
+        return;
+    conn_list_remove(list);
+    list->previous = link->previous;
+    list->next = link;
+    link->previous->next = list;
+    link->previous = list;
+}
+
 /* Takes a connected socket into the worker's loop. NULL (socket closed) when out of memory. counted: against
  * max-clients. */
 struct conn *conn_create(struct worker *worker, int fd, bool counted);

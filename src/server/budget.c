@@ -14,7 +14,8 @@ enum {
     RECEIVE_PART = 32,                      /* of the cap, for the receive buffers of the loops */
     KEPT_PART = 128, /* of the cap, for chunks of replies that are kept for later ones */
     KEPT_CHUNKS_MIN = 2,
-    CHUNKS_PART = 16,   /* of the cap: if a chunk for each client is more, chunks are small */
+    CHUNKS_PART = 16, /* of the cap: if a chunk for each client is more, chunks are small */
+    ROOMLESS_BYTES = 2 * BUDGET_SMALL_BYTES, /* of a worker's output: reads go on however full memory is */
     SMALL_PART = 32,    /* of the cap, that small ones may take before they must reserve */
     OUTPUT_PART = 4,    /* of the cap, for unsent replies */
     TURN_PART = 64,     /* of the cap, that output may grow by in a turn, on all workers */
@@ -360,6 +361,8 @@ static bool reply_has_room(struct worker *worker, uint64_t own, uint64_t len)
             worker->ahead_us = worker->now_us;
         return true;
     }
+    if (after <= ROOMLESS_BYTES)
+        return true;
     if (own + len > worker->ahead_bytes) {
         uint64_t ahead = (own + len) * AHEAD_FACTOR, ahead_max = budget_reply_max(worker->server) + len;
         worker->ahead_bytes = ahead < ahead_max ? ahead : ahead_max;

@@ -23,7 +23,7 @@ enum {
     LANDINGS_PART = 16, /* of the cap, for those of all workers; and one waiter's beyond that */
     NO_ROOM_MS = 30000, /* for which one waits for room */
     HOLDING_MS = 2000,  /* the same, for one that holds others of its values meanwhile */
-    ROOMLESS_BYTES = 64 << 10,
+    ROOMLESS_BYTES = 256 << 10,
     TOUCH_BYTES = 4096,
     WANTED_LOOKS_MAX = 32, /* past some that there is no room for */
     LOST_MAX = 4,          /* look-ups of one command that may find an address whose file is gone */
@@ -244,11 +244,11 @@ static bool share_allows(struct store_worker *sw, const struct landing *l)
     return true;
 }
 
-/* A command's short read needs none while the worker has no other value from disk: what is there can be read
- * however full memory is, one after the other. */
+/* Commands' short reads need none while the worker has little from disk in memory: what is there can be read
+ * however full that is, some values at a time. */
 static bool needs_room(struct fetch *f, const struct landing *l)
 {
-    return l->bytes > ROOMLESS_BYTES || l->claims == NULL || NUMBER_GET(f->numbers.memory) != 0;
+    return l->claims == NULL || NUMBER_GET(f->numbers.memory) + l->bytes > ROOMLESS_BYTES;
 }
 
 /* The buffer, written to: its read may end turns later. False: there is no room now. */

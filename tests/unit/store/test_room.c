@@ -155,7 +155,7 @@ static void done(struct fixture *f, const struct store_fetch *fetch)
 /* However full memory is, short values come from disk, one after the other. */
 static void test_short_reads_need_no_room(void **state)
 {
-    enum { LARGE = 100 << 10 };
+    enum { LARGE = 300 << 10, SHORT = 200 << 10 };
     static const char *const names[] = {"large", "short", "other"};
     struct fixture f;
     struct prng prng;
@@ -168,7 +168,7 @@ static void test_short_reads_need_no_room(void **state)
     prng_seed(&prng, 1);
     store_turn_begin(f.sw);
     for (unsigned i = 0; i < 3; i++)
-        assert_int_equal(set(&f, names[i], value, i ? 3000 : LARGE), STORE_OK);
+        assert_int_equal(set(&f, names[i], value, i ? SHORT : LARGE), STORE_OK);
     fixture_flush(&f, 0);
     assert_int_equal(cold_evict(f.sw, &prng, 256), 3);
     store_turn_end(f.sw);
@@ -178,7 +178,7 @@ static void test_short_reads_need_no_room(void **state)
         assert_int_equal(want(&f, names[i], &waiters[i]), STORE_COLD);
     for (unsigned i = 1; i < 3; i++) {
         assert_true(store_fetch_take(f.sw, &fetch));
-        assert_in_range(fetch.len, 3000, LARGE - 1);
+        assert_in_range(fetch.len, SHORT, LARGE - 1);
         assert_false(store_fetch_take(f.sw, &(struct store_fetch){0}));
         assert_true(store_room_refused(f.sw));
         done(&f, &fetch);

@@ -226,9 +226,10 @@ bool store_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms)
     if (due_ms)
         *due_ms = UINT64_MAX;
     uint64_t depends = sw->depends_lsn;
-    bool more = sw->private->tombstone_count && unlink_tombstones(sw, steps) == steps;
+    unsigned unlinks = memory_unlinks(sw->store, sw->private, steps);
+    bool more = sw->private->tombstone_count && unlink_tombstones(sw, unlinks) == unlinks;
     if (sw->private->job_count)
-        more |= run_jobs(sw, steps);
+        more |= run_jobs(sw, unlinks);
     more |= sweep(sw, due_ms);
     more |= memory_background(sw, steps, due_ms);
     sw->depends_lsn = depends;

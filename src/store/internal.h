@@ -281,6 +281,9 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
                      uint32_t meta);
 /* Looks at up to so many values, while there is too much in memory. True: there still is. */
 bool memory_relieve(struct store_worker *sw, unsigned steps);
+/* Of so many nodes that are to be unlinked, how many may be in this turn? Each takes a copy of a page, and
+ * memory comes back when the epochs move on: where it is short that is waited for, instead of taking more. */
+unsigned memory_unlinks(const struct store *store, const struct store_worker_private *p, unsigned most);
 /* Are so many old values' blocks not free yet that no more may be replaced in this turn? */
 bool memory_must_settle(const struct store *store, const struct store_worker_private *p);
 void memory_after_write(struct store_worker *sw, uint64_t bytes);

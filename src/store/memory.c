@@ -39,14 +39,15 @@ enum {
     NODES_KEPT = 64,   /* free in a full arena, for values that leave */
     MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
     MERGE_BLOCKS_LEAST = 4096,
-    MERGE_PAUSE = 10,     /* times as long as the last one took: writes wait meanwhile */
-    STEPS_OF_MERGE = 4,   /* steps of the background that a step of merging counts as */
-    PAGE_BYTES = 640,     /* of a usual page of the order */
-    PAGES_KEPT = 4,       /* the same for them */
-    FULL_MS = 100,        /* so long values leave after somebody has found no room in the arena */
-    PENDING_LEAST = 256,  /* blocks that the epochs keep from use: worth waiting for */
-    FULL_REGIONS = 2,     /* or until so many of its regions fit */
-    UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
+    MERGE_PAUSE = 10,      /* times as long as the last one took: writes wait meanwhile */
+    MERGE_PAUSE_MS = 2000, /* but no longer than this, or than it took */
+    STEPS_OF_MERGE = 4,    /* steps of the background that a step of merging counts as */
+    PAGE_BYTES = 640,      /* of a usual page of the order */
+    PAGES_KEPT = 4,        /* the same for them */
+    FULL_MS = 100,         /* so long values leave after somebody has found no room in the arena */
+    PENDING_LEAST = 256,   /* blocks that the epochs keep from use: worth waiting for */
+    FULL_REGIONS = 2,      /* or until so many of its regions fit */
+    UNSETTLED_SHARE = 32,  /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
 };
@@ -573,8 +574,9 @@ static bool merge_some(struct store *store, struct store_worker_private *p, unsi
     for (unsigned i = 0; i < steps; i += STEPS_OF_MERGE) {
         if (!arena_merge_step(&p->arena, &store->merge)) {
             uint64_t now_ms = load(&store->clock_ms), took_ms = now_ms - load(&store->merge_began_ms);
-            atomic_store_explicit(&store->merge_next_ms, now_ms + took_ms * MERGE_PAUSE,
-                                  memory_order_relaxed);
+            uint64_t most_ms = took_ms > MERGE_PAUSE_MS ? took_ms : MERGE_PAUSE_MS;
+            uint64_t pause_ms = took_ms * MERGE_PAUSE < most_ms ? took_ms * MERGE_PAUSE : most_ms;
+            atomic_store_explicit(&store->merge_next_ms, now_ms + pause_ms, memory_order_relaxed);
             atomic_store_explicit(&store->merging, 0, memory_order_release);
             return false;
         }
@@ -594,6 +596,14 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;
+}
+
+unsigned memory_unlinks(const struct store *store, const struct store_worker_private *p, unsigned most)
+{
+    if (LIKELY(!is_pressed(store)) || !store_evicts(store))
+        return most;
+    uint64_t pending = p->epoch.pending, left = pending < PENDING_LEAST ? PENDING_LEAST - pending : 0;
+    return left < most ? (unsigned)left : most;
 }
 
 bool memory_must_settle(const struct store *store, const struct store_worker_private *p)

@@ -58,7 +58,8 @@ struct log_config {
     uint64_t flush_interval_us;   /* 0: flush as soon as there is something (group commit); else at most this
                                      often */
     uint64_t
-        flush_delay_us; /* for disks with very dear flushes: collect this long before a flush. Default 0 */
+        flush_delay_us;  /* for disks with very dear flushes: collect this long before a flush. Default 0 */
+    size_t replay_bytes; /* read at a time by replay, a multiple of LOG_BLOCK_BYTES; 0: 4 MiB */
     /* Where replay starts. 0: at the log's beginning. Else a checkpoint's start: an LSN that log_tail_lsn
      * answered and the commit point has reached, such that something else restores all that was logged below
      * it. Records below are not replayed; segment files that lie below it as a whole are listed and otherwise

@@ -91,7 +91,7 @@ static status_t reader_init(struct reader *r)
     while (r->first < r->count && r->numbers[r->first] < r->start_lsn >> LOG_SEGMENT_SHIFT)
         r->first++;
     r->end_index = r->first;
-    r->window_capacity = READ_BYTES;
+    r->window_capacity = r->config && r->config->replay_bytes ? r->config->replay_bytes : READ_BYTES;
     r->window = aligned_alloc(LOG_BLOCK_BYTES, r->window_capacity);
     CHECK(r->window != NULL);
     return status_ok();

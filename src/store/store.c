@@ -98,6 +98,14 @@ static uint64_t log_segment_bytes_max(const struct store *store)
     return bytes < LEAST ? LEAST : bytes;
 }
 
+/* Replay's buffer beside an index that may fill the cap. */
+static size_t replay_bytes(uint64_t cap)
+{
+    enum { LEAST = 512 << 10, MOST = 4 << 20, PART = 64 };
+    uint64_t bytes = cap / PART / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES;
+    return cap == 0 || bytes > MOST ? MOST : bytes < LEAST ? LEAST : (size_t)bytes;
+}
+
 static int find_log(void *found, const char *name)
 {
     uint64_t number;
@@ -136,6 +144,7 @@ static status_t open_log(struct store *store)
         .segment_bytes_first = c->log_segment_bytes_first,
         .segment_bytes_max = log_segment_bytes_max(store),
         .background = !c->no_threads,
+        .replay_bytes = replay_bytes(c->memory_bytes_max),
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
         .on_locked = store_load,
         .replay = store_replay,

@@ -1,6 +1,7 @@
 """The connections' buffers count against --memory: bursts of large requests and replies stay below it, and everybody
 gets on who does not stand still."""
 
+import contextlib
 import resource
 import signal
 import socket
@@ -461,6 +462,32 @@ def test_the_place_of_the_largest_request_is_given_back(make_server):
             assert waits.reply() == "OK"
         assert c("CONFIG", "SET", "maxmemory", 256 * MIB) == "OK"
         assert c("SET", "larger", value(2, 20 * MIB)) == "OK"
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_who_waits_behind_many_gets_room(name, make_server):
+    """Many wait for more than there is; one behind them waits for what is given back meanwhile."""
+    backend, threads = BACKENDS[name]
+    server = make_server("--memory", 64 * MIB, "--io", backend, "--threads", threads).start()
+    part, many = encode("SET", "part", value(1, 900 << 10)), 24 * threads
+    with contextlib.ExitStack() as stack:
+        c, largest, last, *holders = (stack.enter_context(server.client(timeout=20)) for _ in range(7))
+        largest.send(encode("SET", "largest", value(2, 15 * MIB))[: 200 << 10])  # the one beyond the share
+        wait_until(lambda: int(info(c)["memory_input_bytes"]) >= 15 * MIB)
+        for holder in holders:
+            holder.send(part[: 100 << 10])
+        wait_until(lambda: int(info(c)["memory_input_bytes"]) >= 15 * MIB + len(holders) * len(part))
+        for _ in range(many):
+            stack.enter_context(server.client()).send(encode("SET", "waits", value(3, 12 * MIB))[: 70 << 10])
+        wait_until(lambda: int(info(c)["clients_waiting_for_room"]) == many)
+        last.send(part[: 100 << 10])
+        wait_until(lambda: int(info(c)["clients_waiting_for_room"]) == many + 1)
+        for holder in holders:
+            holder.send(part[100 << 10 :])
+            assert holder.reply() == "OK"
+        last.send(part[100 << 10 :])
+        assert last.reply() == "OK"
+        assert int(info(c)["clients_waiting_for_room"]) == many
 
 
 @pytest.mark.parametrize("name", BACKENDS)

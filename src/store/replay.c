@@ -175,13 +175,13 @@ status_t store_replay(void *context, const struct record *records, unsigned n)
         bytes += records[i].value.len;
     replay->records += n;
     replay->turn_bytes += bytes;
-    if (replay->full || replay->turn_bytes >= TURN_BYTES ||
-        replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS) {
+    bool turn_ends = replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS ||
+                     replay->turn_bytes >= TURN_BYTES;
+    if (turn_ends || replay->full) {
         epoch_exit(&sw->private->epoch);
         epoch_enter(&sw->private->epoch);
     }
-    if (replay->records / TURN_RECORDS != (replay->records - n) / TURN_RECORDS ||
-        replay->turn_bytes >= TURN_BYTES) {
+    if (turn_ends) {
         replay->turn_bytes = 0;
         TRY(replay_memory(replay));
     }

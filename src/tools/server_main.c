@@ -147,12 +147,11 @@ static int read_settings(struct settings *s, int argc, char **argv)
     if (!status_is_ok(&status))
         return refuse(&status);
     int code = options_begin("server", usage, about, specs, argc, argv, 0, 0, &positional);
-    if (code >= 0)
+    if (code >= 0) {
         free(buffer);
-    /* else its texts are used for as long as the process lives */
-    complete_address(s);
-    if (code >= 0)
         return code;
+    } /* else its texts are used for as long as the process lives */
+    complete_address(s);
     status = check_settings(c);
     return status_is_ok(&status) ? -1 : refuse(&status);
 }

@@ -119,6 +119,14 @@ def test_the_last_of_listen_and_port_counts(make_server):
     assert server.start().stop() == 0
 
 
+@sanitize
+def test_a_wrong_option_beside_a_file_with_an_address(tmp_path):
+    for line in ("listen 127.0.0.1:7104", "port 7104"):
+        (tmp_path / "config").write_text(line + "\n")
+        result = run("server", "--config", tmp_path / "config", "--nonsense")
+        assert result.returncode == 2 and result.stderr.count(b"\n") <= 2 and b"nonsense" in result.stderr, result.stderr
+
+
 def test_durability_none_tells_of_a_log(make_server):
     server = make_server("--durability", "none").start()
     assert server.stop() == 0 and "warning" not in server.log()

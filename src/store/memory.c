@@ -602,7 +602,9 @@ unsigned memory_unlinks(const struct store *store, const struct store_worker_pri
 {
     if (LIKELY(!is_pressed(store)) || !store_evicts(store))
         return most;
-    uint64_t pending = p->epoch.pending, left = pending < PENDING_LEAST ? PENDING_LEAST - pending : 0;
+    /* Some in any case: writes alone may keep as many pending. */
+    uint64_t pending = p->epoch.pending, least = STEPS_BETWEEN_LOOKS;
+    uint64_t left = pending + least < PENDING_LEAST ? PENDING_LEAST - pending : least;
     return left < most ? (unsigned)left : most;
 }
 

@@ -8,9 +8,14 @@
 #include "server/worker.h"
 #include "sys/clock.h"
 
+enum {
+    READS_FIRST = 8, /* so many are handed over before the others are made: the disk begins sooner */
+};
+
 void disk_io_init(struct disk_io *io, struct worker *worker)
 {
     *io = (struct disk_io){.worker = worker, .flush_due_us = UINT64_MAX};
+    read_pace_init(&io->pace);
 }
 
 void disk_io_deinit(struct disk_io *io)
@@ -102,12 +107,13 @@ static void make_reads(struct disk_io *io)
     }
 }
 
-void disk_io_read(struct disk_io *io)
+/* landed: of those in flight, that have ended. */
+static void start_reads(struct disk_io *io, unsigned landed, bool at_once)
 {
     struct worker *worker = io->worker;
     struct store_fetch fetch;
     unsigned count = 0;
-    while (store_fetch_take(worker->sw, &fetch)) {
+    while (io->reads_in_flight - landed < io->pace.most && store_fetch_take(worker->sw, &fetch)) {
         if (io->reads == NULL)
             make_reads(io);
         struct read_op *read = io->free_read;
@@ -129,11 +135,35 @@ void disk_io_read(struct disk_io *io)
                    .offset = fetch.offset},
         };
         loop_file(worker->loop, &read->disk.op);
+        if (at_once && count == READS_FIRST)
+            loop_submit(worker->loop);
     }
     if (count) {
         STAT_ADD(worker->stats.reads, count);
         STAT_ADD(worker->stats.read_turns, 1);
     }
+    if (at_once && count)
+        loop_submit(worker->loop);
+}
+
+void disk_io_read(struct disk_io *io)
+{
+    start_reads(io, 0, false);
+}
+
+void disk_io_begin(struct disk_io *io, const struct loop_event *events, int count)
+{
+    unsigned landed = 0;
+    if (io->reads_in_flight == 0)
+        return;
+    for (int i = 0; i < count; i++)
+        landed += events[i].type == LOOP_FILE_DONE && ((struct disk_op *)events[i].owner)->kind == DISK_READ;
+    if (landed == 0)
+        return;
+    unsigned held = store_fetch_wanted(io->worker->sw, io->worker->server->config.io_depth);
+    read_pace_look(&io->pace, landed, io->reads_in_flight, held);
+    if (held)
+        start_reads(io, landed, true);
 }
 
 void disk_io_done(struct disk_io *io, struct disk_op *op, int64_t result)

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "log/log.h"
+#include "server/read_pace.h"
 #include "store/store.h"
 #include "sys/loop.h"
 
@@ -43,6 +44,7 @@ struct disk_io {
     uint64_t flush_due_us;             /* monotonic: when to flush again; UINT64_MAX: nothing is pending */
     struct read_op *reads, *free_read; /* io_depth of them; made with the first read */
     unsigned reads_in_flight;
+    struct read_pace pace;
 };
 
 void disk_io_init(struct disk_io *io, struct worker *worker);
@@ -51,6 +53,9 @@ void disk_io_deinit(struct disk_io *io);
 
 /* Queues what the log has to write now. Without a log: nothing. */
 void disk_io_flush(struct disk_io *io);
+/* At the beginning of a turn, before its events are handled: when reads are among them, others that were held
+ * back are handed to the disk at once. */
+void disk_io_begin(struct disk_io *io, const struct loop_event *events, int count);
 /* Queues the reads that the commands of this turn have asked for. */
 void disk_io_read(struct disk_io *io);
 /* LOOP_FILE_DONE; result: bytes, or -errno. What a failure means is the log's and the store's business. */

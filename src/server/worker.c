@@ -417,6 +417,8 @@ static void worker_turn(struct worker *worker, int count, bool *background_more,
     uint64_t operations = STAT_GET(worker->stats.operations);
     store_turn_begin(worker->sw);
     budget_turn(worker);
+    if (!is_late(worker))
+        disk_io_begin(&worker->disk_io, worker->events, count);
     retry_connections(worker);
     for (int i = 0; i < count; i++)
         handle_event(worker, &worker->events[i]);

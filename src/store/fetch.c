@@ -307,6 +307,17 @@ static struct landing *next_wanted(struct store_worker *sw)
     return NULL;
 }
 
+unsigned store_fetch_wanted(const struct store_worker *sw, unsigned most)
+{
+    const struct fetch *f = sw->fetch;
+    unsigned count = 0;
+    if (f == NULL)
+        return 0;
+    for (const struct landing *l = f->wanted.first; l && count < most; l = l->next)
+        count++;
+    return count;
+}
+
 bool store_fetch_take(struct store_worker *sw, struct store_fetch *fetch)
 {
     if (sw->fetch == NULL)

@@ -332,6 +332,8 @@ struct store_fetch {
     struct landing *landing;
 };
 
+/* How many reads are wanted that store_fetch_take has not given out; counted up to `most`. */
+unsigned store_fetch_wanted(const struct store_worker *sw, unsigned most);
 /* The next read to perform; false: nothing is wanted, or io_depth reads are under way. */
 bool store_fetch_take(struct store_worker *sw, struct store_fetch *fetch);
 /* It ended with result bytes, or -errno. */

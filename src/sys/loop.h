@@ -5,7 +5,8 @@
  *
  *     n = loop_wait(loop, events, capacity, timeout_us);      one kernel entry, submits all that was queued
  *     for each event: handle; queue sends, writes, ...         no kernel entry (io_uring) in here, but
- *                                                              one before the sends when there are reads
+ *                                                              one before the sends when there are reads,
+ *                                                              and loop_submit's
  *
  * Implementations: io_uring (loop_uring.c), epoll (loop_epoll.c; file operations run on helper threads),
  * and a simulated one in the tests. They behave alike; struct loop_ops is the narrow waist.
@@ -96,6 +97,7 @@ struct loop_ops {
     void (*stream_send)(struct loop *loop, struct loop_stream *stream, const struct iovec *pieces, int count);
     void (*stream_close)(struct loop *loop, struct loop_stream *stream);
     void (*file)(struct loop *loop, struct loop_file_op *op);
+    void (*submit)(struct loop *loop);
     void (*buffer_release)(struct loop *loop, uint32_t buffer_id);
     int (*wait)(struct loop *loop, struct loop_event *events, int capacity, int64_t timeout_us);
     void (*wake)(struct loop *loop);
@@ -181,6 +183,12 @@ static inline void loop_stream_close(struct loop *loop, struct loop_stream *stre
 static inline void loop_file(struct loop *loop, struct loop_file_op *op)
 {
     loop->ops->file(loop, op);
+}
+
+/* Hands over now what is queued, instead of with the next wait: where a disk is to begin at once. */
+static inline void loop_submit(struct loop *loop)
+{
+    loop->ops->submit(loop);
 }
 
 /* Gives a LOOP_DATA buffer back. Every such event's buffer must be given back once. */

@@ -598,6 +598,12 @@ static int epoll_loop_wait(struct loop *loop, struct loop_event *events, int cap
     return count;
 }
 
+/* File operations go to the helper threads when they are queued, sends have time until the next wait. */
+static void epoll_submit(struct loop *loop)
+{
+    (void)loop;
+}
+
 static void epoll_wake(struct loop *loop)
 {
     struct epoll_loop *p = epoll_of(loop);
@@ -639,6 +645,7 @@ status_t loop_epoll_create(struct loop **out)
         .stream_send = epoll_stream_send,
         .stream_close = epoll_stream_close,
         .file = epoll_file,
+        .submit = epoll_submit,
         .buffer_release = epoll_buffer_release,
         .wait = epoll_loop_wait,
         .wake = epoll_wake,

@@ -62,12 +62,19 @@ static void count_logged(struct store *store, uint64_t *bytes)
     *bytes = stats.replayed_bytes + stats.bytes_written;
 }
 
+uint64_t checkpoint_logged_behind(struct store *store)
+{
+    uint64_t logged;
+    count_logged(store, &logged);
+    return logged - store->keeper.logged_bytes;
+}
+
 /* ---- begin and end ---- */
 
 static bool is_due(struct store *store)
 {
     struct keeper *k = &store->keeper;
-    uint64_t logged, least = LOGGED_BYTES_LEAST, now_ms = clock_monotonic_us() / 1000;
+    uint64_t least = LOGGED_BYTES_LEAST, now_ms = clock_monotonic_us() / 1000;
     uint64_t tested = store->config.checkpoint_bytes;
     pthread_mutex_lock(&k->mutex);
     bool wanted = k->requested > k->ended;
@@ -78,12 +85,11 @@ static bool is_due(struct store *store)
         return false;
     if (k->retry_delay_ms) /* the last one was given up */
         return true;
-    count_logged(store, &logged);
     if (k->begin_ms && now_ms < k->begin_ms + CLOSELY_MS)
         least = LOGGED_BYTES_CLOSELY;
     if (k->toc_count && k->tocs[0].bytes > least)
         least = k->tocs[0].bytes;
-    return logged - k->logged_bytes > (tested ? tested : least);
+    return checkpoint_logged_behind(store) > (tested ? tested : least);
 }
 
 static void begin(struct store *store)

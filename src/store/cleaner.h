@@ -47,6 +47,7 @@ struct cleaner {
     uint64_t awaited, awaited_ms;  /* space_will_come: progress when it last changed, and when that was */
     uint64_t awaited_since_ms;     /* when the log began to lack room */
     uint64_t awaited_looks;        /* vain_looks then */
+    _Atomic uint64_t guesses;      /* 1: a checkpoint may show that less has to be kept back. Relaxed */
     _Atomic uint64_t vain_looks;   /* so often there was nothing to do. Relaxed */
     _Atomic uint64_t other_bytes;  /* of tocs and of what is being written: space_may_allocate. Relaxed */
     _Atomic uint64_t kept_bytes;   /* of room that the log may not take */

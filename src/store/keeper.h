@@ -119,6 +119,8 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
 
 /* Begins, goes on with, or ends a checkpoint. As keeper_step. */
 bool checkpoint_step(struct store *store, uint64_t *wait_us);
+/* How much was logged since the newest began. */
+uint64_t checkpoint_logged_behind(struct store *store);
 void checkpoint_abandon(struct store *store);
 /* The file for the next toc goes: there will be none. */
 void checkpoint_drop_spare(struct store *store);

@@ -29,12 +29,13 @@ enum {
     REQUEST_MS = 5000, /* between two checkpoints for the sake of space */
     REQUEST_MS_CRITICAL = 100,
     SAY_MS = 60000,
-    TOC_KEY_BYTES = 24,      /* where there is no toc yet; short keys take 8, random ones of 16 bytes 32 */
-    DELETES_BYTES = 3 << 20, /* some segments for deletes: one in use, one that waits for checkpoints */
-    DEAD_SHARE = 16,         /* less than this part of all bytes is not worth waiting for */
-    AWAIT_MS = 10000,        /* how long writes wait for room while nothing happens that could bring some */
-    AWAIT_ALL_MS = 60000,    /* and in all */
-    AWAIT_LOOKS = 3,         /* and while so often nothing is found to do; the first may have been before */
+    TOC_KEY_BYTES = 24,        /* where there is no toc yet; short keys take 8, random ones of 16 bytes 32 */
+    DELETES_BYTES = 3 << 20,   /* some segments for deletes: one in use, one that waits for checkpoints */
+    GUESS_LOG_BYTES = 4 << 20, /* less log than that says nothing new about a checkpoint's size */
+    DEAD_SHARE = 16,           /* less than this part of all bytes is not worth waiting for */
+    AWAIT_MS = 10000,          /* how long writes wait for room while nothing happens that could bring some */
+    AWAIT_ALL_MS = 60000,      /* and in all */
+    AWAIT_LOOKS = 3,           /* and while so often nothing is found to do; the first may have been before */
     SPARE_SECONDS = 20,
     SPARE_RATE_LEAST = 64 << 10, /* bytes a second; less is as if nobody wrote */
     SPARE_BYTES_LEAST = 128 << 20,
@@ -70,6 +71,28 @@ static uint64_t next_toc_bytes(const struct store *store)
             bytes = (uint64_t)((double)bytes * (double)keys / (double)k->tocs[0].keys);
     }
     return bytes + bytes / 4;
+}
+
+/* Is so much dead that room is worth waiting for? */
+static bool much_is_dead(struct store *store)
+{
+    struct segments_totals totals;
+    segments_totals_get(store->segments, &totals);
+    uint64_t all = totals.log_bytes + totals.data_bytes;
+    return totals.live_bytes <= all && all - totals.live_bytes >= all / DEAD_SHARE;
+}
+
+/* Is that a guess still, which the next checkpoint would set right? What it promises may be far too much, and
+ * is kept back from the log. Behind one it is a guess no longer, so none is asked for twice; nor beside
+ * overwrites, where cleaning makes room, and checkpoints cost. */
+static bool is_guess(struct store *store)
+{
+    const struct keeper *k = &store->keeper;
+    if (store->config.no_threads) /* the caller says when checkpoints are made */
+        return false;
+    if (k->toc_count == 0)
+        return get(&store->keys) != 0;
+    return !much_is_dead(store) && checkpoint_logged_behind(store) > k->tocs[0].bytes + GUESS_LOG_BYTES;
 }
 
 struct room {
@@ -270,11 +293,8 @@ bool space_will_come(void *context, uint64_t bytes, bool for_deletes)
     if (for_deletes)
         return deletes_will_go(store);
     struct cleaner *c = &store->keeper.cleaner;
-    struct segments_totals totals;
     uint64_t now_ms = clock_monotonic_us() / 1000, now = progress(store);
-    segments_totals_get(store->segments, &totals);
-    uint64_t all = totals.log_bytes + totals.data_bytes, dead = all - totals.live_bytes;
-    if (store->config.no_threads || totals.live_bytes > all || dead < all / DEAD_SHARE)
+    if (store->config.no_threads || !(much_is_dead(store) || get(&c->guesses)))
         return false;
     if (bytes > SEGMENT_BYTES_MIN &&
         bytes > room_now(store).total / STORE_LOG_SEGMENTS) /* rather a smaller one */
@@ -435,10 +455,22 @@ static bool ask_for_checkpoint(struct store *store, enum space_level level)
     return true;
 }
 
+/* What is kept back may be less than before. */
+static void update_and_tell(struct store *store)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    uint64_t before = get(&c->kept_bytes);
+    update(store);
+    if (store->keeper.checkpoint == NULL) /* else it is being set right */
+        set(&c->guesses, is_guess(store) && store->keeper.retry_delay_ms == 0);
+    if (get(&c->kept_bytes) < before)
+        log_room_freed(store->log);
+}
+
 bool space_step(struct store *store, enum space_level *level)
 {
     struct keeper *k = &store->keeper;
-    update(store);
+    update_and_tell(store);
     enum space_level now = space_level_now(store);
     struct survey s = {.store = store, .dead_number = k->next_number + (k->checkpoint != NULL)};
     if (k->toc_count) {
@@ -464,9 +496,10 @@ bool space_step(struct store *store, enum space_level *level)
         return true;
     }
     bool enough = store->config.no_threads || is_enough(store, s.pending_bytes);
-    if (s.waits && (now == SPACE_LOW || (now == SPACE_CRITICAL && enough)))
+    bool guesses = is_guess(store) && log_lacks_room(store->log);
+    if (guesses || (s.waits && (now == SPACE_LOW || (now == SPACE_CRITICAL && enough))))
         (void)ask_for_checkpoint(store, now);
-    k->cleaner.waits_for_checkpoint = s.waits;
+    k->cleaner.waits_for_checkpoint = s.waits || guesses;
     return false;
 }
 

@@ -4,6 +4,7 @@ import glob
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 from kvasir_client import Error, wait_until
@@ -187,3 +188,25 @@ def test_filling_up_ends(make_server):
                 written += 1
         assert written > 20000
         assert int(fields(c)["cleaner_bytes_copied"]) < 10 * LIMIT
+
+
+def test_small_values_fill_the_limit(make_server):
+    """What is kept back for checkpoints is a guess until there is one: that must not refuse what has room."""
+    server = make_server("--threads", 1, "--disk-limit", "200M", "--memory", "256M").start()
+    with server.client(timeout=60) as c:
+        written = 0
+        while int(fields(c)["disk_used_bytes"]) < 100 << 20:
+            replies = c.pipeline(("SET", f"k{n:015}", "v" * 32) for n in range(written, written + 20000))
+            assert set(replies) == {"OK"}, (written, set(map(str, replies)), fields(c)["disk_used_bytes"])
+            written += 20000
+        assert fields(c)["checkpoint_number"] != "0"
+        for first in range(0, written, 20000):  # there is something to clean from now on
+            assert set(c.pipeline(("SET", f"k{n:015}", "w" * 32) for n in range(first, first + 20000))) == {"OK"}
+        # Refused at last, new keys bring no checkpoint after another.
+        replies = ["OK"]
+        while set(replies) == {"OK"}:
+            replies = c.pipeline(("SET", f"k{n:015}", "v" * 32) for n in range(written, written + 20000))
+            written += 20000
+        number = int(fields(c)["checkpoint_number"])
+        time.sleep(2)
+        assert int(fields(c)["checkpoint_number"]) - number < 5

@@ -36,7 +36,8 @@ enum {
     RETRY_FIRST_MS = 10000,
     RETRY_FIRST_MS_TESTED = 100,
     RETRY_LAST_MS = 600000,
-    DURABLE_POLL_US = 1000, /* how often it looks whether the log has come so far */
+    RETRY_LACKING_MS = 1000, /* while writes wait for the room that it brings, or are refused */
+    DURABLE_POLL_US = 1000,  /* how often it looks whether the log has come so far */
 };
 
 #define LOGGED_BYTES_CLOSELY (4ull << 30)
@@ -71,6 +72,13 @@ uint64_t checkpoint_logged_behind(struct store *store)
 
 /* ---- begin and end ---- */
 
+bool checkpoint_may_retry(struct store *store)
+{
+    const struct keeper *k = &store->keeper;
+    uint64_t now_ms = clock_monotonic_us() / 1000;
+    return now_ms >= k->retry_ms || (now_ms >= k->retry_lacking_ms && log_lacks_room(store->log));
+}
+
 static bool is_due(struct store *store)
 {
     struct keeper *k = &store->keeper;
@@ -81,7 +89,7 @@ static bool is_due(struct store *store)
     pthread_mutex_unlock(&k->mutex);
     if (wanted)
         return true;
-    if (store->config.no_threads || now_ms < k->retry_ms)
+    if (store->config.no_threads || !checkpoint_may_retry(store))
         return false;
     if (k->retry_delay_ms) /* the last one was given up */
         return true;
@@ -154,11 +162,17 @@ static void fail(struct store *store, const status_t *s)
 {
     struct keeper *k = &store->keeper;
     uint64_t first_ms = store->config.checkpoint_bytes ? RETRY_FIRST_MS_TESTED : RETRY_FIRST_MS;
-    k->retry_delay_ms = k->retry_delay_ms ? k->retry_delay_ms * 2 : first_ms;
-    if (k->retry_delay_ms > RETRY_LAST_MS)
-        k->retry_delay_ms = RETRY_LAST_MS;
-    k->retry_ms = clock_monotonic_us() / 1000 + k->retry_delay_ms;
-    LOG_WARNING("the checkpoint was given up, the one before it stays: %s", s->text);
+    uint64_t now_ms = clock_monotonic_us() / 1000, took_ms = now_ms - k->begin_ms;
+    bool early = k->retry_delay_ms && now_ms < k->retry_ms && log_lacks_room(store->log);
+    /* At most half of the time is spent on what may be in vain. */
+    k->retry_lacking_ms = now_ms + (took_ms > RETRY_LACKING_MS ? took_ms : RETRY_LACKING_MS);
+    if (!early) { /* else it says nothing new */
+        k->retry_delay_ms = k->retry_delay_ms ? k->retry_delay_ms * 2 : first_ms;
+        if (k->retry_delay_ms > RETRY_LAST_MS)
+            k->retry_delay_ms = RETRY_LAST_MS;
+        k->retry_ms = now_ms + k->retry_delay_ms;
+        LOG_WARNING("the checkpoint was given up, the one before it stays: %s", s->text);
+    }
     end(store, s);
 }
 
@@ -408,7 +422,7 @@ static status_t publish(struct store *store, struct checkpoint *c)
     k->spare_toc_bytes = 0; /* it was this one */
     remove_others(store);
     k->cleaner.idle_ms = 0; /* it may have something to do now */
-    k->retry_delay_ms = 0;
+    k->retry_delay_ms = k->retry_ms = 0;
     LOG_INFO("checkpoint %" PRIu64 ": %" PRIu64 " keys, %" PRIu64 " MiB, %.1f s", k->tocs[0].number,
              totals.keys, totals.bytes >> 20, (double)(clock_monotonic_us() - c->start_us) / 1e6);
     return status_ok();

@@ -27,6 +27,7 @@ enum {
     FILL_LATELY_LOOKS = 64, /* by then most of what the log once took is forgotten */
     RETRY_FIRST_MS = 1000,
     RETRY_LAST_MS = 60000,
+    RETRY_LACKING_MS = 1000, /* while writes wait for room, or are refused */
     EVICT_STEPS = 4096,
     PAUSE_US_MAX = 100000,
     /* While nobody writes and there is room: less than 1% of reads meet 25 to 40 us of work in 6 ms. */
@@ -135,12 +136,17 @@ void cleaner_stop(struct store *store)
 static void give_up(struct store *store, const status_t *s)
 {
     struct cleaner *c = &store->keeper.cleaner;
-    c->retry_delay_ms = c->retry_delay_ms ? c->retry_delay_ms * 2 : RETRY_FIRST_MS;
-    if (c->retry_delay_ms > RETRY_LAST_MS)
-        c->retry_delay_ms = RETRY_LAST_MS;
-    c->retry_ms = clock_monotonic_us() / 1000 + c->retry_delay_ms;
+    uint64_t now_ms = clock_monotonic_us() / 1000, took_ms = now_ms - c->round->start_us / 1000;
+    bool early = c->retry_delay_ms && now_ms < c->retry_ms && log_lacks_room(store->log);
+    c->retry_lacking_ms = now_ms + (took_ms > RETRY_LACKING_MS ? took_ms : RETRY_LACKING_MS);
+    if (!early) { /* else it says nothing new */
+        c->retry_delay_ms = c->retry_delay_ms ? c->retry_delay_ms * 2 : RETRY_FIRST_MS;
+        if (c->retry_delay_ms > RETRY_LAST_MS)
+            c->retry_delay_ms = RETRY_LAST_MS;
+        c->retry_ms = now_ms + c->retry_delay_ms;
+        LOG_WARNING("cleaning was given up for now, nothing is lost: %s", s->text);
+    }
     add(&c->failures, 1);
-    LOG_WARNING("cleaning was given up for now, nothing is lost: %s", s->text);
     round_free(store);
 }
 
@@ -580,6 +586,13 @@ static void evict_some(struct store *store)
     store_turn_end(store->keeper.sw);
 }
 
+static bool may_retry(const struct store *store, uint64_t now_ms)
+{
+    const struct cleaner *c = &store->keeper.cleaner;
+    return store->config.no_threads || now_ms >= c->retry_ms ||
+           (now_ms >= c->retry_lacking_ms && log_lacks_room(store->log));
+}
+
 /* Nothing is under way: is there something to do? */
 static bool idle_step(struct store *store)
 {
@@ -601,7 +614,7 @@ static bool idle_step(struct store *store)
         c->idle_ms = 0;
         return true;
     }
-    if ((now_ms >= c->retry_ms || store->config.no_threads) && begin_round(store, level))
+    if (may_retry(store, now_ms) && begin_round(store, level))
         return true;
     bool asked = space_cleaned(store);
     bool waits = c->waits_for_checkpoint || store->keeper.checkpoint || now_ms < c->retry_ms ||

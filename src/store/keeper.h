@@ -38,10 +38,11 @@ struct keeper {
     uint64_t
         spare_toc_bytes; /* of an older one's file, which has the name of the next to be written; 0: none */
     uint64_t next_number;
-    uint64_t logged_bytes; /* replayed and written by the log in all when the newest toc began */
-    uint64_t begin_ms;     /* when the last checkpoint began; monotonic; 0: none has */
-    uint64_t retry_ms;     /* after a failure: not by itself before; monotonic */
-    uint64_t retry_delay_ms;
+    uint64_t logged_bytes;         /* replayed and written by the log in all when the newest toc began */
+    uint64_t begin_ms;             /* when the last checkpoint began; monotonic; 0: none has */
+    uint64_t retry_ms;             /* after a failure: not by itself before; monotonic */
+    uint64_t retry_delay_ms;       /* 0: the last one was not given up */
+    uint64_t retry_lacking_ms;     /* when writes wait for room; monotonic */
     struct checkpoint *checkpoint; /* under way */
     struct cleaner cleaner;
     uint64_t checkpoint_due_us, cleaner_due_us, reap_due_us; /* not before; monotonic */
@@ -119,6 +120,8 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
 
 /* Begins, goes on with, or ends a checkpoint. As keeper_step. */
 bool checkpoint_step(struct store *store, uint64_t *wait_us);
+/* Has the time come to try again, if the last one was given up? */
+bool checkpoint_may_retry(struct store *store);
 /* How much was logged since the newest began. */
 uint64_t checkpoint_logged_behind(struct store *store);
 void checkpoint_abandon(struct store *store);

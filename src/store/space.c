@@ -447,8 +447,8 @@ static bool ask_for_checkpoint(struct store *store, enum space_level level)
     struct keeper *k = &store->keeper;
     uint64_t now_ms = clock_monotonic_us() / 1000;
     uint64_t pause = level == SPACE_CRITICAL ? REQUEST_MS_CRITICAL : REQUEST_MS;
-    if (k->checkpoint ||
-        (!store->config.no_threads && (now_ms < k->cleaner.request_ms + pause || now_ms < k->retry_ms)))
+    if (k->checkpoint || (!store->config.no_threads &&
+                          (now_ms < k->cleaner.request_ms + pause || !checkpoint_may_retry(store))))
         return false;
     k->cleaner.request_ms = now_ms;
     (void)store_checkpoint_request(store);

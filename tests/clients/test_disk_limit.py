@@ -210,3 +210,30 @@ def test_small_values_fill_the_limit(make_server):
         number = int(fields(c)["checkpoint_number"])
         time.sleep(2)
         assert int(fields(c)["checkpoint_number"]) - number < 5
+
+
+def test_writes_resume_soon_after_failing_checkpoints(make_server):
+    """While writes wait or are refused, a checkpoint that fails is tried again every second, and not all of it is said."""
+    server = make_server("--threads", 1, "--disk-limit", LIMIT).start()
+    in_its_way = os.path.join(server.data, "toc-0000000001.tmp")
+    os.mkdir(in_its_way)
+    stop, done = threading.Event(), []
+
+    def write():
+        with server.client(timeout=80) as c:
+            while not stop.is_set():
+                replies = c.pipeline(("SET", f"key:{key}", value(key, 0)) for key in range(1000))
+                done.extend(reply for reply in replies if reply == "OK")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with server.client(timeout=80) as c:
+        wait_until(lambda: fields(c)["checkpoint_failures"] != "0", timeout=30, what="a checkpoint that fails")
+        time.sleep(13)  # behind the second try of those that are made when there is room
+        assert int(fields(c)["checkpoint_failures"]) >= 6
+        assert server.log().count("the checkpoint was given up") <= 4
+        before = len(done)
+        os.rmdir(in_its_way)
+        wait_until(lambda: len(done) > before + 3000, timeout=8, what="writes that go on")
+    stop.set()
+    writer.join()

@@ -315,6 +315,12 @@ status_t backup_make(struct store *store, const char *path, char text[STORE_BACK
         disk->ops->close(disk, exists);
     if (exists != -ENOENT)
         return status_error(STATUS_INVALID, "%s exists already: name a folder that does not", path);
+    int inside = disk->ops->folder_holds ? disk->ops->folder_holds(disk, store->keeper.folder, path) : 0;
+    if (inside < 0)
+        return status_errno(-inside, "cannot tell whether %s lies in the data folder", path);
+    if (inside)
+        return status_error(STATUS_INVALID, "%s lies in the data folder %s: name one outside of it", path,
+                            store->config.path);
     b.temporary = malloc(len + 5);
     b.buffer = aligned_alloc(LOG_BLOCK_BYTES, PIECE_BYTES);
     CHECK(b.temporary && b.buffer);

@@ -61,6 +61,53 @@ static int real_folder_remove(struct disk *disk, const char *path)
     return rmdir(path) < 0 ? -errno : 0;
 }
 
+/* Opens what there is of a path: it, or the nearest folder above it. Cuts the path. */
+static int open_existing(char *path)
+{
+    for (;;) {
+        int fd = open(*path ? path : ".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        size_t len = strlen(path);
+        if (fd >= 0 || len == 0 || (errno != ENOENT && errno != ENOTDIR))
+            return fd < 0 ? -errno : fd;
+        while (len && path[len - 1] == '/')
+            len--;
+        while (len && path[len - 1] != '/')
+            len--;
+        path[len] = '\0';
+    }
+}
+
+/* Does the descriptor's folder, or one above it, have that inode? Closes the descriptor. */
+static int is_below(int fd, const struct stat *wanted)
+{
+    struct stat s, last = {0};
+    for (;;) {
+        int e = fstat(fd, &s) < 0 ? -errno : 0;
+        bool found = e == 0 && s.st_dev == wanted->st_dev && s.st_ino == wanted->st_ino;
+        bool root = s.st_dev == last.st_dev && s.st_ino == last.st_ino; /* there .. is itself */
+        int above = e < 0 || found || root ? 0 : openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (above < 0)
+            e = -errno;
+        close(fd);
+        if (e < 0 || found || root)
+            return e < 0 ? e : found;
+        last = s;
+        fd = above;
+    }
+}
+
+static int real_folder_holds(struct disk *disk, int folder, const char *path)
+{
+    (void)disk;
+    struct stat wanted;
+    if (fstat(folder, &wanted) < 0)
+        return -errno;
+    char *rest = strdup(path);
+    int fd = rest ? open_existing(rest) : -ENOMEM;
+    free(rest);
+    return fd < 0 ? fd : is_below(fd, &wanted);
+}
+
 static int real_link(struct disk *disk, int folder, const char *name, int to_folder)
 {
     (void)disk;
@@ -282,6 +329,7 @@ struct disk *disk_real(void)
         .folder_create = real_folder_create,
         .folder_rename = real_folder_rename,
         .folder_remove = real_folder_remove,
+        .folder_holds = real_folder_holds,
         .link = real_link,
         .lock = real_lock,
         .open = real_open,

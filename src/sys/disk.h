@@ -20,6 +20,9 @@ struct disk_ops {
     /* Durable when it returns. The new name must not exist. */
     int (*folder_rename)(struct disk *disk, const char *from, const char *to);
     int (*folder_remove)(struct disk *disk, const char *path); /* an empty one */
+    /* Does the path lead into the folder, or to it? Links are followed, and what of the path is not there yet
+     * is where it would be made. > 0: yes. May be NULL: unknown. */
+    int (*folder_holds)(struct disk *disk, int folder, const char *path);
     /* Takes an exclusive lock on the file, created if missing; held until close or the end of the process.
      * -EWOULDBLOCK when another process (or another open of this one) holds it. */
     int (*lock)(struct disk *disk, int folder, const char *name);

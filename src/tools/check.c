@@ -322,7 +322,7 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
     status_t s = list_folder(c);
     if (status_is_ok(&s) && o->new_path) {
         s = c->live ? status_error(STATUS_BUSY, "a server has %s open: stop it before a repair", c->path)
-                    : check_repair_target(c->disk, o->new_path);
+                    : check_repair_target(c, o->new_path);
     }
     if (!status_is_ok(&s)) {
         fprintf(stderr, "kvasir check: %s\n", s.text);

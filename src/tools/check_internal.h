@@ -136,7 +136,8 @@ void check_groups(struct check *c, void (*segment)(struct check *c, struct check
 
 /* check_repair.c: after everything else. */
 enum check_code check_repair(struct check *c, const char *new_path);
-/* Makes the folder if it is absent. Before everything else: a check may take long. */
-STATUS_MUST_USE status_t check_repair_target(struct disk *disk, const char *new_path);
+/* Not in the folder that is checked. Makes the folder if it is absent. Before everything else: a check may
+ * take long. */
+STATUS_MUST_USE status_t check_repair_target(const struct check *c, const char *new_path);
 
 #endif

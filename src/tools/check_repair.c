@@ -245,9 +245,16 @@ static int count_name(void *context, const char *name)
     return 1;
 }
 
-status_t check_repair_target(struct disk *disk, const char *new_path)
+status_t check_repair_target(const struct check *c, const char *new_path)
 {
+    struct disk *disk = c->disk;
     unsigned names = 0;
+    int inside = disk->ops->folder_holds ? disk->ops->folder_holds(disk, c->folder, new_path) : 0;
+    if (inside < 0)
+        return status_errno(-inside, "cannot tell whether %s lies in %s", new_path, c->path);
+    if (inside)
+        return status_error(STATUS_INVALID, "%s lies in %s: a repair wants a folder outside of it", new_path,
+                            c->path);
     int folder = disk->ops->folder_open(disk, new_path, true);
     if (folder < 0)
         return status_errno(-folder, "cannot open the folder %s", new_path);

@@ -385,12 +385,16 @@ def test_a_copied_folder_started_twice_at_once(stopped, make_server):
 # ---- full disks ----
 
 
-def on_tmpfs(server, size="64m"):
-    """The server's folder becomes a file system of its own; returns its path as we see it, once the server runs."""
-    os.makedirs(server.data)
-    server.prefix = on_small_disk(size, server.data)
+def on_tmpfs(server, size="64m", beside=False):
+    """The server's folder becomes a file system of its own, or with beside a folder in one; returns the file system's path as we see it,
+    once the server runs."""
+    root = server.data
+    os.makedirs(root)
+    server.prefix = on_small_disk(size, root)
+    if beside:
+        server.data = os.path.join(root, "data")
     server.start()
-    return f"/proc/{server.process.pid}/root{server.data}"
+    return f"/proc/{server.process.pid}/root{root}"
 
 
 def fill_disk(folder):
@@ -448,12 +452,12 @@ def test_disk_full_while_a_checkpoint_is_written(make_server, io):
 def test_disk_full_while_a_backup_is_made(make_server):
     """There is room for its checkpoint, not for the copy of the last segment: an error, nothing is left, all goes on."""
     server = make_server("--threads", 2)
-    folder = on_tmpfs(server)
+    folder, path = on_tmpfs(server, beside=True), os.path.join(os.path.dirname(server.data), "backup")
     with server.client() as c:
         assert set(c.pipeline(("SET", b"k:%04d" % i, b"x" * 10000) for i in range(300))) == {"OK"}
         ballast = fill_disk(folder)
         os.truncate(ballast, os.path.getsize(ballast) - (1 << 20))
-        error = c.error("BACKUP", server.data + "/backup")
+        error = c.error("BACKUP", path)
         assert "No space left" in error, error
         assert not [name for name in os.listdir(folder) if "backup" in name]
         assert "the backup" in server.log() and "was given up" in server.log()
@@ -461,12 +465,13 @@ def test_disk_full_while_a_backup_is_made(make_server):
         assert c("GET", "k:0000") == b"x" * 10000 and c("GET", "k:0001") is None
         # Without room for its checkpoint either.
         fill_disk(folder)
-        error = c.error("BACKUP", server.data + "/backup")
+        error = c.error("BACKUP", path)
         assert "No space left" in error, error
-        assert not [name for name in os.listdir(folder) if "backup" in name or name.endswith(".tmp")]
+        assert not [name for name in os.listdir(folder) if "backup" in name]
+        assert not [name for name in os.listdir(folder + "/data") if name.endswith(".tmp")]
         assert c("SET", "after", "y") == "OK" and c("DEL", "k:0002") == 1
         os.unlink(ballast)
-        c("BACKUP", server.data + "/backup")
+        c("BACKUP", path)
         assert any(name.startswith("log-") for name in os.listdir(folder + "/backup"))
         assert c("DBSIZE") == 299
 

@@ -318,13 +318,27 @@ def test_target_must_be_empty(folder, tmp_path):
         names = sorted(os.listdir(target))
         result = check(folder, "--repair", target)
         assert result.returncode == UNREADABLE
-        assert "not empty" in result.stderr
+        assert ("lies in" if target == folder else "not empty") in result.stderr
         assert sorted(os.listdir(target)) == names
     (tmp_path / "empty").mkdir()
     assert check(folder, "--repair", tmp_path / "empty").returncode == WELL
     result = check(folder, "--repair", tmp_path / "no" / "parent")
     assert result.returncode == UNREADABLE
     assert "parent" in result.stderr
+
+
+def test_target_must_lie_outside(folder, tmp_path):
+    """A folder in the data folder may stop the next start, and a repair is never made in place."""
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "here").mkdir()
+    names = sorted(os.listdir(folder))
+    relative = os.path.relpath(os.path.join(folder, "new"), tmp_path)
+    for target in (f"{folder}/log-0000000099.kv", tmp_path / "link" / "new", relative, f"{tmp_path}/here/../link/new/"):
+        result = check(folder, "--repair", target, cwd=tmp_path)
+        assert result.returncode == UNREADABLE, (target, result.stdout)
+        assert "lies in" in result.stderr
+        assert sorted(os.listdir(folder)) == names
+    assert check(folder, "--repair", folder + "-new").returncode == WELL
 
 
 def test_progress_is_for_terminals(folder):

@@ -303,6 +303,26 @@ def test_backup_refuses(saver, tmp_path):
         assert c("BACKUP", str(tmp_path / "copy")).startswith("OK ")
 
 
+def test_a_backup_into_the_own_folder_is_refused(saver, tmp_path):
+    """It would lie where the next start looks for files."""
+    (tmp_path / "link").symlink_to(saver.data)
+    with saver.start().client() as c:
+        c("SET", "k", "v")
+        assert c("SAVE") == "OK"
+        for folder in (saver.data, tmp_path / "link", os.path.join(saver.data, "..", os.path.basename(saver.data))):
+            for name in ("log-0000000099.kv", "toc-0000000100", "copy/"):
+                path = f"{folder}/{name}"
+                assert "lies in the data folder" in c.error("BACKUP", path)
+                done = subprocess.run(
+                    [BINARY, "backup", "--connect", f"127.0.0.1:{saver.port}", path], capture_output=True, text=True, timeout=60
+                )
+                assert done.returncode != 0 and "lies in the data folder" in done.stdout + done.stderr
+        assert c("BACKUP", saver.data + "-copy").startswith("OK ")
+        assert not os.path.exists(os.path.join(saver.data, "log-0000000099.kv"))
+    saver.kill()
+    saver.start()
+
+
 def test_backups_one_at_a_time(slow_saver, tmp_path):
     with slow_saver.client() as c, slow_saver.client() as other, slow_saver.client() as third:
         unflushed(c)

@@ -88,9 +88,12 @@ static void note_temporary(struct check *c, const char *name)
     if (is_folder(c, name))
         note_folder(c, name);
     else if (c->live)
-        check_note(c, "%s/%s is being written", c->path, name);
+        check_note(c, "%s/%s is the next checkpoint's file", c->path, name);
     else
-        check_note(c, "%s/%s was not finished: the next start removes it", c->path, name);
+        check_note(c,
+                   "%s/%s is a checkpoint that was not finished, or an old one's file kept for the next: the "
+                   "next start removes it",
+                   c->path, name);
 }
 
 static void note_spare(struct check *c, const char *name)
@@ -101,24 +104,11 @@ static void note_spare(struct check *c, const char *name)
         check_note(c, "%s/%s is a spare file, not needed: the next start removes it", c->path, name);
 }
 
-static int note_name(void *context, const char *name)
+/* No segment, and no checkpoint or its beginning. */
+static void note_other(struct check *c, const char *name)
 {
-    struct check *c = context;
-    uint64_t number;
-    bool temporary = false;
-    size_t len = strlen(name);
     char text[CHECK_KEY_TEXT_BYTES];
-    bool data = segment_parse_data_name(name, &number);
-    if (data || segment_parse_name(name, &number)) {
-        c->segments = grow(c->segments, c->segment_count, sizeof *c->segments);
-        c->segments[c->segment_count++] = (struct check_segment){.data = data, .number = number};
-        c->log_count += !data;
-    } else if (toc_parse_name(name, &number, &temporary) && !temporary) {
-        c->tocs = grow(c->tocs, c->toc_count, sizeof *c->tocs);
-        c->tocs[c->toc_count++] = (struct check_toc){.number = number};
-    } else if (temporary) {
-        note_temporary(c, name);
-    } else if (spare_parse_name(name)) {
+    if (spare_parse_name(name)) {
         note_spare(c, name);
     } else if (strcmp(name, "unfinished-backup") == 0) {
         check_note(c, "%s is a backup that is not finished: files may be missing", c->path);
@@ -127,7 +117,27 @@ static int note_name(void *context, const char *name)
             note_folder(c, name);
     } else {
         check_note(c, "%s/%s is no file of kvasir's and not looked at", c->path,
-                   check_key_text(slice_make(name, len), text));
+                   check_key_text(slice_make(name, strlen(name)), text));
+    }
+}
+
+static int note_name(void *context, const char *name)
+{
+    struct check *c = context;
+    uint64_t number;
+    bool temporary;
+    bool data = segment_parse_data_name(name, &number);
+    if (data || segment_parse_name(name, &number)) {
+        c->segments = grow(c->segments, c->segment_count, sizeof *c->segments);
+        c->segments[c->segment_count++] = (struct check_segment){.data = data, .number = number};
+        c->log_count += !data;
+    } else if (!toc_parse_name(name, &number, &temporary)) {
+        note_other(c, name);
+    } else if (!temporary) {
+        c->tocs = grow(c->tocs, c->toc_count, sizeof *c->tocs);
+        c->tocs[c->toc_count++] = (struct check_toc){.number = number};
+    } else {
+        note_temporary(c, name);
     }
     return 0;
 }

@@ -457,9 +457,11 @@ static void test_names(void **state)
     folder_copy("base", "x");
     file_write("x", "toc-0000000009.tmp", "half", 4);
     file_write("x", "notes.txt", "mine", 4);
+    file_write("x", "toc-9999999999.kv.bak", "mine", 4);
     assert_int_equal(run_check("x", NULL), CHECK_WELL);
-    assert_says("toc-0000000009.tmp was not finished");
+    assert_says("toc-0000000009.tmp is a checkpoint that was not finished, or");
     assert_says("notes.txt is no file of kvasir's");
+    assert_says("toc-9999999999.kv.bak is no file of kvasir's");
     free(last);
 }
 

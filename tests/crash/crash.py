@@ -4,7 +4,7 @@
 writes down what it was told. In most rounds there is memory for few of the values, so that most are only on disk, and
 checkpoints are under way nearly all the time. Every second folder has a --disk-limit so small that the cleaner runs all the
 time too; there writes may be refused, and then must have changed nothing. At a random moment the server is killed, now and then also while it
-stops or starts. After the restart is checked:
+stops or starts, and in some rounds BACKUPs are made meanwhile: those that are complete must check. After the restart is checked:
   - every acknowledged write is there, or a later one of the same key;
   - nothing a reader saw is gone: no value, no count, no nil after a delete;
   - a MSET is there whole or not at all;
@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -399,6 +400,7 @@ class Tally:
 
     def __init__(self):
         self.in_checkpoint = 0  # kills while one was being written
+        self.backups = 0  # complete ones, checked
         self.from_toc = 0  # starts
         self.cold = 0  # values read from disk
         self.in_cleaning = 0  # kills while the cleaner was at work
@@ -408,10 +410,10 @@ class Tally:
     def __str__(self):
         return (f"{self.in_checkpoint} kills in a checkpoint, {self.from_toc} starts from one, "
                 f"{self.cold} values read from disk, {self.in_cleaning} kills while cleaning, {self.cleaned} segments "
-                f"cleaned, {self.refused} writes refused")  # fmt: skip
+                f"cleaned, {self.refused} writes refused, {self.backups} backups checked")  # fmt: skip
 
     def is_enough(self):
-        return self.in_checkpoint and self.from_toc and self.cold and self.in_cleaning and self.cleaned
+        return self.in_checkpoint and self.backups and self.from_toc and self.cold and self.in_cleaning and self.cleaned
 
 
 def choose(rng, number, tight):
@@ -495,8 +497,8 @@ def fresh(rng, tight):
     ]
 
 
-def has_toc(server, suffix):
-    return any(name.startswith("toc-") and name.endswith(suffix) for name in os.listdir(server.data))
+def has_toc(server):
+    return any(name.startswith("toc-") and name.endswith(".kv") for name in os.listdir(server.data))
 
 
 def kill_somehow(server, round_, rng):
@@ -519,7 +521,7 @@ def start_again(server, rng, tally):
         server.spawn()
         time.sleep(rng.uniform(0, 0.08))
         server.kill()
-    tally.from_toc += has_toc(server, ".kv")
+    tally.from_toc += has_toc(server)
     server.start()
 
 
@@ -527,17 +529,48 @@ def info(c):
     return dict(line.split(":", 1) for line in c("INFO", "kvasir").decode().split("\r\n") if ":" in line)
 
 
-def sleep_until_cleaning(server, seconds, tally):
+def sleep_until_busy(server, seconds, tally, tight):
     """Where the cleaner is at work nearly always: the next moment that it is."""
     time.sleep(seconds)
     end = time.monotonic() + 0.3
     with server.client() as c:
         while True:
             fields = info(c)
-            if fields["cleaner_running"] == "1" or time.monotonic() > end:
+            if not tight or fields["cleaner_running"] == "1" or time.monotonic() > end:
                 break
-    tally.in_cleaning += fields["cleaner_running"] == "1"
-    tally.cleaned += int(fields["cleaner_segments"])
+    tally.in_checkpoint += fields["checkpoint_running"] == "1"
+    tally.in_cleaning += tight and fields["cleaner_running"] == "1"
+    tally.cleaned += int(fields["cleaner_segments"]) if tight else 0
+
+
+class Backups:
+    """One after the other, until the server is killed."""
+
+    def __init__(self, server):
+        self.server = server
+        self.paths = []
+
+    def work(self, address):
+        with Client(address) as c:
+            while True:
+                self.paths.append(os.path.join(self.server.directory, f"backup-{len(self.paths)}"))
+                reply = str(c("BACKUP", self.paths[-1]))
+                if "the server is stopping" in reply:
+                    return
+                if not reply.startswith("OK "):
+                    raise Violation(f"BACKUP answered {reply}")
+                time.sleep(0.1)
+
+    def check(self, tally):
+        """Behind the kill. What has its name is complete, also when nobody was told."""
+        for path in self.paths:
+            if os.path.exists(path):
+                done = subprocess.run([self.server.binary, "check", path], capture_output=True, text=True, check=False)
+                if done.returncode:
+                    raise Violation(f"the backup {path} is not well, {done.returncode}: {done.stdout}{done.stderr}")
+                tally.backups += 1
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(path + ".tmp", ignore_errors=True)
 
 
 def one_round(server, state, rng, tally, tight):
@@ -549,14 +582,17 @@ def one_round(server, state, rng, tally, tight):
             round_.go(worker.look)
         if hasattr(worker, "work"):
             round_.go(worker.work)
+    backups = Backups(server)
+    if not IS_REDIS and rng.random() < 0.3:
+        round_.go(backups.work)
     seconds = rng.uniform(0.05, 0.8)  # the random moment
-    if tight:
-        sleep_until_cleaning(server, seconds, tally)
-    else:
+    if IS_REDIS:
         time.sleep(seconds)
+    else:
+        sleep_until_busy(server, seconds, tally, tight)
     kill_somehow(server, round_, rng)
     tally.refused += sum(getattr(w, "refused", 0) for w in state) - refused
-    tally.in_checkpoint += has_toc(server, ".tmp")
+    backups.check(tally)
     start_again(server, rng, tally)
     with server.client() as c:
         for worker in state:

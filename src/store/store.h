@@ -57,6 +57,8 @@ enum {
     STORE_PREFETCH_MAX = 64,
     STORE_IO_DEPTH_DEFAULT = 128,
     STORE_IO_DEPTH_MAX = 1024,
+    /* What is kept back and the first segments take some 8 MiB: overwrites and deletes need some more. */
+    STORE_DISK_LIMIT_LEAST = 16 << 20,
 };
 
 enum store_result {

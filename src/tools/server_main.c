@@ -95,6 +95,12 @@ static status_t check_settings(const struct server_config *config)
                             "--memory: %" PRIu64 " bytes are too little, the least with --threads %" PRIu64
                             " is %" PRIu64 "M (0: no cap)",
                             config->memory_bytes, config->threads, least >> 20);
+    if (config->disk_limit_bytes > 0 && config->disk_limit_bytes < STORE_DISK_LIMIT_LEAST)
+        return status_error(STATUS_INVALID,
+                            "--disk-limit: %" PRIu64
+                            " bytes are too little, the least is %dM (0: no limit but "
+                            "the disk's)",
+                            config->disk_limit_bytes, STORE_DISK_LIMIT_LEAST >> 20);
     return status_ok();
 }
 

@@ -345,6 +345,8 @@ def test_folder_below_a_file(make_server, tmp_path):
         (["--memory", "1", "--threads", "1"], "the least with --threads 1 is 32M"),
         (["--memory", "31M", "--threads", "2"], "the least with --threads 2 is 32M"),
         (["--memory", "67M", "--threads", "8"], "the least with --threads 8 is 68M"),
+        (["--disk-limit", "1"], "--disk-limit: 1 bytes are too little, the least is 16M"),
+        (["--disk-limit", "15M"], "the least is 16M"),
         (["--memory", ""], "memory"),
         (["--memory", "99999999999999999999G"], "memory"),
         (["--max-value", "x"], "max-value"),

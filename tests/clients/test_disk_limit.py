@@ -100,6 +100,17 @@ def test_overwrites_within_a_limit(make_server, threads):
             assert c.reply() == value(key, rounds[key])
 
 
+def test_the_least_limit(make_server):
+    """Overwrites and deletes go on and on there."""
+    server = make_server("--threads", 1, "--disk-limit", "16M").start()
+    with server.client(timeout=60) as c:
+        for n in range(20):
+            set_surely(c, range(500), n)
+            assert c("DEL", *[f"key:{key:04}" for key in range(0, 500, 50)]) == 10
+        assert int(fields(c)["log_bytes_written"]) > 16 << 20
+        assert folder_bytes(server) <= 16 << 20
+
+
 def test_repair_of_a_cleaned_folder_without_checkpoints(make_server):
     """The log's beginning is gone, both tocs too: data segments and the rest of the log make the whole."""
     server = make_server("--threads", 1, "--disk-limit", LIMIT).start()

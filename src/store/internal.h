@@ -105,8 +105,9 @@ struct store_worker_private {
     size_t scratch_capacity;
     /* Memory. */
     struct room_state room;
-    uint64_t write_room;         /* taken for the values of the write under way */
-    _Atomic int64_t share_bytes; /* of values in the arena: made here less freed here; the owner writes */
+    uint64_t write_room;          /* taken for the values of the write under way */
+    _Atomic int64_t share_bytes;  /* of values in the arena: made here less freed here; the owner writes */
+    _Atomic int64_t growth_bytes; /* that nodes may come to grow by, counted so */
     struct resident_queue residents[RESIDENT_KINDS];
     uint64_t region_turn;               /* in which there was room for another region of the arena */
     uint64_t fruitless;                 /* looked at since the last eviction here */
@@ -238,6 +239,8 @@ struct node *payload_expire(struct store *store, struct store_worker_private *p,
 void payload_clear(struct store *store, struct store_worker_private *p, struct node *node);
 /* Retires the block of a node that is no longer in the index. */
 void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref);
+/* Will a node need more without its value once it has such an expiry? */
+bool payload_widens(const struct node *node, uint64_t expire_ms);
 /* Would the node be smaller without its value? */
 bool payload_is_evictable(uint32_t meta);
 /* The value leaves memory, or comes back to it: another node takes the place of this one (not busy). False:
@@ -259,7 +262,8 @@ void node_publish(struct node *node, uint64_t lsn);
 struct memory_use {
     uint64_t arena_bytes, arena_live_bytes; /* taken from the system; in use */
     uint64_t share_bytes;                   /* of live ones, what values take */
-    uint64_t value_bytes;                   /* large values */
+    uint64_t growth_bytes; /* that nodes would take if all had got an address, and some an expiry */
+    uint64_t value_bytes;  /* large values */
     uint64_t hash_bytes;
     uint64_t buffer_bytes; /* store_buffers_set, and the log's of large records */
     uint64_t slack_bytes;  /* everything else that is resident */
@@ -293,6 +297,10 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);
 enum memory_room { MEMORY_ROOM, MEMORY_ROOM_LATER, MEMORY_FULL };
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
                              uint64_t bytes);
+/* Is there a block of so many bytes for a node that takes another one's place, or room for another region? */
+bool memory_has_node(struct store *store, struct store_worker_private *p, size_t bytes);
+/* If not: will there be, by what the caller has replaced? */
+bool memory_gets_nodes(const struct store_worker_private *p);
 /* As store_background. */
 bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
 void memory_queue_deinit(struct resident_queue *q);

@@ -166,13 +166,16 @@ struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;
     uint64_t buffers = 0;
-    int64_t live = 0, share = 0, values = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
+    int64_t live = 0, share = 0, growth = 0,
+            values = atomic_load_explicit(&s->value_bytes, memory_order_relaxed);
     for (unsigned i = 0; i < store_participants(s); i++) {
         const struct store_worker_private *p = s->workers[i].private;
         live += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->arena.live_bytes,
                                      memory_order_relaxed);
         share += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->share_bytes,
                                       memory_order_relaxed);
+        growth += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->growth_bytes,
+                                       memory_order_relaxed);
         buffers += load(&p->buffer_bytes);
     }
     if (s->log)
@@ -186,6 +189,7 @@ struct memory_use memory_use(const struct store *store)
         .slack_bytes = load(&s->slack_bytes),
         .cap_bytes = load(&s->memory_bytes_max),
     };
+    use.growth_bytes = growth > 0 ? (uint64_t)growth : 0;
     use.share_bytes = share > 0 ? (uint64_t)share : 0;
     if (use.share_bytes > use.arena_live_bytes)
         use.share_bytes = use.arena_live_bytes;
@@ -518,7 +522,8 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
      */
     uint64_t often = use.cap_bytes / BUFFERS_OFTEN_SHARE;
     uint64_t spared = use.buffer_bytes > often ? use.buffer_bytes - often : 0;
-    return memory_bare_bytes(&use) - spared + bytes > memory_low_bytes(&use);
+    bytes += memory_bare_bytes(&use) - spared;
+    return bytes > memory_low_bytes(&use) || bytes + use.growth_bytes > use.budget_bytes;
 }
 
 /* Of what is free in the arena there are no pieces in which the nodes fit, or the pages of the order that
@@ -535,6 +540,21 @@ static bool is_full(struct store *store, struct store_worker_private *p, uint64_
         arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT))
         return false;
     return !region_fits(store, p, &use);
+}
+
+bool memory_has_node(struct store *store, struct store_worker_private *p, size_t bytes)
+{
+    if (LIKELY(!is_pressed(store)) || !store_evicts(store) || store->config.no_threads)
+        return true;
+    if (arena_has_free(&p->arena, arena_class(bytes), 1))
+        return true;
+    struct memory_use use = memory_use(store);
+    return region_fits(store, p, &use);
+}
+
+bool memory_gets_nodes(const struct store_worker_private *p)
+{
+    return p->epoch.pending >= PENDING_LEAST;
 }
 
 static uint64_t blocks_freed(const struct store *store)

@@ -7,7 +7,6 @@
 
 enum {
     NODE_INLINE_BYTES_MAX = 1024, /* larger nodes keep their value in a block of its own */
-    NODE_COLD_AREA_BYTES = 16,    /* the largest area of a node without a value */
     NODE_WASTE_BYTES = 64,        /* a block may be twice as large as needed and so many bytes more */
 };
 
@@ -47,6 +46,12 @@ static size_t payload_bytes(const struct content *c)
     return prefix_bytes(c) + (c->cold ? 0 : c->value.len);
 }
 
+/* The area of a node whose value has left memory, once the cleaner has moved it. */
+static size_t cold_area_bytes(bool expires)
+{
+    return expires ? 16 : 8;
+}
+
 /* What the area of a node made for this content would have to hold. */
 static inline size_t area_wanted(const struct store *store, size_t key_len, const struct content *c)
 {
@@ -64,12 +69,31 @@ static inline bool suits(const struct store *store, uint32_t meta, const struct 
     return wants <= has && has <= 2 * wants + NODE_WASTE_BYTES;
 }
 
-/* Bytes of a node's block that it would not have without its value. */
-static size_t value_share(uint32_t meta)
+/* Of a node with that one's key. */
+static size_t node_bytes(const struct store *store, uint32_t meta, const struct content *c)
 {
-    size_t bytes = arena_class_bytes(node_class(meta));
-    size_t bare = arena_class_bytes(arena_class(fixed_bytes(node_key_len(meta)) + NODE_COLD_AREA_BYTES));
-    return bytes > bare ? bytes - bare : 0;
+    return fixed_bytes(node_key_len(meta)) + area_wanted(store, node_key_len(meta), c);
+}
+
+/* What a node takes at most without its value. */
+static size_t bare_bytes(size_t key_len, bool expires)
+{
+    return arena_class_bytes(arena_class(fixed_bytes(key_len) + cold_area_bytes(expires)));
+}
+
+/* Bytes of a node's block that it would not have without its value. Less than none: by so many it may come to
+ * grow, when the cleaner moves its value or it gets an expiry. */
+static int64_t value_share(uint32_t meta)
+{
+    size_t bare = bare_bytes(node_key_len(meta), meta & NODE_EXPIRES);
+    return (int64_t)arena_class_bytes(node_class(meta)) - (int64_t)bare;
+}
+
+bool payload_widens(const struct node *node, uint64_t expire_ms)
+{
+    uint32_t meta = node_meta(node);
+    size_t key_len = node_key_len(meta);
+    return expire_ms && !(meta & NODE_EXPIRES) && bare_bytes(key_len, true) > bare_bytes(key_len, false);
 }
 
 bool payload_is_evictable(uint32_t meta)
@@ -194,12 +218,18 @@ static inline uint32_t content_write(struct store *store, struct node *node, uin
 
 /* ---- whole nodes ---- */
 
-static void count_share(struct store_worker_private *p, int64_t bytes)
+/* Written by the owner only; read by any. */
+static void count(_Atomic int64_t *number, int64_t bytes)
 {
-    /* Written by the owner only; read by any. */
-    atomic_store_explicit(&p->share_bytes,
-                          atomic_load_explicit(&p->share_bytes, memory_order_relaxed) + bytes,
+    atomic_store_explicit(number, atomic_load_explicit(number, memory_order_relaxed) + bytes,
                           memory_order_relaxed);
+}
+
+/* nodes: 1, or -1 for one that goes. */
+static void count_share(struct store_worker_private *p, uint32_t meta, int nodes)
+{
+    int64_t share = value_share(meta);
+    count(share >= 0 ? &p->share_bytes : &p->growth_bytes, (share >= 0 ? share : -share) * nodes);
 }
 
 static struct node *content_node(struct store *store, struct store_worker_private *p, struct slice key,
@@ -214,14 +244,14 @@ static struct node *content_node(struct store *store, struct store_worker_privat
     memcpy(node->data, key.data, key.len);
     meta = content_write(store, node, meta, c);
     atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
-    count_share(p, (int64_t)value_share(meta));
+    count_share(p, meta, 1);
     return node;
 }
 
 void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref)
 {
     uint32_t meta = node_meta(node);
-    count_share(p, -(int64_t)value_share(meta));
+    count_share(p, meta, -1);
     epoch_retire_block(&p->epoch, ref, node_class(meta));
 }
 
@@ -315,6 +345,10 @@ static inline struct node *content_set(struct store *store, struct store_worker_
         drop_external(store, p, node, old);
         uint32_t meta = content_write(store, node, old, c);
         atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
+        if (UNLIKELY((old ^ meta) & NODE_EXPIRES)) {
+            count_share(p, old, -1);
+            count_share(p, meta, 1);
+        }
         if (UNLIKELY(store_evicts(store)) && !payload_is_evictable(old) && payload_is_evictable(meta))
             memory_resident(store, p, hash, arena_ref(&store->arena, node), meta);
         return node;
@@ -359,6 +393,10 @@ void payload_clear(struct store *store, struct store_worker_private *p, struct n
     uint32_t forms = NODE_EXTERNAL | NODE_EXPIRES | NODE_COLD | NODE_MOVED;
     count_gone(store, p, node);
     drop_external(store, p, node, old);
+    if (UNLIKELY(old & NODE_EXPIRES)) {
+        count_share(p, old, -1);
+        count_share(p, old & ~forms, 1);
+    }
     atomic_store_explicit(&node->meta, (old & ~forms) | NODE_TOMBSTONE, memory_order_relaxed);
     atomic_store_explicit(&node->value_len, 0, memory_order_relaxed);
 }
@@ -428,8 +466,13 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
     /* It is copied. Where there is no room for that it leaves memory, which its record at `to` allows. */
-    if (meta & NODE_EXTERNAL && !room_take(store, p, old.len))
+    if (payload_is_evictable(meta) &&
+        (meta & NODE_EXTERNAL ? !room_take(store, p, old.len)
+                              : !memory_has_node(store, p, node_bytes(store, meta, &c))))
         c.cold = true;
+    /* And the node without its value waits for those that have been replaced, if it is that. */
+    if (!memory_has_node(store, p, node_bytes(store, meta, &c)) && memory_gets_nodes(p))
+        return PAYLOAD_NOT_NOW;
     struct node *other = same_version(store, p, node, hash, &c, 0);
     /* Relaxed: see keeps in memory.c. */
     if (meta & NODE_TOUCHED)

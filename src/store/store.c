@@ -50,6 +50,7 @@ static status_t init_index(struct store *store)
         arena_cache_init(&p->arena, &store->arena);
         epoch_participant_init(&p->epoch, &store->epoch, i, &p->arena);
         atomic_store_explicit(&p->share_bytes, 0, memory_order_relaxed);
+        atomic_store_explicit(&p->growth_bytes, 0, memory_order_relaxed);
     }
     TRY(ordered_init(&store->ordered, &store->arena, &store->workers[0].private->arena));
     return hash_table_init(&store->hash, &store->arena, &store->locks, seed);

@@ -406,12 +406,14 @@ static struct write_plan make_plan(struct store_worker_private *p)
         if (e->staged == STAGED_SET)
             plan.value_bytes += e->new_value.len + (e->node ? 0 : e->key.name.len);
         else if (UNLIKELY(e->staged == STAGED_EXPIRE) && !e->cold)
-            plan.value_bytes += e->value.len;
+            plan.copied_bytes += e->value.len;
         plan.only_deletes &= e->staged == STAGED_DELETE;
-        plan.creates |= e->node == NULL;
+        plan.creates |=
+            e->node == NULL || (e->staged != STAGED_DELETE && payload_widens(e->node, e->new_expire_ms));
     }
     if (plan.records > 1)
         plan.bytes += record_bytes(RECORD_TXN, 0, 0);
+    plan.value_bytes += plan.copied_bytes;
     return plan;
 }
 
@@ -446,7 +448,8 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_BUSY;
         goto done;
     }
-    enum memory_room room = plan.only_deletes ? MEMORY_ROOM : memory_room(store, p, plan.records, plan.bytes);
+    enum memory_room room =
+        plan.only_deletes ? MEMORY_ROOM : memory_room(store, p, plan.records, plan.bytes + plan.copied_bytes);
     if (UNLIKELY(room == MEMORY_FULL) && plan.creates) {
         result = STORE_NO_MEMORY;
         goto done;

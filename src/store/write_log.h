@@ -10,11 +10,12 @@
 
 /* What a commit writes. */
 struct write_plan {
-    size_t bytes;       /* of all records, with the frame */
-    size_t value_bytes; /* of values and keys that it makes in memory, at most */
-    unsigned records;   /* without the frame */
-    bool only_deletes;  /* may use the headroom of a full disk, and memory beyond the cap */
-    bool creates;       /* adds keys */
+    size_t bytes;        /* of all records, with the frame */
+    size_t value_bytes;  /* of values and keys that it makes in memory, at most */
+    size_t copied_bytes; /* of these, values that are no part of the records */
+    unsigned records;    /* without the frame */
+    bool only_deletes;   /* may use the headroom of a full disk, and memory beyond the cap */
+    bool creates;        /* adds keys, or what they need besides values */
 };
 
 /* The record of an entry that is staged. */

@@ -606,6 +606,31 @@ def test_a_full_index_starts_again_and_takes_new_keys(make_server, threads, cap)
     assert peak_rss_bytes(server) <= int(cap[:-1]) << 20
 
 
+def test_a_full_index_gets_expiries(make_server):
+    """Keys until -OOM, then all get an expiry, by which their nodes grow: within the cap, which a restart keeps too."""
+    cap = 64
+    server = make_server("--threads", 2, "--memory", f"{cap}M").start()
+    name = random.Random(5).randbytes
+    keys = []
+    with server.client(60) as c:
+        while True:
+            more = [name(16) for _ in range(1000)]
+            if any(isinstance(reply, Error) for reply in c.pipeline(("SET", key, "x" * 32) for key in more)):
+                break
+            keys += more
+        assert len(keys) > 300000
+        for first in range(0, len(keys), 1000):
+            assert set(c.pipeline(("EXPIRE", key, 100000) for key in keys[first : first + 1000])) == {1}
+        assert c("SAVE") == "OK"
+    assert peak_rss_bytes(server) <= cap << 20
+    server.kill()
+    server.start()
+    with server.client(60) as c:
+        assert c("DBSIZE") >= len(keys)
+        assert c("SET", keys[0], "other") == "OK"
+    assert peak_rss_bytes(server) <= cap << 20
+
+
 @pytest.mark.parametrize("io", ["uring", "epoll"])
 def test_resident_memory_stays_below_the_cap(make_server, io):
     """While loading, reading, walking and writing checkpoints, of data three times larger; and after a restart."""

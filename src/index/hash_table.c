@@ -197,13 +197,24 @@ status_t hash_table_init(struct hash_table *table, struct arena *arena, struct k
     return status_ok();
 }
 
+static unsigned bits_for(uint64_t keys, unsigned least)
+{
+    unsigned bits = least;
+    while (bits < 40 && keys * LOAD_DENOMINATOR > (uint64_t)LOAD_NUMERATOR << bits)
+        bits++;
+    return bits;
+}
+
+uint64_t hash_table_bytes_for(uint64_t keys)
+{
+    return (uint64_t)64 << bits_for(keys, 0);
+}
+
 status_t hash_table_reserve(struct hash_table *table, uint64_t keys)
 {
     struct hash_buckets *t = atomic_load_explicit(&table->current, memory_order_relaxed);
-    unsigned bits = t->bits;
+    unsigned bits = bits_for(keys, t->bits);
     CHECK(atomic_load_explicit(&table->count, memory_order_relaxed) == 0 && t->old == NULL);
-    while (bits < 40 && keys * LOAD_DENOMINATOR > (uint64_t)LOAD_NUMERATOR << bits)
-        bits++;
     if (bits == t->bits)
         return status_ok();
     struct hash_buckets *wider = buckets_create(table, bits, NULL);

@@ -56,6 +56,8 @@ struct hash_table {
 STATUS_MUST_USE status_t hash_table_init(struct hash_table *table, struct arena *arena, struct keylock *locks,
                                          uint64_t seed);
 void hash_table_deinit(struct hash_table *table);
+/* What a table of the size that so many keys need takes. */
+uint64_t hash_table_bytes_for(uint64_t keys);
 /* Gives an empty table that nobody uses yet the size that so many keys need. */
 STATUS_MUST_USE status_t hash_table_reserve(struct hash_table *table, uint64_t keys);
 

@@ -127,6 +127,11 @@ struct replay {
     uint64_t turn_bytes;
     uint64_t turns;
     bool full; /* further values stay on disk */
+    /* Of the log's files so many bytes are read, of so many in all. */
+    uint64_t done_bytes, total_bytes;
+    /* The index before the first record: what the checkpoint had. */
+    bool begun;
+    uint64_t first_keys, first_node_bytes;
     /* Progress: a start reads a checkpoint's bytes, then the log's. */
     uint64_t toc_bytes;  /* of the checkpoint that was read; 0: none */
     uint64_t tail_bytes; /* of the log's files from its start on, as far as known */
@@ -274,6 +279,9 @@ struct memory_use {
 struct memory_use memory_use(const struct store *store);
 /* Kept free of a cap. */
 uint64_t memory_margin_bytes(uint64_t cap);
+/* The least cap below which a start with such an index is tried (its budget has room for that) and goes on
+ * (what cannot leave is within room_limit). A whole number of MiB. */
+uint64_t memory_cap_for(uint64_t index_bytes, uint64_t bare_bytes);
 /* What would be left if all values had left memory. */
 uint64_t memory_bare_bytes(const struct memory_use *use);
 /* Asks the kernel what is resident. Worker 0's. */

@@ -23,6 +23,8 @@ enum {
     LOADERS_MAX = 64,
     BATCH = 32, /* nodes whose places in the hash table are prefetched together */
     PROGRESS_BLOCKS = 64,
+    REPLAY_BYTES = 1 << 20,         /* read of the log at a time, and what is in them */
+    SLACK_VARIES_BYTES = 512 << 10, /* from one start to the next */
 };
 
 /* One thread's share: blocks first .. first + count - 1. */
@@ -133,16 +135,31 @@ static status_t check_segment(struct store *store, int folder, const struct toc_
     return status_ok();
 }
 
-static status_t check_memory(const struct store *store, const struct toc_info *info)
+static status_t check_memory(struct store *store, const struct toc_info *info)
 {
-    struct memory_use use = memory_use(store);
-    if (use.cap_bytes == 0 || info->index_bytes <= use.budget_bytes)
+    if (!store_evicts(store))
         return status_ok();
+    if (!store->config.no_threads)
+        memory_measure(store);
+    struct memory_use use = memory_use(store);
+    uint64_t all = info->index_bytes + use.slack_bytes + REPLAY_BYTES;
+    if (memory_cap_for(info->index_bytes, all) <= use.cap_bytes)
+        return status_ok();
+    uint64_t needed = memory_cap_for(info->index_bytes, all + SLACK_VARIES_BYTES);
     return status_error(STATUS_INVALID,
                         "--memory %" PRIu64 " MiB is too little: the index of %" PRIu64 " keys needs %" PRIu64
                         " MiB; give more memory",
-                        use.cap_bytes >> 20, info->keys,
-                        (info->index_bytes + (use.cap_bytes - use.budget_bytes) + (1 << 20)) >> 20);
+                        use.cap_bytes >> 20, info->keys, needed >> 20);
+}
+
+/* The hash table gets the size that its keys need if that fits, else half of it and overflow buckets: as it
+ * was perhaps when the checkpoint was written. */
+static status_t reserve_table(struct store *store, const struct toc_info *info)
+{
+    struct memory_use use = memory_use(store);
+    uint64_t more = hash_table_bytes_for(info->keys) / 2;
+    bool fits = !store_evicts(store) || info->index_bytes + more <= use.budget_bytes;
+    return hash_table_reserve(&store->hash, fits ? info->keys : info->keys / 2);
 }
 
 static unsigned loader_count(const struct store *store, const struct toc_info *info)
@@ -259,7 +276,7 @@ static status_t load_toc(struct store *store, int folder, const struct toc *toc)
     store->replay->tail_bytes = tail_bytes(store, folder, info->start_lsn);
     TRY(check_segments(store, folder, info));
     TRY(check_memory(store, info));
-    TRY(hash_table_reserve(&store->hash, info->keys));
+    TRY(reserve_table(store, info));
     return load_blocks(store, toc);
 }
 

@@ -162,6 +162,14 @@ uint64_t memory_margin_bytes(uint64_t cap)
     return most > least ? most : least;
 }
 
+uint64_t memory_cap_for(uint64_t index_bytes, uint64_t bare_bytes)
+{
+    uint64_t cap = (bare_bytes > index_bytes ? bare_bytes : index_bytes) >> 20 << 20;
+    while (cap - memory_margin_bytes(cap) < index_bytes || room_limit_of(cap) < bare_bytes)
+        cap += 1 << 20;
+    return cap;
+}
+
 struct memory_use memory_use(const struct store *store)
 {
     struct store *s = (struct store *)(uintptr_t)store;

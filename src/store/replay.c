@@ -139,6 +139,37 @@ static void prefetch(struct store *store, const struct record *records, unsigned
         hints[indexes[i]] = leaves[i];
 }
 
+static uint64_t node_bytes(const struct memory_use *use)
+{
+    return use->arena_live_bytes - use->share_bytes;
+}
+
+/* n at the end of the log, if it goes on to grow with each byte as it has since the first record. */
+static uint64_t at_the_end(const struct replay *replay, uint64_t first, uint64_t n)
+{
+    if (n <= first || replay->done_bytes == 0 || replay->done_bytes >= replay->total_bytes)
+        return n;
+    return first + (uint64_t)((double)(n - first) * (double)replay->total_bytes / (double)replay->done_bytes);
+}
+
+/* What the whole index will need at most. The log's files are longer than what is in them: it may be less. */
+static status_t too_little(const struct replay *replay, const struct memory_use *use, uint64_t keys)
+{
+    uint64_t nodes = at_the_end(replay, replay->first_node_bytes, node_bytes(use));
+    uint64_t all_keys = at_the_end(replay, replay->first_keys, keys), hash = hash_table_bytes_for(all_keys);
+    if (hash < use->hash_bytes)
+        hash = use->hash_bytes;
+    uint64_t needed = memory_cap_for(nodes + hash, nodes + hash + use->buffer_bytes + use->slack_bytes);
+    if (needed <= use->cap_bytes)
+        needed = use->cap_bytes + (1 << 20);
+    return status_error(STATUS_INVALID,
+                        "--memory %llu MiB is too little for the index of what is stored: it was full with "
+                        "%llu keys; all, at most %llu by the length of the log's files, need at most about "
+                        "%llu MiB; give more memory",
+                        (unsigned long long)(use->cap_bytes >> 20), (unsigned long long)keys,
+                        (unsigned long long)all_keys, (unsigned long long)needed >> 20);
+}
+
 /* Keeps replaying within the cap. */
 static status_t replay_memory(struct replay *replay)
 {
@@ -148,6 +179,12 @@ static status_t replay_memory(struct replay *replay)
     if (replay->turns++ % MEASURE_TURNS == 0 && !store->config.no_threads)
         memory_measure(store);
     struct memory_use use = memory_use(store);
+    uint64_t keys = atomic_load_explicit(&store->keys, memory_order_relaxed);
+    if (!replay->begun) {
+        replay->begun = true;
+        replay->first_keys = keys;
+        replay->first_node_bytes = node_bytes(&use);
+    }
     uint64_t all = use.arena_bytes + use.value_bytes + use.hash_bytes + use.slack_bytes;
     replay->full = all > use.budget_bytes - use.budget_bytes / 16;
     (void)memory_relieve(&store->workers[0], TURN_RECORDS);
@@ -155,13 +192,7 @@ static status_t replay_memory(struct replay *replay)
      * needs beside it. */
     if (memory_bare_bytes(&use) <= room_limit(store) + hash_table_untouched_bytes(&store->hash))
         return status_ok();
-    return status_error(
-        STATUS_INVALID,
-        "--memory %llu MiB is too little for the index of what is stored: the first %llu keys "
-        "alone need %llu MiB; give more memory",
-        (unsigned long long)(use.cap_bytes >> 20),
-        (unsigned long long)atomic_load_explicit(&store->keys, memory_order_relaxed),
-        (unsigned long long)(memory_bare_bytes(&use) >> 20));
+    return too_little(replay, &use, keys);
 }
 
 status_t store_replay(void *context, const struct record *records, unsigned n)

@@ -30,7 +30,11 @@ static uint64_t resident(const struct store *store)
 
 uint64_t room_limit(const struct store *store)
 {
-    uint64_t cap = load(&store->memory_bytes_max);
+    return room_limit_of(load(&store->memory_bytes_max));
+}
+
+uint64_t room_limit_of(uint64_t cap)
+{
     return cap - memory_margin_bytes(cap) / 8 * RESERVE_PARTS;
 }
 

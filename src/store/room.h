@@ -59,6 +59,7 @@ bool room_may_come(struct store *store, const struct store_worker_private *p);
 
 /* R + P is not more after a grant. */
 uint64_t room_limit(const struct store *store);
+uint64_t room_limit_of(uint64_t cap);
 /* Replaced and evicted values that readers may still see. */
 uint64_t room_unsettled(const struct store *store);
 

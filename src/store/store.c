@@ -29,8 +29,10 @@ void *store_grow(void *array, size_t *capacity, size_t n, size_t element_bytes)
 
 static void store_replay_progress(void *context, uint64_t done_bytes, uint64_t total_bytes)
 {
-    const struct replay *replay = context;
+    struct replay *replay = context;
     struct store *store = replay->store;
+    replay->done_bytes = done_bytes;
+    replay->total_bytes = total_bytes;
     if (store->config.load_progress)
         store->config.load_progress(store->config.context, replay->toc_bytes + done_bytes,
                                     replay->toc_bytes + total_bytes,

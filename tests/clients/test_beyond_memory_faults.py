@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import threading
@@ -629,6 +630,34 @@ def test_a_full_index_gets_expiries(make_server):
         assert c("DBSIZE") >= len(keys)
         assert c("SET", keys[0], "other") == "OK"
     assert peak_rss_bytes(server) <= cap << 20
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_start_with_too_little_says_how_much_it_needs(make_server, saved):
+    """It starts with that; from a checkpoint not with much less."""
+    server = make_server("--threads", 1).start()
+    count = 600000
+    with server.client(60) as c:
+        for first in range(0, count, 1000):
+            c.pipeline(("SET", b"k%015d" % i, b"x" * 32) for i in range(first, first + 1000))
+        assert not saved or c("SAVE") == "OK"
+    server.kill()
+
+    def needed(cap):
+        server.options = ["--threads", "1", "--memory", f"{cap}M"]
+        code, output = server.run_to_end()
+        assert code == 1 and f"--memory {cap} MiB is too little" in output, output
+        return int(re.findall(r"needs?(?: at most about)? (\d+) MiB", output)[-1])
+
+    said = needed(32)
+    assert said > 32
+    if saved:
+        assert abs(needed(said * 19 // 20) - said) <= 1
+    server.options = ["--threads", "1", "--memory", f"{said}M"]
+    server.start()
+    with server.client(60) as c:
+        assert c("DBSIZE") == count
+    assert peak_rss_bytes(server) <= said << 20
 
 
 @pytest.mark.parametrize("io", ["uring", "epoll"])

@@ -75,6 +75,9 @@ struct log_config {
      * at a time, so that their look-ups can overlap; the slices are valid during the call. A transaction's
      * records come without the frame. A failure ends log_open with it. May be NULL. */
     status_t (*replay)(void *context, const struct record *records, unsigned n);
+    /* Before replay takes so much memory for a long batch; nothing of another one is used then. May be NULL.
+     */
+    void (*replay_room)(void *context, size_t bytes);
     /* Progress of replay, for a log line: bytes done of total. May be NULL. */
     void (*replay_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
     /* May the folder grow by a segment of so many bytes? No is answered as a full disk is; after yes the room

@@ -115,6 +115,8 @@ static status_t window_at(struct reader *r, uint64_t offset, size_t len, const c
         if (want > r->window_capacity) {
             free(r->window);
             r->window_capacity = want;
+            if (r->config && r->config->replay_room)
+                r->config->replay_room(r->config->context, want);
             r->window = aligned_alloc(LOG_BLOCK_BYTES, want);
             CHECK(r->window != NULL);
         }

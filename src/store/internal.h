@@ -206,6 +206,8 @@ status_t store_index_reset(struct store *store);
 
 /* ---- replay.c: log_config.replay; context: struct replay ---- */
 status_t store_replay(void *context, const struct record *records, unsigned n);
+/* log_config.replay_room */
+void store_replay_room(void *context, size_t bytes);
 
 /* ---- payload.c: values in nodes. Callers hold the key's lock; multi-word changes happen between node_begin
  * and node_publish ---- */
@@ -291,6 +293,9 @@ void memory_prepare(struct store *store);
 /* A value that could leave memory has come. */
 void memory_resident(struct store *store, struct store_worker_private *p, uint64_t hash, uint32_t ref,
                      uint32_t meta);
+/* At the start, in worker 0's section: is there room for so many bytes more, as measured? make: large values
+ * leave for it, and what was replaced is freed. */
+bool memory_start_room(struct store_worker *sw, uint64_t bytes, bool make);
 /* Looks at up to so many values, while there is too much in memory. True: there still is. */
 bool memory_relieve(struct store_worker *sw, unsigned steps);
 /* Of so many nodes that are to be unlinked, how many may be in this turn? Each takes a copy of a page, and

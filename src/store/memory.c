@@ -39,15 +39,17 @@ enum {
     NODES_KEPT = 64,   /* free in a full arena, for values that leave */
     MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
     MERGE_BLOCKS_LEAST = 4096,
-    MERGE_PAUSE = 10,      /* times as long as the last one took: writes wait meanwhile */
-    MERGE_PAUSE_MS = 2000, /* but no longer than this, or than it took */
-    STEPS_OF_MERGE = 4,    /* steps of the background that a step of merging counts as */
-    PAGE_BYTES = 640,      /* of a usual page of the order */
-    PAGES_KEPT = 4,        /* the same for them */
-    FULL_MS = 100,         /* so long values leave after somebody has found no room in the arena */
-    PENDING_LEAST = 256,   /* blocks that the epochs keep from use: worth waiting for */
-    FULL_REGIONS = 2,      /* or until so many of its regions fit */
-    UNSETTLED_SHARE = 32,  /* of the cap, in replaced values that readers may still see, for each worker */
+    MERGE_PAUSE = 10,                /* times as long as the last one took: writes wait meanwhile */
+    MERGE_PAUSE_MS = 2000,           /* but no longer than this, or than it took */
+    STEPS_OF_MERGE = 4,              /* steps of the background that a step of merging counts as */
+    PAGE_BYTES = 640,                /* of a usual page of the order */
+    PAGES_KEPT = 4,                  /* the same for them */
+    FULL_MS = 100,                   /* so long values leave after somebody has found no room in the arena */
+    PENDING_LEAST = 256,             /* blocks that the epochs keep from use: worth waiting for */
+    FULL_REGIONS = 2,                /* or until so many of its regions fit */
+    START_GIVE_BACK_BYTES = 1 << 20, /* for such a value the allocator is asked first */
+    START_TRIES = 8,                 /* to make room: what leaves is free some turns later */
+    UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
 };
@@ -714,6 +716,32 @@ static void relieve_short(struct store_worker *sw, struct room_state *room)
         if (atomic_load_explicit(&store->value_bytes, memory_order_relaxed) <= until ||
             !consider_some(store, sw->private, longest_queue(store, RESIDENT_EXTERNAL), excess, NULL))
             return;
+    }
+}
+
+bool memory_start_room(struct store_worker *sw, uint64_t bytes, bool make)
+{
+    struct store *store = sw->store;
+    struct room_state *room = &sw->private->room;
+    if (store->config.no_threads || !memory_resident_is_ours())
+        return true;
+    unsigned most = make ? START_TRIES : bytes >= START_GIVE_BACK_BYTES ? 1 : 0;
+    for (unsigned tries = 0;; tries++) {
+        uint64_t all = memory_resident_bytes() + bytes, limit = room_limit(store);
+        if (all <= limit)
+            return true;
+        if (tries == most)
+            return false;
+        if (make && all - limit > room_unsettled(store)) {
+            atomic_store_explicit(&room->short_bytes, all - limit - room_unsettled(store),
+                                  memory_order_relaxed);
+            relieve_short(sw, room);
+        }
+        if (make) {
+            epoch_exit(&sw->private->epoch);
+            epoch_enter(&sw->private->epoch);
+        }
+        memory_give_back();
     }
 }
 

@@ -9,12 +9,17 @@ enum {
     TURN_RECORDS = 1024, /* so often what was replaced may be freed */
     TURN_BYTES = 256 << 10,
     MEASURE_TURNS = 64,
+    LARGE_BYTES = 32 << 10,
 };
 
-/* With a cap, values stay on disk once there are enough in memory. */
+/* With a cap, values stay on disk once there are enough in memory. Of large ones few may be too many until
+ * the next measurement: they ask. */
 static bool stays_cold(const struct replay *replay, const struct record *r)
 {
-    return UNLIKELY(replay->full) && r->value.len > 8;
+    if (UNLIKELY(replay->full))
+        return r->value.len > 8;
+    return UNLIKELY(r->value.len >= LARGE_BYTES) && store_evicts(replay->store) &&
+           !memory_start_room(&replay->store->workers[0], r->value.len, false);
 }
 
 /* hint: a place in the ordered index near the key, or 0. */
@@ -193,6 +198,13 @@ static status_t replay_memory(struct replay *replay)
     if (memory_bare_bytes(&use) <= room_limit(store) + hash_table_untouched_bytes(&store->hash))
         return status_ok();
     return too_little(replay, &use, keys);
+}
+
+void store_replay_room(void *context, size_t bytes)
+{
+    const struct replay *replay = context;
+    if (store_evicts(replay->store))
+        (void)memory_start_room(&replay->store->workers[0], bytes, true);
 }
 
 status_t store_replay(void *context, const struct record *records, unsigned n)

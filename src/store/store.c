@@ -151,6 +151,7 @@ static status_t open_log(struct store *store)
         .flush_interval_us = c->durability == STORE_INTERVAL ? 1000000 : 0,
         .on_locked = store_load,
         .replay = store_replay,
+        .replay_room = store_replay_room,
         .replay_progress = store_replay_progress,
         .may_allocate = space_may_allocate,
         .may_reuse = space_may_reuse,

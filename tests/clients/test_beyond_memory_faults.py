@@ -632,6 +632,22 @@ def test_a_full_index_gets_expiries(make_server):
     assert peak_rss_bytes(server) <= cap << 20
 
 
+@pytest.mark.parametrize("threads, cap, size, count", [(1, 64, 8, 30), (1, 128, 16, 25), (4, 48, 5, 30), (1, 32, 3, 60)])
+def test_large_values_are_replayed_within_the_cap(make_server, threads, cap, size, count):
+    server = make_server("--threads", threads, "--memory", f"{cap}M").start()
+    length = (size << 20) - 100
+    with server.client(60) as c:
+        for i in range(count):
+            assert c("SET", b"k%d" % i, bytes([65 + i % 26]) * length) == "OK"
+    server.kill()
+    server.start(60)
+    assert peak_rss_bytes(server) <= cap << 20
+    with server.client(60) as c:
+        for i in range(count):
+            assert c("GET", b"k%d" % i) == bytes([65 + i % 26]) * length
+    assert peak_rss_bytes(server) <= cap << 20
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_start_with_too_little_says_how_much_it_needs(make_server, saved):
     """It starts with that; from a checkpoint not with much less."""

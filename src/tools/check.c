@@ -20,6 +20,8 @@
 
 enum {
     TRIES = 3,
+    TRIES_MAX = 20, /* as long as these are short */
+    TRIES_US_MAX = 30 * 1000000,
     LISTINGS_MAX = 1000, /* of the folder of a busy server, until one holds still */
 };
 
@@ -353,23 +355,47 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
 
 /* ---- beside a running server ---- */
 
-/* Has the server removed a file that was there when this check began? */
-static bool files_gone(struct check *c)
+static bool is_gone(struct check *c, const char *name)
+{
+    int fd = c->disk->ops->open(c->disk, c->folder, name, false, false);
+    if (fd >= 0)
+        c->disk->ops->close(c->disk, fd);
+    return fd == -ENOENT;
+}
+
+/* Has the server removed a segment that was there when this check began? */
+static bool segments_gone(struct check *c)
 {
     bool gone = false;
     char name[SEGMENT_NAME_BYTES];
     for (size_t i = 0; i < c->segment_count && !gone; i++) {
         segment_file_name(name, c->segments[i].data, c->segments[i].number);
-        int fd = c->disk->ops->open(c->disk, c->folder, name, false, false);
-        gone = fd == -ENOENT;
-        if (fd >= 0)
-            c->disk->ops->close(c->disk, fd);
+        gone = is_gone(c, name);
     }
     return gone;
 }
 
-/* *changed: nothing was looked at, because the folder was changing. *again: what was found may only look like
- * damage, because files went meanwhile. */
+/* Or a checkpoint? Its file is written over by the next ones. */
+static bool tocs_gone(struct check *c)
+{
+    bool gone = false;
+    char name[TOC_NAME_BYTES];
+    for (size_t i = 0; i < c->toc_count && !gone; i++) {
+        toc_name(name, c->tocs[i].number, false);
+        gone = is_gone(c, name);
+    }
+    return gone;
+}
+
+/* What was found may only look like damage, because files went meanwhile. Where just all checkpoints have
+ * gone, the log may do without. */
+static bool is_doubtful(struct check *c)
+{
+    bool damaged = c->damages || c->unreadables;
+    return c->live && (((damaged || c->chosen == NULL) && segments_gone(c)) || (damaged && tocs_gone(c)));
+}
+
+/* *changed: nothing was looked at, because the folder was changing. *again: it is no verdict. */
 static enum check_code check_once(const struct check_options *o, FILE *out, bool *changed, bool *again)
 {
     struct check c = {.disk = o->disk,
@@ -380,10 +406,8 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
                       .progress = o->progress,
                       .began_us = clock_monotonic_us()};
     enum check_code code = check_all(&c, o);
-    bool doubtful =
-        c.damages || c.unreadables || c.chosen == NULL; /* or all has gone that could be looked at */
     *changed = c.changed;
-    *again = c.changed || (c.live && doubtful && files_gone(&c));
+    *again = c.changed || is_doubtful(&c);
     for (size_t i = 0; i < c.toc_count; i++)
         toc_close(c.tocs[i].toc);
     if (c.folder >= 0)
@@ -393,8 +417,19 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
     return code;
 }
 
+static enum check_code not_exact(const struct check_options *o, unsigned tries)
+{
+    fprintf(
+        o->out,
+        "%s: not exact: in each of %u checks the server removed files, which looks like damage and may be "
+        "none. Make a copy with `kvasir backup PATH` and check that, or stop the server\n",
+        o->path, tries);
+    return CHECK_UNREADABLE;
+}
+
 enum check_code check_run(const struct check_options *o)
 {
+    uint64_t began_us = clock_monotonic_us();
     for (unsigned tries = 1, listings = 1;; tries++) {
         char *text = NULL;
         size_t bytes = 0;
@@ -408,16 +443,15 @@ enum check_code check_run(const struct check_options *o)
             free(text);
             continue;
         }
-        bool tell = !again || tries == TRIES;
-        if (tell)
+        uint64_t spent_us = clock_monotonic_us() - began_us;
+        bool last = tries >= TRIES && (spent_us >= TRIES_US_MAX || tries == TRIES_MAX);
+        if (!again)
             (void)fwrite(text, 1, bytes, o->out); /* the caller looks for errors of the stream */
         free(text);
-        if (tell && again)
-            fprintf(o->out, "not exact: the server has removed files meanwhile, which looks like damage. "
-                            "Make a copy with "
-                            "`kvasir backup PATH` and check that, or stop the server\n");
-        if (tell)
-            return again ? CHECK_UNREADABLE : code;
+        if (!again)
+            return code;
+        if (last) /* what was found would be read as damage */
+            return not_exact(o, tries);
     }
 }
 

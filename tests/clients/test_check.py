@@ -1,6 +1,7 @@
 """kvasir check and --repair, on folders that servers have written. What exactly is found where, against what a store
 does with the same folder, is tested in tests/unit/tools/test_check.c."""
 
+import itertools
 import os
 import pty
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import threading
 
 import pytest
+from kvasir_client import wait_until
 from kvasir_server import BINARY, Server
 
 pytestmark = [pytest.mark.kvasir, pytest.mark.sanitize]
@@ -296,6 +298,35 @@ def test_checkpoints_come_and_go_meanwhile(make_server):
             stop.set()
             saver.join()
         assert int(client("LASTSAVE")) > 0
+
+
+def test_beside_cleaning_and_checkpoints(make_server):
+    """At a disk limit files go all the time: no check may call that damage, and each comes to an end."""
+    server = make_server("--threads", 1, "--disk-limit", "64M", env={"KVASIR_FAULT": "checkpoint:1000000"}).start()
+    stop = threading.Event()
+
+    def removed(client):
+        return int(client("INFO", "kvasir").decode().split("segments_removed:")[1].split()[0])
+
+    def write():
+        with server.client(timeout=60) as other:
+            for round_ in itertools.count():
+                if stop.is_set():
+                    return
+                keys = (i * 7919 % 7000 for i in range(round_ * 100, round_ * 100 + 100))
+                other.pipeline(("SET", f"k{key}", "x" * 2000) for key in keys)  # may be refused
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with server.client() as client:
+            wait_until(lambda: removed(client) > 0, timeout=60, what="removed segments")
+            for _ in range(15):
+                result = check(server.data)
+                assert result.returncode == WELL, result.stdout
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_not_a_folder(folder, tmp_path):

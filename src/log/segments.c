@@ -290,7 +290,7 @@ bool segments_reap_step(struct segments *s)
     if (file == NULL)
         return false;
     uint64_t bytes = bytes_of(file);
-    bool shortened = bytes > REAP_BYTES && disk->ops->links && disk->ops->links(disk, file->fd) == 0 &&
+    bool shortened = bytes > REAP_BYTES && disk_may_overwrite(disk, file->fd, 0) &&
                      disk->ops->truncate(disk, file->fd, bytes - REAP_BYTES) >= 0;
     if (shortened)
         atomic_store_explicit(&file->bytes, bytes - REAP_BYTES, memory_order_relaxed);

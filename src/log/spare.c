@@ -60,7 +60,7 @@ status_t spare_retire(const struct segment_folder *folder, struct segment_file *
     CHECK(atomic_load_explicit(&file->sealed, memory_order_acquire));
     CHECK(segments_live_bytes(folder->segments, file) == 0);
     segment_file_name(name, file->data, file->number);
-    if (keep && disk->ops->links && disk->ops->links(disk, file->fd) == 1) {
+    if (keep && disk_may_overwrite(disk, file->fd, 1)) {
         uint64_t number = segments_spare_number(folder->segments);
         spare_name(spare, number);
         if (disk->ops->rename(disk, folder->fd, name, spare) >= 0) {
@@ -95,6 +95,19 @@ static void discard(const struct segment_folder *folder, const struct segments_s
     (void)folder->disk->ops->remove(folder->disk, folder->fd, name);
 }
 
+/* Passes over those that somebody has locked before they lost their names. */
+static bool take(const struct segment_folder *folder, uint64_t least, uint64_t most, uint64_t wanted,
+                 struct segments_spare *spare, char name[SEGMENT_NAME_BYTES])
+{
+    while (segments_spare_take(folder->segments, least, most, wanted, spare)) {
+        spare_name(name, spare->number);
+        if (disk_may_overwrite(folder->disk, spare->fd, 1))
+            return true;
+        discard(folder, spare, name);
+    }
+    return false;
+}
+
 static int write_header(struct disk *disk, const struct segment *segment)
 {
     char *block = aligned_alloc(LOG_BLOCK_BYTES, LOG_BLOCK_BYTES);
@@ -114,10 +127,9 @@ status_t spare_use_for_log(const struct segment_folder *folder, uint64_t number,
     struct disk *disk = folder->disk;
     struct segments_spare spare;
     char name[SEGMENT_NAME_BYTES], old_name[SEGMENT_NAME_BYTES];
-    *found = segments_spare_take(folder->segments, least, UINT64_MAX, wanted, &spare);
+    *found = take(folder, least, UINT64_MAX, wanted, &spare, old_name);
     if (!*found)
         return status_ok();
-    spare_name(old_name, spare.number);
     segment_name(name, number);
     status_t s =
         segment_begin(out, folder->path, number, after, spare.bytes & ~(uint64_t)(LOG_BLOCK_BYTES - 1));
@@ -176,10 +188,8 @@ status_t spare_use_for_data(const struct segment_folder *folder, const char *nam
     struct segments_spare spare;
     char old_name[SEGMENT_NAME_BYTES];
     *fd = -1;
-    if (!segments_spare_take(folder->segments, data_bytes_least(bytes), data_bytes_most(bytes), bytes,
-                             &spare))
+    if (!take(folder, data_bytes_least(bytes), data_bytes_most(bytes), bytes, &spare, old_name))
         return status_ok();
-    spare_name(old_name, spare.number);
     int e = disk->ops->folder_sync(disk, folder->fd); /* the old name has gone */
     if (e >= 0)
         e = disk->ops->rename(disk, folder->fd, old_name, name);

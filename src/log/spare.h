@@ -4,7 +4,8 @@
  * what it frees, removing a file holds up the disk's other work (docs/performance.md has figures). So a dead
  * segment, of the log or of data, takes the name of a spare file and keeps its blocks. When nobody reads it
  * any more it is the next segment's file, with a new header, and its old bytes lie behind what is written.
- * They check with nothing there: generation and address are in every checksum.
+ * One that another folder has too, or that somebody has locked (kvasir check), is removed. They check with
+ * nothing there: generation and address are in every checksum.
  *
  * What a crash leaves: the old name is made durable to be gone before the file gets other bytes, and the
  * header of a log segment before the file gets its name. Spare files themselves do not outlive the process:

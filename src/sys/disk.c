@@ -185,6 +185,22 @@ static int real_links(struct disk *disk, int fd)
     return fstat(fd, &s) < 0 ? -errno : s.st_nlink > INT_MAX ? INT_MAX : (int)s.st_nlink;
 }
 
+static int real_lock_shared(struct disk *disk, int fd)
+{
+    (void)disk;
+    return flock(fd, LOCK_SH | LOCK_NB) < 0 ? -errno : 0;
+}
+
+/* Asking takes the lock for a moment. Where files cannot be locked, nobody has. */
+static int real_is_locked(struct disk *disk, int fd)
+{
+    (void)disk;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+        return errno == EWOULDBLOCK;
+    flock(fd, LOCK_UN);
+    return 0;
+}
+
 static int64_t real_read(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset)
 {
     (void)disk;
@@ -337,6 +353,8 @@ struct disk *disk_real(void)
         .close = real_close,
         .size = real_size,
         .links = real_links,
+        .lock_shared = real_lock_shared,
+        .is_locked = real_is_locked,
         .read = real_read,
         .write = real_write,
         .allocate = real_allocate,

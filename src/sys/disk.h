@@ -32,6 +32,11 @@ struct disk_ops {
     int64_t (*size)(struct disk *disk, int fd);
     int (*links)(struct disk *disk,
                  int fd); /* names that the file has in all folders. May be NULL: unknown */
+    /* An advisory lock on an open file, shared, until close: it asks others to leave its bytes alone, also
+     * when its name has gone. -EWOULDBLOCK: not now, ask again. May be NULL: there are no such locks. */
+    int (*lock_shared)(struct disk *disk, int fd);
+    /* > 0: another open of the file has such a lock. May be NULL. */
+    int (*is_locked)(struct disk *disk, int fd);
     /* Transfers exactly len bytes unless end of file (reads: returns the shorter count) or an error. */
     int64_t (*read)(struct disk *disk, int fd, void *buffer, size_t len, uint64_t offset);
     int64_t (*write)(struct disk *disk, int fd, const void *buffer, size_t len, uint64_t offset);
@@ -56,6 +61,14 @@ struct disk_ops {
 struct disk {
     const struct disk_ops *ops;
 };
+
+/* May the file get other bytes, or lose some? Only if it has just these names of ours, and nobody holds a
+ * lock on it. Whoever takes a lock by name looks at the name afterwards: so ask when it has gone. */
+static inline bool disk_may_overwrite(struct disk *disk, int fd, int names)
+{
+    return disk->ops->links && disk->ops->links(disk, fd) == names &&
+           (disk->ops->is_locked == NULL || disk->ops->is_locked(disk, fd) == 0);
+}
 
 /* The operating system's files. O_DIRECT falls back to buffered I/O where the file system refuses it. */
 struct disk *disk_real(void);

@@ -60,9 +60,9 @@ static int open_file(struct toc_writer *w, const char *name)
     if (fd != -EEXIST)
         return fd;
     fd = disk->ops->open(disk, w->folder, name, true, true);
-    /* A backup may have it too. The sync: its old name must have gone before it gets other bytes. */
-    if (fd >= 0 && disk->ops->links && disk->ops->links(disk, fd) == 1 &&
-        disk->ops->folder_sync(disk, w->folder) >= 0) {
+    /* A backup or a check may have it too. The sync: its old name must have gone before it gets other bytes.
+     */
+    if (fd >= 0 && disk_may_overwrite(disk, fd, 1) && disk->ops->folder_sync(disk, w->folder) >= 0) {
         w->is_reused = true;
         return fd;
     }

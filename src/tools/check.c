@@ -15,14 +15,13 @@
 #include "log/spare.h"
 #include "sys/clock.h"
 #include "tools/check_internal.h"
+#include "tools/descriptors.h"
 #include "tools/options.h"
 #include "tools/tools.h"
 
 enum {
-    TRIES = 3,
-    TRIES_MAX = 20, /* as long as these are short */
-    TRIES_US_MAX = 30 * 1000000,
-    LISTINGS_MAX = 1000, /* of the folder of a busy server, until one holds still */
+    LISTINGS_MAX = 1000,   /* of the folder of a busy server, until one holds still */
+    OTHER_DESCRIPTORS = 32 /* beside one for each file */
 };
 
 static const char about[] =
@@ -30,8 +29,8 @@ static const char about[] =
     "key's\n"
     "value is where they say. It changes nothing there. The server may be running; then only what was "
     "written\n"
-    "when the check began is looked at, and the check begins anew if files that it removed\n"
-    "look like damage.\n"
+    "when the check began is looked at. Files that the server removes meanwhile take room until the check\n"
+    "ends.\n"
     "Exit code: 0 well, 1 damaged but the server would start, 2 damaged, 3 not everything could be read.\n"
     "--repair writes what is valid to a new folder, from which a server starts. Exit code then: 0 nothing "
     "was\n"
@@ -131,13 +130,13 @@ static int note_name(void *context, const char *name)
     bool data = segment_parse_data_name(name, &number);
     if (data || segment_parse_name(name, &number)) {
         c->segments = grow(c->segments, c->segment_count, sizeof *c->segments);
-        c->segments[c->segment_count++] = (struct check_segment){.data = data, .number = number};
+        c->segments[c->segment_count++] = (struct check_segment){.data = data, .number = number, .fd = -1};
         c->log_count += !data;
     } else if (!toc_parse_name(name, &number, &temporary)) {
         note_other(c, name);
     } else if (!temporary) {
         c->tocs = grow(c->tocs, c->toc_count, sizeof *c->tocs);
-        c->tocs[c->toc_count++] = (struct check_toc){.number = number};
+        c->tocs[c->toc_count++] = (struct check_toc){.number = number, .fd = -1};
     } else {
         note_temporary(c, name);
     }
@@ -202,6 +201,31 @@ static void find_limit(struct check *c)
     check_note(c, "a server has %s open: the log is looked at up to LSN %" PRIu64, c->path, end);
 }
 
+/* Opens one, and asks the server not to use it again. */
+static int hold(struct check *c, const char *name)
+{
+    int fd = c->disk->ops->open(c->disk, c->folder, name, false, true);
+    if (fd >= 0 && c->disk->ops->lock_shared)
+        c->changed |= c->disk->ops->lock_shared(c->disk, fd) == -EWOULDBLOCK;
+    c->changed |= fd == -ENOENT;
+    return fd;
+}
+
+/* With a running server: what this opens stays as it is. A file that cannot be opened is met again later. */
+static void hold_files(struct check *c)
+{
+    char name[SEGMENT_NAME_BYTES];
+    descriptors_raise_limit(c->segment_count + 2 * c->toc_count + OTHER_DESCRIPTORS);
+    for (size_t i = 0; i < c->toc_count && !c->changed; i++) {
+        toc_name(name, c->tocs[i].number, false);
+        c->tocs[i].fd = hold(c, name);
+    }
+    for (size_t i = 0; i < c->segment_count && !c->changed; i++) {
+        segment_file_name(name, c->segments[i].data, c->segments[i].number);
+        c->segments[i].fd = hold(c, name);
+    }
+}
+
 static status_t list_folder(struct check *c)
 {
     c->folder = c->disk->ops->folder_open(c->disk, c->path, false);
@@ -219,10 +243,14 @@ static status_t list_folder(struct check *c)
         qsort(c->segments, c->segment_count, sizeof *c->segments, by_number);
     if (c->toc_count)
         qsort(c->tocs, c->toc_count, sizeof *c->tocs, newest_first);
+    if (c->live)
+        hold_files(c);
+    if (c->changed)
+        return status_ok();
     check_toc_headers(c);
     /* A listing has all that was there from its beginning to its end; of files made or renamed meanwhile it
-     * may have the later and not the earlier. So all the files that these tocs name are in it, and no other
-     * toc names any, only if nothing has changed from before it to behind the tocs' opening. */
+     * may have the later and not the earlier. So all the files that these tocs name are in it and held, and
+     * no other toc names any, only if nothing has changed from before it to behind the tocs' opening. */
     c->changed = c->live && sum_of_names(c) != before;
     if (c->changed)
         return status_ok();
@@ -353,50 +381,22 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
     return code;
 }
 
-/* ---- beside a running server ---- */
-
-static bool is_gone(struct check *c, const char *name)
+static void close_files(struct check *c)
 {
-    int fd = c->disk->ops->open(c->disk, c->folder, name, false, false);
-    if (fd >= 0)
-        c->disk->ops->close(c->disk, fd);
-    return fd == -ENOENT;
-}
-
-/* Has the server removed a segment that was there when this check began? */
-static bool segments_gone(struct check *c)
-{
-    bool gone = false;
-    char name[SEGMENT_NAME_BYTES];
-    for (size_t i = 0; i < c->segment_count && !gone; i++) {
-        segment_file_name(name, c->segments[i].data, c->segments[i].number);
-        gone = is_gone(c, name);
+    for (size_t i = 0; i < c->toc_count; i++) {
+        toc_close(c->tocs[i].toc);
+        if (c->tocs[i].fd >= 0)
+            c->disk->ops->close(c->disk, c->tocs[i].fd);
     }
-    return gone;
+    for (size_t i = 0; i < c->segment_count; i++)
+        if (c->segments[i].fd >= 0)
+            c->disk->ops->close(c->disk, c->segments[i].fd);
+    if (c->folder >= 0)
+        c->disk->ops->close(c->disk, c->folder);
 }
 
-/* Or a checkpoint? Its file is written over by the next ones. */
-static bool tocs_gone(struct check *c)
-{
-    bool gone = false;
-    char name[TOC_NAME_BYTES];
-    for (size_t i = 0; i < c->toc_count && !gone; i++) {
-        toc_name(name, c->tocs[i].number, false);
-        gone = is_gone(c, name);
-    }
-    return gone;
-}
-
-/* What was found may only look like damage, because files went meanwhile. Where just all checkpoints have
- * gone, the log may do without. */
-static bool is_doubtful(struct check *c)
-{
-    bool damaged = c->damages || c->unreadables;
-    return c->live && (((damaged || c->chosen == NULL) && segments_gone(c)) || (damaged && tocs_gone(c)));
-}
-
-/* *changed: nothing was looked at, because the folder was changing. *again: it is no verdict. */
-static enum check_code check_once(const struct check_options *o, FILE *out, bool *changed, bool *again)
+/* *changed: nothing was looked at, because the folder was changing. */
+static enum check_code check_once(const struct check_options *o, FILE *out, bool *changed)
 {
     struct check c = {.disk = o->disk,
                       .path = o->path,
@@ -407,52 +407,34 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
                       .began_us = clock_monotonic_us()};
     enum check_code code = check_all(&c, o);
     *changed = c.changed;
-    *again = c.changed || is_doubtful(&c);
-    for (size_t i = 0; i < c.toc_count; i++)
-        toc_close(c.tocs[i].toc);
-    if (c.folder >= 0)
-        c.disk->ops->close(c.disk, c.folder);
+    close_files(&c);
     free(c.tocs);
     free(c.segments);
     return code;
 }
 
-static enum check_code not_exact(const struct check_options *o, unsigned tries)
-{
-    fprintf(
-        o->out,
-        "%s: not exact: in each of %u checks the server removed files, which looks like damage and may be "
-        "none. Make a copy with `kvasir backup PATH` and check that, or stop the server\n",
-        o->path, tries);
-    return CHECK_UNREADABLE;
-}
-
 enum check_code check_run(const struct check_options *o)
 {
-    uint64_t began_us = clock_monotonic_us();
-    for (unsigned tries = 1, listings = 1;; tries++) {
+    for (unsigned listings = 0; listings < LISTINGS_MAX; listings++) {
         char *text = NULL;
         size_t bytes = 0;
-        bool changed, again;
+        bool changed;
         FILE *out = open_memstream(&text, &bytes);
         CHECK(out != NULL);
-        enum check_code code = check_once(o, out, &changed, &again);
+        enum check_code code = check_once(o, out, &changed);
         CHECK(fclose(out) == 0);
-        if (changed && listings++ < LISTINGS_MAX) {
-            tries--;
-            free(text);
-            continue;
-        }
-        uint64_t spent_us = clock_monotonic_us() - began_us;
-        bool last = tries >= TRIES && (spent_us >= TRIES_US_MAX || tries == TRIES_MAX);
-        if (!again)
+        if (!changed)
             (void)fwrite(text, 1, bytes, o->out); /* the caller looks for errors of the stream */
         free(text);
-        if (!again)
+        if (!changed)
             return code;
-        if (last) /* what was found would be read as damage */
-            return not_exact(o, tries);
     }
+    fprintf(
+        o->out,
+        "%s: not looked at: the server made or removed files while they were listed, %d times. Make a copy "
+        "with `kvasir backup PATH` and check that, or stop the server\n",
+        o->path, LISTINGS_MAX);
+    return CHECK_UNREADABLE;
 }
 
 int tool_check(int argc, char **argv)

@@ -1,8 +1,9 @@
 /* check: what is right and what is not in a data folder, and how much of it can be saved.
  *
  * It only reads the folder. The server may be running: then what lies behind the last point that the log
- * itself calls durable is not looked at, and when files that it has removed meanwhile could be what looks
- * like damage, the check begins anew, some times; then it says that it is not exact (CHECK_UNREADABLE).
+ * itself calls durable is not looked at. The files are held: opened when they are listed, all of them, with a
+ * shared lock on each that keeps the server from using them again after it has removed them. When none has
+ * come or gone meanwhile, they are what the folder was at that moment; else they are listed anew.
  *
  * Memory: 256 MiB at most for one bit a place at which a record may begin, in 16 GiB of segments at a time
  * (for more the tocs are read again), 32 bytes a segment file, and the largest batch of the log.

@@ -151,6 +151,19 @@ static bool is_orphan(struct check *c, const struct check_segment *s)
     return s->data && all_open && !named;
 }
 
+int check_segment_open(struct check *c, const struct check_segment *s)
+{
+    char name[SEGMENT_NAME_BYTES];
+    segment_file_name(name, s->data, s->number);
+    return s->fd >= 0 ? s->fd : c->disk->ops->open(c->disk, c->folder, name, false, true);
+}
+
+void check_segment_close(struct check *c, const struct check_segment *s, int fd)
+{
+    if (fd >= 0 && fd != s->fd)
+        c->disk->ops->close(c->disk, fd);
+}
+
 static void open_one(struct check *c, struct check_segment *s)
 {
     char name[SEGMENT_NAME_BYTES];
@@ -164,9 +177,7 @@ static void open_one(struct check *c, struct check_segment *s)
                      name);
         c->refuses = true;
     }
-    int fd = c->disk->ops->open(c->disk, c->folder, name, false, true);
-    if (fd == -ENOENT && c->live)
-        return; /* the server has removed it meanwhile */
+    int fd = check_segment_open(c, s);
     int64_t size = fd < 0 ? fd : c->disk->ops->size(c->disk, fd);
     if (size < 0) {
         check_unreadable(c, "%s/%s cannot be opened: %s", c->path, name, strerror((int)-size));
@@ -182,8 +193,7 @@ static void open_one(struct check *c, struct check_segment *s)
         if (s->data && s->usable && s->bytes > s->made_bytes)
             s->bytes = s->made_bytes;
     }
-    if (fd >= 0)
-        c->disk->ops->close(c->disk, fd);
+    check_segment_close(c, s, fd);
 }
 
 void check_headers(struct check *c)

@@ -19,6 +19,7 @@ enum {
 
 /* A segment file that is there. */
 struct check_segment {
+    int fd; /* with a running server; else -1 */
     bool data;
     uint64_t number;
     uint64_t generation;
@@ -35,6 +36,7 @@ struct check_segment {
 };
 
 struct check_toc {
+    int fd; /* with a running server: nothing is read through it, but it holds the file; else -1 */
     uint64_t number;
     struct toc *toc; /* NULL: not even its header, footer and list are good */
     uint64_t keys;   /* met in good blocks */
@@ -67,7 +69,7 @@ struct check {
     const char *path;
     int folder;
     bool live;           /* a server has the folder open */
-    bool changed;        /* its files were other ones at the end of the listing than at its beginning */
+    bool changed;        /* files came or went while they were listed and opened */
     uint64_t limit_lsn;  /* what lies at or above it is not looked at */
     uint64_t start_lsn;  /* of the oldest toc whose header is good: files may be missing below */
     uint64_t chosen_lsn; /* where the replay of a server would begin; 0: at the log's beginning */
@@ -115,7 +117,10 @@ const char *check_file_name(uint64_t address, char name[SEGMENT_NAME_BYTES]);
 void check_log_segment(struct check *c, struct check_segment *s);
 /* After the last. */
 void check_log_end(struct check *c);
-/* Opens a segment and reads it to a sink, up to the limit. */
+/* Opens a segment, unless it is held. -errno: it cannot be. Whoever asked closes it. */
+int check_segment_open(struct check *c, const struct check_segment *s);
+void check_segment_close(struct check *c, const struct check_segment *s, int fd);
+/* Reads a segment to a sink, up to the limit. */
 void check_scan(struct check *c, const struct check_segment *s, const struct scan_sink *sink);
 bool check_starts_get(const struct check *c, uint64_t address);
 void check_starts_set(struct check *c, uint64_t address);

@@ -204,16 +204,14 @@ void check_scan(struct check *c, const struct check_segment *s, const struct sca
     if (!s->data && s->number == limit_number && end > lsn_offset(c->limit_lsn))
         end = lsn_offset(c->limit_lsn);
     segment_file_name(name, s->data, s->number);
-    int fd = c->disk->ops->open(c->disk, c->folder, name, false, true);
-    if (fd == -ENOENT && c->live)
-        return;
+    int fd = check_segment_open(c, s);
     if (fd < 0) {
         check_unreadable(c, "%s/%s cannot be opened: %s", c->path, name, strerror(-fd));
         return;
     }
     struct scan_file f = {c->disk, fd, s->data, s->number, s->generation, end, s->reused};
     scan_segment(&f, sink);
-    c->disk->ops->close(c->disk, fd);
+    check_segment_close(c, s, fd);
 }
 
 void check_log_segment(struct check *c, struct check_segment *s)

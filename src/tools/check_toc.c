@@ -7,19 +7,6 @@
 #include "base/check.h"
 #include "tools/check_internal.h"
 
-/* The server may have written a newer one and removed this. */
-static bool is_gone(const struct check *c, uint64_t number)
-{
-    char name[TOC_NAME_BYTES];
-    toc_name(name, number, false);
-    if (!c->live)
-        return false;
-    int fd = c->disk->ops->open(c->disk, c->folder, name, false, false);
-    if (fd >= 0)
-        c->disk->ops->close(c->disk, fd);
-    return fd == -ENOENT;
-}
-
 void check_toc_headers(struct check *c)
 {
     for (size_t i = 0; i < c->toc_count; i++) {
@@ -27,8 +14,6 @@ void check_toc_headers(struct check *c)
         status_t s = toc_open(c->disk, c->folder, c->path, t->number, &t->toc);
         if (!status_is_ok(&s)) {
             t->toc = NULL;
-            if (is_gone(c, t->number))
-                continue;
             check_status(c, &s);
             c->refuses |= s.code == STATUS_UNSUPPORTED;
             continue;
@@ -183,7 +168,7 @@ void check_toc_group(struct check *c, struct check_toc *t, bool first)
 {
     if (t->toc == NULL)
         return;
-    uint64_t lost_before = t->lost_keys, damages = c->damages;
+    uint64_t lost_before = t->lost_keys;
     struct entries e = {.c = c, .t = t, .first = first};
     if (first)
         check_list(c, t);
@@ -197,13 +182,6 @@ void check_toc_group(struct check *c, struct check_toc *t, bool first)
     if (t->lost_keys > CHECK_ENTRIES_MAX && t->lost_keys > lost_before)
         check_damage(c, "toc %" PRIu64 ": so far the values of %" PRIu64 " keys are not where it says",
                      t->number, t->lost_keys);
-    if (c->damages > damages && is_gone(c, t->number)) {
-        check_note(c, "the server removed toc %" PRIu64 " meanwhile: what was said of it does not count",
-                   t->number);
-        c->damages = damages;
-        toc_close(t->toc);
-        t->toc = NULL;
-    }
 }
 
 void check_toc_choose(struct check *c)

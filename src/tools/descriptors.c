@@ -55,8 +55,7 @@ static void look_at_folder(const char *dir, struct descriptors_need *need)
     disk->ops->close(disk, folder);
 }
 
-/* Returns the limit that there is then. */
-static uint64_t raise_limit(uint64_t wanted)
+uint64_t descriptors_raise_limit(uint64_t wanted)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
@@ -78,7 +77,7 @@ status_t descriptors_raise(const char *dir, uint64_t *clients)
     struct descriptors_need need = {.clients = *clients};
     if (dir)
         look_at_folder(dir, &need);
-    uint64_t wanted = descriptors_wanted(&need), limit = raise_limit(wanted);
+    uint64_t wanted = descriptors_wanted(&need), limit = descriptors_raise_limit(wanted);
     if (limit >= wanted)
         return status_ok();
     struct descriptors_plan plan = descriptors_divide(limit, &need);

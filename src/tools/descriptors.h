@@ -25,6 +25,9 @@ uint64_t descriptors_wanted(const struct descriptors_need *need);
  * takes no more than half from them. */
 struct descriptors_plan descriptors_divide(uint64_t limit, const struct descriptors_need *need);
 
+/* Raises the process's limit to so many, or as far as it may. Returns the limit that there is then. */
+uint64_t descriptors_raise_limit(uint64_t wanted);
+
 /* Raises the process's limit as far as it may. Lowers *clients where that is not enough, and says so, and how
  * much data there can be; an error when what is in the folder cannot be opened. dir NULL: no files. */
 STATUS_MUST_USE status_t descriptors_raise(const char *dir, uint64_t *clients);

@@ -406,6 +406,16 @@ static void test_reap_step(void **state)
     assert_true(segments_reap_step(s));
     assert_false(segments_reap_step(s));
     assert_int_equal(fcntl(fd, F_GETFD), -1);
+    fd = disk->ops->create(disk, folder, "read", false);
+    int reader = disk->ops->open(disk, folder, "read", false, false);
+    assert_int_equal(disk->ops->truncate(disk, fd, 5 * MIB), 0);
+    assert_int_equal(disk->ops->lock_shared(disk, reader), 0);
+    assert_int_equal(disk->ops->remove(disk, folder, "read"), 0);
+    segments_leave(s, 5 * MIB, fd);
+    assert_true(segments_reap_step(s)); /* closed, as a whole: somebody else reads it */
+    assert_false(segments_reap_step(s));
+    assert_int_equal(disk->ops->size(disk, reader), 5 * MIB);
+    close(reader);
     segments_destroy(s);
     assert_int_equal(disk->ops->remove(disk, folder, "other name"), 0);
     for (int i = 0; i < 2; i++)

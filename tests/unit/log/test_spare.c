@@ -315,6 +315,50 @@ static void test_a_file_of_two_folders(void **state)
     assert_int_equal(rmdir(path), 0);
 }
 
+/* Somebody reads it and has locked it, before it lost its name or behind that: it must not get other bytes.
+ */
+static void test_a_locked_file(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/kvasir-spare-XXXXXX", name[SEGMENT_NAME_BYTES];
+    assert_non_null(mkdtemp(path));
+    struct disk *disk = disk_real();
+    struct segment_folder folder = {.disk = disk, .path = path, .segments = segments_create(disk)};
+    folder.fd = disk->ops->folder_open(disk, path, false);
+    int reader[4];
+    for (uint64_t number = 1; number <= 3; number++) {
+        struct segment s;
+        status_t status = segment_create(disk, folder.fd, path, number, 0, BYTES, &s, NULL);
+        assert_true(status_is_ok(&status));
+        segment_hand_over(&s, folder.segments);
+        segments_seal(s.file);
+        segment_name(name, number);
+        reader[number] = disk->ops->open(disk, folder.fd, name, false, false);
+        if (number == 1)
+            assert_int_equal(disk->ops->lock_shared(disk, reader[number]), 0);
+        status = spare_retire(&folder, s.file, true);
+        assert_true(status_is_ok(&status));
+        assert_int_equal(segments_bytes_get(folder.segments).spare, (number - 1) * BYTES);
+        if (number == 2)
+            assert_int_equal(disk->ops->lock_shared(disk, reader[number]), 0);
+    }
+    struct segment next;
+    bool found;
+    status_t status = spare_use_for_log(&folder, 4, 3, 0, BYTES, &next, &found);
+    assert_true(status_is_ok(&status) && found); /* the third; the second has gone */
+    assert_int_equal(segments_bytes_get(folder.segments).spare, 0);
+    for (uint64_t number = 1; number <= 3; number++) {
+        assert_int_equal(disk->ops->links(disk, reader[number]), number == 3);
+        assert_int_equal(disk->ops->size(disk, reader[number]), BYTES);
+        disk->ops->close(disk, reader[number]);
+    }
+    segment_hand_over(&next, folder.segments);
+    segments_destroy(folder.segments);
+    assert_int_equal(disk->ops->remove(disk, folder.fd, "log-0000000004.kv"), 0);
+    close(folder.fd);
+    assert_int_equal(rmdir(path), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +368,7 @@ int main(void)
         cmocka_unit_test(test_failures),
         cmocka_unit_test(test_crashes),
         cmocka_unit_test(test_a_file_of_two_folders),
+        cmocka_unit_test(test_a_locked_file),
     };
     logger_set_level(LOGGER_ERROR);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -87,6 +87,34 @@ static void test_lock(void **state)
     f->disk->ops->close(f->disk, fd);
 }
 
+static void test_lock_shared(void **state)
+{
+    struct fixture *f = *state;
+    int fd = f->disk->ops->create(f->disk, f->folder, "a", false);
+    int readers[2];
+    assert_true(fd >= 0 && disk_may_overwrite(f->disk, fd, 1));
+    for (unsigned i = 0; i < 2; i++) {
+        readers[i] = f->disk->ops->open(f->disk, f->folder, "a", false, false);
+        assert_int_equal(f->disk->ops->is_locked(f->disk, fd), i > 0);
+        assert_int_equal(f->disk->ops->lock_shared(f->disk, readers[i]), 0);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(f->disk->ops->is_locked(f->disk, fd), 1);
+        assert_false(disk_may_overwrite(f->disk, fd, 1));
+        f->disk->ops->close(f->disk, readers[i]);
+    }
+    assert_int_equal(f->disk->ops->is_locked(f->disk, fd), 0);
+    assert_false(disk_may_overwrite(f->disk, fd, 0)); /* it has a name */
+    assert_int_equal(f->disk->ops->remove(f->disk, f->folder, "a"), 0);
+    assert_true(disk_may_overwrite(f->disk, fd, 0));
+    f->disk->ops->close(f->disk, fd);
+    int lock = f->disk->ops->lock(f->disk, f->folder, "LOCK");
+    fd = f->disk->ops->open(f->disk, f->folder, "LOCK", false, false);
+    assert_int_equal(f->disk->ops->lock_shared(f->disk, fd), -EWOULDBLOCK);
+    f->disk->ops->close(f->disk, fd);
+    f->disk->ops->close(f->disk, lock);
+}
+
 static void test_create_and_open(void **state)
 {
     struct fixture *f = *state;
@@ -213,6 +241,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_folder, setup, teardown),
         cmocka_unit_test_setup_teardown(test_lock, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_lock_shared, setup, teardown),
         cmocka_unit_test_setup_teardown(test_create_and_open, setup, teardown),
         cmocka_unit_test_setup_teardown(test_transfer, setup, teardown),
         cmocka_unit_test_setup_teardown(test_direct, setup, teardown),

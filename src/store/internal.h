@@ -246,8 +246,6 @@ struct node *payload_expire(struct store *store, struct store_worker_private *p,
 void payload_clear(struct store *store, struct store_worker_private *p, struct node *node);
 /* Retires the block of a node that is no longer in the index. */
 void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref);
-/* Will a node need more without its value once it has such an expiry? */
-bool payload_widens(const struct node *node, uint64_t expire_ms);
 /* Would the node be smaller without its value? */
 bool payload_is_evictable(uint32_t meta);
 /* The value leaves memory, or comes back to it: another node takes the place of this one (not busy). False:
@@ -269,7 +267,7 @@ void node_publish(struct node *node, uint64_t lsn);
 struct memory_use {
     uint64_t arena_bytes, arena_live_bytes; /* taken from the system; in use */
     uint64_t share_bytes;                   /* of live ones, what values take */
-    uint64_t growth_bytes; /* that nodes would take if all had got an address, and some an expiry */
+    uint64_t growth_bytes; /* that nodes would take if all had got an address and an expiry */
     uint64_t value_bytes;  /* large values */
     uint64_t hash_bytes;
     uint64_t buffer_bytes; /* store_buffers_set, and the log's of large records */
@@ -296,6 +294,8 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
 /* At the start, in worker 0's section: is there room for so many bytes more, as measured? make: large values
  * leave for it, and what was replaced is freed. */
 bool memory_start_room(struct store_worker *sw, uint64_t bytes, bool make);
+/* The same: between some hundred records. False: the cap is near, values should stay on disk. */
+bool memory_start_turn(struct store_worker *sw);
 /* Looks at up to so many values, while there is too much in memory. True: there still is. */
 bool memory_relieve(struct store_worker *sw, unsigned steps);
 /* Of so many nodes that are to be unlinked, how many may be in this turn? Each takes a copy of a page, and

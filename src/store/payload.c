@@ -81,24 +81,18 @@ static size_t bare_bytes(size_t key_len, bool expires)
     return arena_class_bytes(arena_class(fixed_bytes(key_len) + cold_area_bytes(expires)));
 }
 
-/* Bytes of a node's block that it would not have without its value. Less than none: by so many it may come to
- * grow, when the cleaner moves its value or it gets an expiry. */
+/* Bytes of a node's block that it would not have without its value, but with an address and an expiry. Less
+ * than none: by so many it may come to grow, when the cleaner moves its value or it gets an expiry. */
 static int64_t value_share(uint32_t meta)
 {
-    size_t bare = bare_bytes(node_key_len(meta), meta & NODE_EXPIRES);
-    return (int64_t)arena_class_bytes(node_class(meta)) - (int64_t)bare;
-}
-
-bool payload_widens(const struct node *node, uint64_t expire_ms)
-{
-    uint32_t meta = node_meta(node);
-    size_t key_len = node_key_len(meta);
-    return expire_ms && !(meta & NODE_EXPIRES) && bare_bytes(key_len, true) > bare_bytes(key_len, false);
+    return (int64_t)arena_class_bytes(node_class(meta)) - (int64_t)bare_bytes(node_key_len(meta), true);
 }
 
 bool payload_is_evictable(uint32_t meta)
 {
-    return !(meta & (NODE_COLD | NODE_TOMBSTONE)) && (meta & NODE_EXTERNAL || value_share(meta) > 0);
+    size_t bare = bare_bytes(node_key_len(meta), meta & NODE_EXPIRES);
+    return !(meta & (NODE_COLD | NODE_TOMBSTONE)) &&
+           (meta & NODE_EXTERNAL || arena_class_bytes(node_class(meta)) > bare);
 }
 
 /* ---- reading and writing one node ---- */
@@ -345,10 +339,6 @@ static inline struct node *content_set(struct store *store, struct store_worker_
         drop_external(store, p, node, old);
         uint32_t meta = content_write(store, node, old, c);
         atomic_store_explicit(&node->meta, meta, memory_order_relaxed);
-        if (UNLIKELY((old ^ meta) & NODE_EXPIRES)) {
-            count_share(p, old, -1);
-            count_share(p, meta, 1);
-        }
         if (UNLIKELY(store_evicts(store)) && !payload_is_evictable(old) && payload_is_evictable(meta))
             memory_resident(store, p, hash, arena_ref(&store->arena, node), meta);
         return node;
@@ -393,10 +383,6 @@ void payload_clear(struct store *store, struct store_worker_private *p, struct n
     uint32_t forms = NODE_EXTERNAL | NODE_EXPIRES | NODE_COLD | NODE_MOVED;
     count_gone(store, p, node);
     drop_external(store, p, node, old);
-    if (UNLIKELY(old & NODE_EXPIRES)) {
-        count_share(p, old, -1);
-        count_share(p, old & ~forms, 1);
-    }
     atomic_store_explicit(&node->meta, (old & ~forms) | NODE_TOMBSTONE, memory_order_relaxed);
     atomic_store_explicit(&node->value_len, 0, memory_order_relaxed);
 }

@@ -408,8 +408,7 @@ static struct write_plan make_plan(struct store_worker_private *p)
         else if (UNLIKELY(e->staged == STAGED_EXPIRE) && !e->cold)
             plan.copied_bytes += e->value.len;
         plan.only_deletes &= e->staged == STAGED_DELETE;
-        plan.creates |=
-            e->node == NULL || (e->staged != STAGED_DELETE && payload_widens(e->node, e->new_expire_ms));
+        plan.creates |= e->node == NULL;
     }
     if (plan.records > 1)
         plan.bytes += record_bytes(RECORD_TXN, 0, 0);

@@ -15,7 +15,7 @@ struct write_plan {
     size_t copied_bytes; /* of these, values that are no part of the records */
     unsigned records;    /* without the frame */
     bool only_deletes;   /* may use the headroom of a full disk, and memory beyond the cap */
-    bool creates;        /* adds keys, or what they need besides values */
+    bool creates;        /* adds keys */
 };
 
 /* The record of an entry that is staged. */

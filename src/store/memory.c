@@ -49,6 +49,7 @@ enum {
     FULL_REGIONS = 2,                /* or until so many of its regions fit */
     START_GIVE_BACK_BYTES = 1 << 20, /* for such a value the allocator is asked first */
     START_TRIES = 8,                 /* to make room: what leaves is free some turns later */
+    START_MERGE_SHARE = 64,          /* of the arena's units, freed since the last merge */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
@@ -745,6 +746,19 @@ bool memory_start_room(struct store_worker *sw, uint64_t bytes, bool make)
     }
 }
 
+/* In a start nobody waits for what is being merged: all at once, when so much is free that it is worth it. */
+static void start_merge(struct store *store, struct store_worker_private *p)
+{
+    uint64_t freed = blocks_freed(store), units = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
+    struct arena_merge merge;
+    if (!is_pressed(store) || freed - load(&store->merged_freed) < units / START_MERGE_SHARE)
+        return;
+    atomic_store_explicit(&store->merged_freed, freed, memory_order_relaxed);
+    status_t s = arena_merge_begin(&p->arena, &merge);
+    while (status_is_ok(&s) && arena_merge_step(&p->arena, &merge))
+        ;
+}
+
 static uint64_t many_buffers(const struct memory_use *use)
 {
     return use->budget_bytes / BUFFERS_MANY_SHARE;
@@ -758,6 +772,33 @@ static void watch(struct store *store, const struct memory_use *use, uint64_t rs
     atomic_store_explicit(&store->urgent_bytes, rss > high ? rss - high : 0, memory_order_relaxed);
     if (rss > high && use->buffer_bytes > many_buffers(use))
         memory_give_back();
+}
+
+/* A hash table that would not fit is not made, for it would be the end of new keys; the present one gets
+ * overflow buckets. Only values of their own could make room for it: what is the arena's stays so, and nodes
+ * may grow. */
+static void set_table_room(struct store *store, const struct memory_use *use)
+{
+    uint64_t fixed = resident_bytes(use) - use->value_bytes + use->growth_bytes;
+    uint64_t low = memory_low_bytes(use);
+    hash_table_set_room(&store->hash, fixed < low ? low - fixed : 0);
+}
+
+bool memory_start_turn(struct store_worker *sw)
+{
+    struct store *store = sw->store;
+    if (store->config.no_threads || !memory_resident_is_ours())
+        return true;
+    struct memory_use use = memory_use(store);
+    uint64_t rss = memory_resident_bytes();
+    if (rss > use.budget_bytes) {
+        memory_give_back();
+        rss = memory_resident_bytes();
+    }
+    watch(store, &use, rss);
+    set_table_room(store, &use);
+    start_merge(store, sw->private);
+    return rss <= use.budget_bytes;
 }
 
 void memory_measure(struct store *store)
@@ -776,12 +817,8 @@ void memory_measure(struct store *store)
         slack = use.slack_bytes - step;
     store->measured = true;
     atomic_store_explicit(&store->slack_bytes, slack, memory_order_relaxed);
-    /* A table that would not fit is not made; the present one gets overflow buckets. Only values of their own
-     * could make room for it: what is the arena's stays so. */
     use.slack_bytes = slack;
-    uint64_t fixed = resident_bytes(&use) - use.value_bytes, low = memory_low_bytes(&use);
-    hash_table_set_room(&store->hash,
-                        fixed < low ? low - fixed : 0); /* else it would be the end of new keys */
+    set_table_room(store, &use);
 }
 
 /* A cap was set while the store was running: values that came before must be in a queue. */

@@ -191,7 +191,8 @@ static status_t replay_memory(struct replay *replay)
         replay->first_node_bytes = node_bytes(&use);
     }
     uint64_t all = use.arena_bytes + use.value_bytes + use.hash_bytes + use.slack_bytes;
-    replay->full = all > use.budget_bytes - use.budget_bytes / 16;
+    bool near = !memory_start_turn(&store->workers[0]);
+    replay->full = near || all > use.budget_bytes - use.budget_bytes / 16;
     (void)memory_relieve(&store->workers[0], TURN_RECORDS);
     /* More than a running server lets come: what that has stored must be there again, with whatever a start
      * needs beside it. */

@@ -452,13 +452,16 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
     /* It is copied. Where there is no room for that it leaves memory, which its record at `to` allows. */
+    bool taken = meta & NODE_EXTERNAL && room_take(store, p, old.len);
     if (payload_is_evictable(meta) &&
-        (meta & NODE_EXTERNAL ? !room_take(store, p, old.len)
-                              : !memory_has_node(store, p, node_bytes(store, meta, &c))))
+        !(meta & NODE_EXTERNAL ? taken : memory_has_node(store, p, node_bytes(store, meta, &c))))
         c.cold = true;
     /* And the node without its value waits for those that have been replaced, if it is that. */
-    if (!memory_has_node(store, p, node_bytes(store, meta, &c)) && memory_gets_nodes(p))
+    if (!memory_has_node(store, p, node_bytes(store, meta, &c)) && memory_gets_nodes(p)) {
+        if (taken)
+            room_return(p, old.len);
         return PAYLOAD_NOT_NOW;
+    }
     struct node *other = same_version(store, p, node, hash, &c, 0);
     /* Relaxed: see keeps in memory.c. */
     if (meta & NODE_TOUCHED)

@@ -36,8 +36,7 @@ enum {
     RETRY_FIRST_MS = 10000,
     RETRY_FIRST_MS_TESTED = 100,
     RETRY_LAST_MS = 600000,
-    RETRY_LACKING_MS = 1000, /* while writes wait for the room that it brings, or are refused */
-    DURABLE_POLL_US = 1000,  /* how often it looks whether the log has come so far */
+    DURABLE_POLL_US = 1000, /* how often it looks whether the log has come so far */
 };
 
 #define LOGGED_BYTES_CLOSELY (4ull << 30)
@@ -74,9 +73,7 @@ uint64_t checkpoint_logged_behind(struct store *store)
 
 bool checkpoint_may_retry(struct store *store)
 {
-    const struct keeper *k = &store->keeper;
-    uint64_t now_ms = clock_monotonic_us() / 1000;
-    return now_ms >= k->retry_ms || (now_ms >= k->retry_lacking_ms && log_lacks_room(store->log));
+    return backoff_is_over(&store->keeper.backoff, clock_monotonic_us() / 1000, store_lacks_room(store));
 }
 
 static bool is_due(struct store *store)
@@ -91,7 +88,7 @@ static bool is_due(struct store *store)
         return true;
     if (store->config.no_threads || !checkpoint_may_retry(store))
         return false;
-    if (k->retry_delay_ms) /* the last one was given up */
+    if (k->backoff.delay_ms) /* the last one was given up */
         return true;
     if (k->begin_ms && now_ms < k->begin_ms + CLOSELY_MS)
         least = LOGGED_BYTES_CLOSELY;
@@ -162,17 +159,9 @@ static void fail(struct store *store, const status_t *s)
 {
     struct keeper *k = &store->keeper;
     uint64_t first_ms = store->config.checkpoint_bytes ? RETRY_FIRST_MS_TESTED : RETRY_FIRST_MS;
-    uint64_t now_ms = clock_monotonic_us() / 1000, took_ms = now_ms - k->begin_ms;
-    bool early = k->retry_delay_ms && now_ms < k->retry_ms && log_lacks_room(store->log);
-    /* At most half of the time is spent on what may be in vain. */
-    k->retry_lacking_ms = now_ms + (took_ms > RETRY_LACKING_MS ? took_ms : RETRY_LACKING_MS);
-    if (!early) { /* else it says nothing new */
-        k->retry_delay_ms = k->retry_delay_ms ? k->retry_delay_ms * 2 : first_ms;
-        if (k->retry_delay_ms > RETRY_LAST_MS)
-            k->retry_delay_ms = RETRY_LAST_MS;
-        k->retry_ms = now_ms + k->retry_delay_ms;
+    uint64_t now_ms = clock_monotonic_us() / 1000;
+    if (backoff_fail(&k->backoff, k->begin_ms, now_ms, first_ms, RETRY_LAST_MS))
         LOG_WARNING("the checkpoint was given up, the one before it stays: %s", s->text);
-    }
     end(store, s);
 }
 
@@ -224,7 +213,7 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
     struct store_worker *sw = store->keeper.sw;
     const struct node *node;
     bool small = store->config.no_threads || store->config.checkpoint_bytes == 1;
-    struct keeper_step step = keeper_step_begin(small ? STEP_KEYS_TESTED : 0, log_lacks_room(store->log));
+    struct keeper_step step = keeper_step_begin(small ? STEP_KEYS_TESTED : 0, store_lacks_room(store));
     unsigned keys = 0;
     status_t s = status_ok();
     bool busy = false;
@@ -422,7 +411,7 @@ static status_t publish(struct store *store, struct checkpoint *c)
     k->spare_toc_bytes = 0; /* it was this one */
     remove_others(store);
     k->cleaner.idle_ms = 0; /* it may have something to do now */
-    k->retry_delay_ms = k->retry_ms = 0;
+    k->backoff = (struct backoff){0};
     LOG_INFO("checkpoint %" PRIu64 ": %" PRIu64 " keys, %" PRIu64 " MiB, %.1f s", k->tocs[0].number,
              totals.keys, totals.bytes >> 20, (double)(clock_monotonic_us() - c->start_us) / 1e6);
     return status_ok();
@@ -434,7 +423,7 @@ static uint64_t pause_us(const struct store *store, const struct checkpoint *c)
     if (store->config.checkpoint_bytes == 1)
         return STEP_PAUSE_US_TESTED;
     uint64_t bytes = toc_write_totals(c->writer)->bytes, spent = clock_monotonic_us() - c->start_us;
-    bool critical = log_lacks_room(store->log);
+    bool critical = store_lacks_room(store);
     uint64_t planned = bytes * 1000000 / (critical ? BYTES_PER_SECOND_CRITICAL : BYTES_PER_SECOND);
     uint64_t least = critical ? KEEPER_REST_US_CRITICAL : KEEPER_REST_US;
     return planned > spent + least ? planned - spent : least;

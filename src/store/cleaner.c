@@ -27,7 +27,6 @@ enum {
     FILL_LATELY_LOOKS = 64, /* by then most of what the log once took is forgotten */
     RETRY_FIRST_MS = 1000,
     RETRY_LAST_MS = 60000,
-    RETRY_LACKING_MS = 1000, /* while writes wait for room, or are refused */
     EVICT_STEPS = 4096,
     PAUSE_US_MAX = 100000,
     /* While nobody writes and there is room: less than 1% of reads meet 25 to 40 us of work in 6 ms. */
@@ -81,7 +80,7 @@ static bool is_tested(const struct store *store)
 
 static struct keeper_step step_begin(const struct store *store)
 {
-    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0, log_lacks_room(store->log));
+    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0, store_lacks_room(store));
 }
 
 uint64_t cleaner_round_bytes(const struct store *store)
@@ -136,16 +135,9 @@ void cleaner_stop(struct store *store)
 static void give_up(struct store *store, const status_t *s)
 {
     struct cleaner *c = &store->keeper.cleaner;
-    uint64_t now_ms = clock_monotonic_us() / 1000, took_ms = now_ms - c->round->start_us / 1000;
-    bool early = c->retry_delay_ms && now_ms < c->retry_ms && log_lacks_room(store->log);
-    c->retry_lacking_ms = now_ms + (took_ms > RETRY_LACKING_MS ? took_ms : RETRY_LACKING_MS);
-    if (!early) { /* else it says nothing new */
-        c->retry_delay_ms = c->retry_delay_ms ? c->retry_delay_ms * 2 : RETRY_FIRST_MS;
-        if (c->retry_delay_ms > RETRY_LAST_MS)
-            c->retry_delay_ms = RETRY_LAST_MS;
-        c->retry_ms = now_ms + c->retry_delay_ms;
+    uint64_t now_ms = clock_monotonic_us() / 1000;
+    if (backoff_fail(&c->backoff, c->round->start_us / 1000, now_ms, RETRY_FIRST_MS, RETRY_LAST_MS))
         LOG_WARNING("cleaning was given up for now, nothing is lost: %s", s->text);
-    }
     add(&c->failures, 1);
     round_free(store);
 }
@@ -214,7 +206,7 @@ static void finish_part(struct store *store)
     leave_rest(store);
     judge_victims(store);
     add(&store->keeper.cleaner.rounds, 1);
-    store->keeper.cleaner.retry_delay_ms = 0;
+    store->keeper.cleaner.backoff = (struct backoff){0};
     store->keeper.cleaner.idle_ms = 0;
     round_free(store);
 }
@@ -589,8 +581,7 @@ static void evict_some(struct store *store)
 static bool may_retry(const struct store *store, uint64_t now_ms)
 {
     const struct cleaner *c = &store->keeper.cleaner;
-    return store->config.no_threads || now_ms >= c->retry_ms ||
-           (now_ms >= c->retry_lacking_ms && log_lacks_room(store->log));
+    return store->config.no_threads || backoff_is_over(&c->backoff, now_ms, store_lacks_room(store));
 }
 
 /* Nothing is under way: is there something to do? */
@@ -617,7 +608,7 @@ static bool idle_step(struct store *store)
     if (may_retry(store, now_ms) && begin_round(store, level))
         return true;
     bool asked = space_cleaned(store);
-    bool waits = c->waits_for_checkpoint || store->keeper.checkpoint || now_ms < c->retry_ms ||
+    bool waits = c->waits_for_checkpoint || store->keeper.checkpoint || now_ms < c->backoff.until_ms ||
                  segments_bytes_get(store->segments).leaving;
     if (!asked && !waits)
         add(&c->vain_looks, 1);

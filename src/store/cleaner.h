@@ -20,6 +20,7 @@
 
 #include "log/segment.h"
 #include "log/segment_scan.h"
+#include "store/backoff.h"
 #include "store/store.h"
 
 struct cleaner_round; /* cleaner.c */
@@ -35,8 +36,7 @@ struct cleaner {
     struct segment_scan left;    /* of the victim that the last round ended in; file NULL: none. No window */
     uint64_t left_generation;    /* of its file */
     uint64_t next_number;        /* of the next data segment; 0: the folder has not been looked at */
-    uint64_t retry_ms, retry_delay_ms,
-        retry_lacking_ms;                        /* after a failure; the last: when writes wait for room */
+    struct backoff backoff;
     uint64_t request_ms;                         /* when it last asked for a checkpoint */
     uint64_t said_ms;                            /* when it last gave an older checkpoint up */
     uint64_t idle_ms;                            /* when it last looked for something to do */

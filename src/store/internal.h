@@ -191,6 +191,12 @@ static inline bool store_evicts(const struct store *store)
     return atomic_load_explicit(&((struct store *)(uintptr_t)store)->evicts, memory_order_relaxed);
 }
 
+/* Writes wait for room on the disk, or are refused. */
+static inline bool store_lacks_room(const struct store *store)
+{
+    return log_lacks_room(store->log);
+}
+
 /* Who takes part in the index: the workers and the keeper. */
 static inline unsigned store_participants(const struct store *store)
 {

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "store/backoff.h"
 #include "store/cleaner.h"
 #include "store/store.h"
 #include "sys/clock.h"
@@ -40,9 +41,7 @@ struct keeper {
     uint64_t next_number;
     uint64_t logged_bytes;         /* replayed and written by the log in all when the newest toc began */
     uint64_t begin_ms;             /* when the last checkpoint began; monotonic; 0: none has */
-    uint64_t retry_ms;             /* after a failure: not by itself before; monotonic */
-    uint64_t retry_delay_ms;       /* 0: the last one was not given up */
-    uint64_t retry_lacking_ms;     /* when writes wait for room; monotonic */
+    struct backoff backoff;        /* of checkpoints that begin by themselves */
     struct checkpoint *checkpoint; /* under way */
     struct cleaner cleaner;
     uint64_t checkpoint_due_us, cleaner_due_us, reap_due_us; /* not before; monotonic */

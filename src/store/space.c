@@ -315,7 +315,7 @@ static enum space_level level_of(struct store *store, uint64_t more)
 {
     struct room r = room_now(store);
     uint64_t kept = get(&store->keeper.cleaner.kept_bytes), left = r.left + r.spare + more;
-    if (log_lacks_room(store->log) && more == 0)
+    if (store_lacks_room(store) && more == 0)
         return SPACE_CRITICAL;
     if (store->config.disk_limit_bytes && left < kept + r.total / 16)
         return SPACE_CRITICAL;
@@ -462,7 +462,7 @@ static void update_and_tell(struct store *store)
     uint64_t before = get(&c->kept_bytes);
     update(store);
     if (store->keeper.checkpoint == NULL) /* else it is being set right */
-        set(&c->guesses, is_guess(store) && store->keeper.retry_delay_ms == 0);
+        set(&c->guesses, is_guess(store) && store->keeper.backoff.delay_ms == 0);
     if (get(&c->kept_bytes) < before)
         log_room_freed(store->log);
 }
@@ -496,7 +496,7 @@ bool space_step(struct store *store, enum space_level *level)
         return true;
     }
     bool enough = store->config.no_threads || is_enough(store, s.pending_bytes);
-    bool guesses = is_guess(store) && log_lacks_room(store->log);
+    bool guesses = is_guess(store) && store_lacks_room(store);
     if (guesses || (s.waits && (now == SPACE_LOW || (now == SPACE_CRITICAL && enough))))
         (void)ask_for_checkpoint(store, now);
     k->cleaner.waits_for_checkpoint = s.waits || guesses;

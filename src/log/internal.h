@@ -56,11 +56,12 @@ struct log {
     _Atomic uint64_t commit_lsn;
     _Atomic bool disk_full;
     _Atomic bool waits;        /* there is no room for a segment, and will be soon. Relaxed, as disk_full */
+    _Atomic bool large_waits;  /* the same of one for a long record. Relaxed */
     _Atomic bool deletes_wait; /* the same of one for deletes, or one is about to be made. Relaxed */
     _Atomic bool scarce;       /* the segment nears its end and none is prepared; relaxed: the lock decides */
     _Atomic int refused_errno; /* why disk_full, if not for lack of room; else 0. Relaxed, as that */
     _Atomic(const char *) failed;
-    char padding1[40];
+    char padding1[32];
 
     _Atomic uint32_t lock; /* short: everything below */
     struct log_batch pool[LOG_POOL_BATCHES];

@@ -447,6 +447,11 @@ bool log_lacks_room(const struct log *log)
            atomic_load_explicit(&((struct log *)(uintptr_t)log)->waits, memory_order_relaxed);
 }
 
+bool log_lacks_large(const struct log *log)
+{
+    return atomic_load_explicit(&((struct log *)(uintptr_t)log)->large_waits, memory_order_relaxed);
+}
+
 void log_stats_get(struct log *log, struct log_stats *out)
 {
     struct segments_totals totals;

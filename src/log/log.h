@@ -197,6 +197,8 @@ bool log_disk_full(const struct log *log);
 int log_refused_errno(const struct log *log);
 /* True while the disk is full, or writes wait for room that is expected. */
 bool log_lacks_room(const struct log *log);
+/* True while a long record waits for a segment that there is no room for. Others may go on. */
+bool log_lacks_large(const struct log *log);
 
 /* One step of segment preparation for configurations without background thread (tests). True if it did
  * something. */

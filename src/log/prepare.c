@@ -80,8 +80,10 @@ static void take_prepared(struct log *log, struct segment *s)
     log->next_number = s->number + 1;
     uint64_t twice = log->next_bytes * 2, max = log->config.segment_bytes_max;
     log->next_bytes = twice < max ? twice : max;
-    if (s->bytes >= log->wanted_bytes)
+    if (s->bytes >= log->wanted_bytes) {
         log->wanted_bytes = 0;
+        atomic_store_explicit(&log->large_waits, false, memory_order_relaxed);
+    }
     atomic_store_explicit(&log->scarce, false, memory_order_relaxed);
     spin_unlock(&log->lock);
     if (before)
@@ -237,6 +239,7 @@ static bool plan_without_wanted(struct log *log, struct plan *plan)
         if (log->wanted_bytes <= plan->wanted)
             log->wanted_bytes = 0;
     }
+    atomic_store_explicit(&log->large_waits, log->wanted_bytes > 0, memory_order_relaxed);
     bool has = has_ordinary(log);
     plan->bytes = log->next_bytes;
     plan->wanted = 0;

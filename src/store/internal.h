@@ -194,7 +194,7 @@ static inline bool store_evicts(const struct store *store)
 /* Writes wait for room on the disk, or are refused. */
 static inline bool store_lacks_room(const struct store *store)
 {
-    return log_lacks_room(store->log);
+    return log_lacks_room(store->log) || log_lacks_large(store->log);
 }
 
 /* Who takes part in the index: the workers and the keeper. */

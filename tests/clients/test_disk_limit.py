@@ -163,6 +163,17 @@ def test_a_value_too_large_for_the_limit(make_server):
         assert c("SET", "key:0000", b"last") == "OK"
 
 
+def test_large_values_are_overwritten(make_server):
+    """The room that the next one needs is there behind a checkpoint, and nobody else waits for one."""
+    server = make_server("--disk-limit", "64M").start()
+    with server.client(60) as c:
+        for n in range(60):
+            assert c("SET", f"k{n % 4}", b"%d" % n + b"x" * 8000000) == "OK"
+        for key in range(4):
+            assert c("GETRANGE", f"k{key}", 0, 1) == b"%d" % (56 + key)
+        assert int(fields(c)["checkpoint_number"]) > 0
+
+
 def test_starts_with_a_full_folder(make_server):
     """Each start needs a segment of the log, and may not take more than the limit for it."""
     server = make_server("--threads", 1, "--disk-limit", LIMIT).start()

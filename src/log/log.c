@@ -466,6 +466,14 @@ void log_stats_get(struct log *log, struct log_stats *out)
     out->segments_reused = totals.reused_segments;
 }
 
+uint64_t log_bytes(struct log *log)
+{
+    spin_lock(&log->lock);
+    uint64_t bytes = log->stats.replayed_bytes + log->stats.bytes_written;
+    spin_unlock(&log->lock);
+    return bytes;
+}
+
 /* ---- life ---- */
 
 static status_t open_folder(struct log *log)

@@ -235,6 +235,8 @@ struct log_stats {
     struct histogram flush_us; /* latency of a flush */
 };
 void log_stats_get(struct log *log, struct log_stats *out);
+/* replayed_bytes and bytes_written. Cheap. */
+uint64_t log_bytes(struct log *log);
 
 /* Reads the records of a folder without opening it for writing (a running server's too): calls each record
  * with lsn >= from in order, until each returns false or the end. *note says in words where the log

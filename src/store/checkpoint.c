@@ -55,18 +55,9 @@ struct checkpoint {
 };
 
 /* With what this start has replayed: it comes behind the checkpoint that the start has read. */
-static void count_logged(struct store *store, uint64_t *bytes)
-{
-    struct log_stats stats;
-    log_stats_get(store->log, &stats);
-    *bytes = stats.replayed_bytes + stats.bytes_written;
-}
-
 uint64_t checkpoint_logged_behind(struct store *store)
 {
-    uint64_t logged;
-    count_logged(store, &logged);
-    return logged - store->keeper.logged_bytes;
+    return log_bytes(store->log) - store->keeper.logged_bytes;
 }
 
 /* ---- begin and end ---- */
@@ -105,7 +96,7 @@ static void begin(struct store *store)
     k->checkpoint = c;
     c->start_us = clock_monotonic_us();
     k->begin_ms = c->start_us / 1000;
-    count_logged(store, &k->logged_bytes);
+    k->logged_bytes = log_bytes(store->log);
     c->start_lsn = log_tail_lsn(store->log);
     /* T before the stripes: pairs with the writers, who lock before they reserve. */
     atomic_thread_fence(memory_order_seq_cst);

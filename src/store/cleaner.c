@@ -515,18 +515,15 @@ static void measure_fill(struct store *store)
     uint64_t now_ms = clock_monotonic_us() / 1000;
     if (now_ms < c->logged_ms + IDLE_MS)
         return;
-    struct log_stats *stats = malloc(sizeof *stats); /* its histogram is too large for the stack */
-    CHECK(stats != NULL);
-    log_stats_get(store->log, stats);
-    if (now_ms > c->logged_ms)
-        c->fill_rate = (stats->bytes_written - c->logged_bytes) * 1000 / (now_ms - c->logged_ms);
+    uint64_t bytes = log_bytes(store->log);
+    if (c->logged_ms && now_ms > c->logged_ms)
+        c->fill_rate = (bytes - c->logged_bytes) * 1000 / (now_ms - c->logged_ms);
     c->logged_ms = now_ms;
-    c->logged_bytes = stats->bytes_written;
+    c->logged_bytes = bytes;
     c->logged_lsn = log_tail_lsn(store->log);
     c->fill_lately -= c->fill_lately / FILL_LATELY_LOOKS;
     if (c->fill_lately < c->fill_rate)
         c->fill_lately = c->fill_rate;
-    free(stats);
 }
 
 /* Hardly anything was written lately, nor since then: that shows at the next step already. */

@@ -61,24 +61,26 @@ static inline size_t area_wanted(const struct store *store, size_t key_len, cons
     return c->cold || bytes <= 8 || fixed_bytes(key_len) + bytes <= most ? bytes : 8;
 }
 
-/* May the node's block go on being used for the content? */
+/* What a node takes at most without its value. */
+static size_t bare_bytes(size_t key_len, bool expires)
+{
+    return arena_class_bytes(arena_class(fixed_bytes(key_len) + cold_area_bytes(expires)));
+}
+
+/* May the node's block go on being used for the content? One without its value is never looked at again, as
+ * one that could leave: it wastes nothing. */
 static inline bool suits(const struct store *store, uint32_t meta, const struct content *c)
 {
     size_t fixed = fixed_bytes(node_key_len(meta)), has = arena_class_bytes(node_class(meta));
     size_t wants = fixed + area_wanted(store, node_key_len(meta), c);
-    return wants <= has && has <= 2 * wants + NODE_WASTE_BYTES;
+    size_t most = c->cold ? bare_bytes(node_key_len(meta), true) : 2 * wants + NODE_WASTE_BYTES;
+    return wants <= has && has <= most;
 }
 
 /* Of a node with that one's key. */
 static size_t node_bytes(const struct store *store, uint32_t meta, const struct content *c)
 {
     return fixed_bytes(node_key_len(meta)) + area_wanted(store, node_key_len(meta), c);
-}
-
-/* What a node takes at most without its value. */
-static size_t bare_bytes(size_t key_len, bool expires)
-{
-    return arena_class_bytes(arena_class(fixed_bytes(key_len) + cold_area_bytes(expires)));
 }
 
 /* Bytes of a node's block that it would not have without its value, but with an address and an expiry. Less

@@ -166,6 +166,34 @@ static void test_a_full_index_gets_expiries(void **state)
     fill_and_expire("k%019d");
 }
 
+/* In a replay a key's first value may come to memory and its second stay on disk: then the node has no more
+ * than it needs without one, for it never leaves. */
+static void test_a_node_without_its_value_wastes_nothing(void **state)
+{
+    struct fixture f;
+    char value[64] = {0};
+    (void)state;
+    capped_init(&f, 8 << 20);
+    struct store_worker_private *p = f.sw->private;
+    for (unsigned expires = 0; expires < 2; expires++) {
+        struct slice name = text(expires ? "key of 16 bytes2" : "key of 16 bytes1");
+        uint64_t hash = hash_table_hash(&f.store->hash, name);
+        put_surely(&f, name, slice_make(value, sizeof value));
+        store_turn_begin(f.sw);
+        struct node *node = hash_table_find(&f.store->hash, hash, name);
+        assert_in_range(arena_class_bytes(node_class(node_meta(node))), 32 + sizeof value, 1024);
+        uint64_t lsn = payload_get(node).address + 8;
+        node_begin(node);
+        node = payload_set_cold(f.store, p, node, hash, sizeof value, expires ? 1ull << 50 : 0, lsn);
+        node_publish(node, lsn);
+        assert_ptr_equal(hash_table_find(&f.store->hash, hash, name), node);
+        assert_true(node_meta(node) & NODE_COLD);
+        assert_in_range(arena_class_bytes(node_class(node_meta(node))), 32, 48);
+        store_turn_end(f.sw);
+    }
+    fixture_deinit(&f);
+}
+
 /* A start with less than the index needs says what it needs. */
 static void test_a_start_with_too_little(void **state)
 {
@@ -297,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_large_values_leave_beside_small_ones),
         cmocka_unit_test(test_the_index_does_not_fit),
         cmocka_unit_test(test_a_full_index_gets_expiries),
+        cmocka_unit_test(test_a_node_without_its_value_wastes_nothing),
         cmocka_unit_test(test_a_start_with_too_little),
         cmocka_unit_test(test_a_cap_set_later),
         cmocka_unit_test(test_values_wait_for_what_others_left),

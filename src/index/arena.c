@@ -420,30 +420,31 @@ uint32_t arena_alloc(struct arena_cache *cache, unsigned class)
     return alloc_fresh(cache, arena_class_bytes(class));
 }
 
-/* Of free blocks that such ones can be made from. */
-static uint64_t free_bytes_of(const struct arena_cache *cache, unsigned class)
+/* Are there so many bytes of free blocks that such ones can be made from? */
+static bool has_free(const struct arena_cache *cache, unsigned class, uint64_t wanted)
 {
     uint64_t bytes = cache->bump_end - cache->bump;
-    for (unsigned c = class; c < SPLIT_CLASSES; c++) {
+    for (unsigned c = class; c < SPLIT_CLASSES && bytes < wanted; c++) {
         uint64_t blocks = cache->free[c].count;
         /* Relaxed: a hint. */
         if (atomic_load_explicit(&cache->arena->shared[c].head, memory_order_relaxed))
             blocks += SHARED_BLOCKS;
-        bytes += blocks * ((c + 1) / (class + 1)) * arena_class_bytes(class);
+        if (blocks)
+            bytes += blocks * ((c + 1) / (class + 1)) * arena_class_bytes(class);
     }
-    return bytes;
+    return bytes >= wanted;
 }
 
 bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count)
 {
     uint64_t wanted = count * arena_class_bytes(class);
     DCHECK(class < SPLIT_CLASSES);
-    if (free_bytes_of(cache, class) >= wanted)
+    if (has_free(cache, class, wanted))
         return true;
     unsigned pieces = merge(cache, class);
     if (pieces == 0)
         return false;
-    bool has = free_bytes_of(cache, class) >= wanted;
+    bool has = has_free(cache, class, wanted);
     if (!has)
         merged_in_vain(cache, class, pieces);
     return has;

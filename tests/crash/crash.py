@@ -554,7 +554,10 @@ class Backups:
         with Client(address) as c:
             while True:
                 self.paths.append(os.path.join(self.server.directory, f"backup-{len(self.paths)}"))
-                reply = str(c("BACKUP", self.paths[-1]))
+                try:
+                    reply = str(c("BACKUP", self.paths[-1]))
+                except Error as error:
+                    reply = str(error)
                 if "the server is stopping" in reply:
                     return
                 if not reply.startswith("OK "):

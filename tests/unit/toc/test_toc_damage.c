@@ -413,7 +413,7 @@ static void test_failing_disk(void **state)
  * published, it is there. A left .tmp is in nobody's way. */
 static void test_crash_at_every_operation(void **state)
 {
-    enum { SEEDS = PART == 1 ? 20 : 1 };
+    enum { SEEDS = 20 / PART };
     (void)state;
     struct toc_set set = {0}, before = {0};
     make_large(&set);

@@ -61,11 +61,11 @@ static int add_name(void *context, const char *name)
 }
 
 /* Of which segments and tocs are there. */
-static uint64_t sum_of_names(struct check *c)
+static status_t sum_names(struct check *c, uint64_t *sum)
 {
-    uint64_t sum = 0;
-    (void)c->disk->ops->list(c->disk, c->folder, add_name, &sum);
-    return sum;
+    *sum = 0;
+    int e = c->disk->ops->list(c->disk, c->folder, add_name, sum);
+    return e < 0 ? status_errno(-e, "cannot list the folder %s", c->path) : status_ok();
 }
 
 static bool is_folder(const struct check *c, const char *name)
@@ -212,10 +212,16 @@ static int hold(struct check *c, const char *name)
 }
 
 /* With a running server: what this opens stays as it is. A file that cannot be opened is met again later. */
-static void hold_files(struct check *c)
+static status_t hold_files(struct check *c)
 {
     char name[SEGMENT_NAME_BYTES];
-    descriptors_raise_limit(c->segment_count + 2 * c->toc_count + OTHER_DESCRIPTORS);
+    uint64_t wanted = c->segment_count + 2 * c->toc_count + OTHER_DESCRIPTORS;
+    uint64_t limit = descriptors_raise_limit(wanted);
+    if (limit < wanted)
+        return status_error(STATUS_INVALID,
+                            "beside a server all files of %s must be open, %zu: the process may have %" PRIu64
+                            " of the %" PRIu64 " open files that this takes, raise that (ulimit -n)",
+                            c->path, c->segment_count + c->toc_count, limit, wanted);
     for (size_t i = 0; i < c->toc_count && !c->changed; i++) {
         toc_name(name, c->tocs[i].number, false);
         c->tocs[i].fd = hold(c, name);
@@ -224,6 +230,7 @@ static void hold_files(struct check *c)
         segment_file_name(name, c->segments[i].data, c->segments[i].number);
         c->segments[i].fd = hold(c, name);
     }
+    return status_ok();
 }
 
 static status_t list_folder(struct check *c)
@@ -232,7 +239,9 @@ static status_t list_folder(struct check *c)
     if (c->folder < 0)
         return status_errno(-c->folder, "cannot open the folder %s", c->path);
     c->live = is_locked(c);
-    uint64_t before = c->live ? sum_of_names(c) : 0;
+    uint64_t before = 0, after;
+    if (c->live)
+        TRY(sum_names(c, &before));
     int e = c->disk->ops->list(c->disk, c->folder, note_name, c);
     if (e < 0)
         return status_errno(-e, "cannot list the folder %s", c->path);
@@ -244,16 +253,19 @@ static status_t list_folder(struct check *c)
     if (c->toc_count)
         qsort(c->tocs, c->toc_count, sizeof *c->tocs, newest_first);
     if (c->live)
-        hold_files(c);
+        TRY(hold_files(c));
     if (c->changed)
         return status_ok();
     check_toc_headers(c);
     /* A listing has all that was there from its beginning to its end; of files made or renamed meanwhile it
      * may have the later and not the earlier. So all the files that these tocs name are in it and held, and
      * no other toc names any, only if nothing has changed from before it to behind the tocs' opening. */
-    c->changed = c->live && sum_of_names(c) != before;
-    if (c->changed)
-        return status_ok();
+    if (c->live) {
+        TRY(sum_names(c, &after));
+        c->changed = after != before;
+        if (c->changed)
+            return status_ok();
+    }
     check_headers(c);
     if (c->live)
         find_limit(c);
@@ -360,6 +372,8 @@ static enum check_code verdict(struct check *c)
 static enum check_code check_all(struct check *c, const struct check_options *o)
 {
     status_t s = list_folder(c);
+    if (status_is_ok(&s) && c->changed)
+        return CHECK_UNREADABLE;
     if (status_is_ok(&s) && o->new_path) {
         s = c->live ? status_error(STATUS_BUSY, "a server has %s open: stop it before a repair", c->path)
                     : check_repair_target(c, o->new_path);
@@ -368,8 +382,6 @@ static enum check_code check_all(struct check *c, const struct check_options *o)
         fprintf(stderr, "kvasir check: %s\n", s.text);
         return CHECK_UNREADABLE;
     }
-    if (c->changed)
-        return CHECK_UNREADABLE;
     count_total(c);
     check_groups(c, check_one_segment, check_tocs, NULL);
     check_toc_choose(c);
@@ -406,7 +418,7 @@ static enum check_code check_once(const struct check_options *o, FILE *out, bool
                       .progress = o->progress,
                       .began_us = clock_monotonic_us()};
     enum check_code code = check_all(&c, o);
-    *changed = c.changed;
+    *changed = c.changed; /* never with an error */
     close_files(&c);
     free(c.tocs);
     free(c.segments);

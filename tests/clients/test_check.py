@@ -4,6 +4,7 @@ does with the same folder, is tested in tests/unit/tools/test_check.c."""
 import itertools
 import os
 import pty
+import resource
 import shutil
 import subprocess
 import threading
@@ -329,6 +330,22 @@ def test_beside_cleaning_and_checkpoints(make_server):
     finally:
         stop.set()
         writer.join()
+
+
+def test_too_few_open_files(make_server):
+    """Where the process may not raise its limit, it says what it needs, once."""
+    server = make_server().start()
+    with server.client() as client:
+        fill(client, 0, 300)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+
+    done = check(server.data, preexec_fn=limit)
+    assert done.returncode in (WELL, UNREADABLE), done.stdout
+    if done.returncode == UNREADABLE:
+        assert done.stderr.count("\n") == 1
+        assert "ulimit -n" in done.stderr
 
 
 def test_not_a_folder(folder, tmp_path):

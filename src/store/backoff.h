@@ -23,14 +23,14 @@ static inline bool backoff_is_over(const struct backoff *b, uint64_t now_ms, boo
     return now_ms >= b->until_ms || (needed && now_ms >= b->needed_until_ms);
 }
 
-/* A try that began at begin_ms has failed. False: as the one before did, which is not over; it says nothing
- * new. */
-static inline bool backoff_fail(struct backoff *b, uint64_t begin_ms, uint64_t now_ms, uint64_t first_ms,
-                                uint64_t last_ms)
+/* A try that began at begin_ms has failed. False: as the one before did, and it was made before its time
+ * because it is needed; it says nothing new. */
+static inline bool backoff_fail(struct backoff *b, uint64_t begin_ms, uint64_t now_ms, bool needed,
+                                uint64_t first_ms, uint64_t last_ms)
 {
     uint64_t took_ms = now_ms - begin_ms;
     b->needed_until_ms = now_ms + (took_ms > BACKOFF_NEEDED_MS ? took_ms : BACKOFF_NEEDED_MS);
-    if (b->delay_ms && now_ms < b->until_ms)
+    if (needed && b->delay_ms && now_ms < b->until_ms)
         return false;
     b->delay_ms = b->delay_ms ? b->delay_ms * 2 : first_ms;
     if (b->delay_ms > last_ms)

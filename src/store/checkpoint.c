@@ -151,7 +151,7 @@ static void fail(struct store *store, const status_t *s)
     struct keeper *k = &store->keeper;
     uint64_t first_ms = store->config.checkpoint_bytes ? RETRY_FIRST_MS_TESTED : RETRY_FIRST_MS;
     uint64_t now_ms = clock_monotonic_us() / 1000;
-    if (backoff_fail(&k->backoff, k->begin_ms, now_ms, first_ms, RETRY_LAST_MS))
+    if (backoff_fail(&k->backoff, k->begin_ms, now_ms, store_lacks_room(store), first_ms, RETRY_LAST_MS))
         LOG_WARNING("the checkpoint was given up, the one before it stays: %s", s->text);
     end(store, s);
 }

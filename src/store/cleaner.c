@@ -136,7 +136,8 @@ static void give_up(struct store *store, const status_t *s)
 {
     struct cleaner *c = &store->keeper.cleaner;
     uint64_t now_ms = clock_monotonic_us() / 1000;
-    if (backoff_fail(&c->backoff, c->round->start_us / 1000, now_ms, RETRY_FIRST_MS, RETRY_LAST_MS))
+    if (backoff_fail(&c->backoff, c->round->start_us / 1000, now_ms, store_lacks_room(store), RETRY_FIRST_MS,
+                     RETRY_LAST_MS))
         LOG_WARNING("cleaning was given up for now, nothing is lost: %s", s->text);
     add(&c->failures, 1);
     round_free(store);

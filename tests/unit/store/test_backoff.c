@@ -18,7 +18,7 @@ static void test_delays(void **state)
     uint64_t now = 5000;
     assert_true(backoff_is_over(&b, 0, false));
     for (uint64_t delay = FIRST;; delay = delay * 2 < LAST ? delay * 2 : LAST) {
-        assert_true(backoff_fail(&b, now - 10, now, FIRST, LAST));
+        assert_true(backoff_fail(&b, now - 10, now, false, FIRST, LAST));
         assert_int_equal(b.delay_ms, delay);
         assert_false(backoff_is_over(&b, now + delay - 1, false));
         assert_false(backoff_is_over(&b, now + BACKOFF_NEEDED_MS - 1, true));
@@ -26,7 +26,7 @@ static void test_delays(void **state)
         for (now += BACKOFF_NEEDED_MS; now < until; now += BACKOFF_NEEDED_MS) {
             assert_true(backoff_is_over(&b, now, true));
             assert_false(backoff_is_over(&b, now, false));
-            assert_false(backoff_fail(&b, now, now, FIRST, LAST));
+            assert_false(backoff_fail(&b, now, now, true, FIRST, LAST));
             assert_int_equal(b.until_ms, until);
         }
         now = until;
@@ -41,10 +41,12 @@ static void test_long_tries(void **state)
 {
     (void)state;
     struct backoff b = {0};
-    assert_true(backoff_fail(&b, 1000, 8000, 20000, LAST));
+    assert_true(backoff_fail(&b, 1000, 8000, false, 20000, LAST));
     assert_false(backoff_is_over(&b, 14999, true));
     assert_true(backoff_is_over(&b, 15000, true));
     assert_false(backoff_is_over(&b, 27999, false));
+    assert_true(backoff_fail(&b, 20000, 20000, false, 20000, LAST)); /* somebody asked for it */
+    assert_int_equal(b.until_ms, 60000);
     b = (struct backoff){0};
     assert_true(backoff_is_over(&b, 8000, false));
 }

@@ -315,7 +315,7 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates);
 /* Is there room for so many nodes that take so many bytes in all? LATER: some values can still leave. */
 enum memory_room { MEMORY_ROOM, MEMORY_ROOM_LATER, MEMORY_FULL };
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
-                             uint64_t bytes);
+                             uint64_t bytes, bool creates);
 /* Is there a block of so many bytes for a node that takes another one's place, or room for another region? */
 bool memory_has_node(struct store *store, struct store_worker_private *p, size_t bytes);
 /* If not: will there be, by what the caller has replaced? */

@@ -537,17 +537,19 @@ bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
     return bytes > memory_low_bytes(&use) || bytes + use.growth_bytes > use.budget_bytes;
 }
 
-/* Of what is free in the arena there are no pieces in which the nodes fit, or the pages of the order that
- * name them (each is copied for a new name), and fresh memory would be too much. Nodes with values move to
- * others when their values leave: see arena.h, where memory is short. Some pieces stay for those others. */
-static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes)
+/* Of what is free in the arena there are no pieces in which the nodes fit, or, of new keys, the pages of the
+ * order that name them (each is copied for a new name), and fresh memory would be too much. Nodes with values
+ * move to others when their values leave: see arena.h, where memory is short. Some pieces stay for those
+ * others. */
+static bool is_full(struct store *store, struct store_worker_private *p, uint64_t nodes, uint64_t bytes,
+                    bool creates)
 {
     uint64_t most = PAYLOAD_NODE_BYTES_EVICTED, each = bytes / nodes < most ? bytes / nodes : most;
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0)
         return false;
     if (atomic_load_explicit(&store->merging, memory_order_relaxed) == 0 &&
-        arena_has_free(&p->arena, arena_class(PAGE_BYTES), nodes + PAGES_KEPT) &&
+        (!creates || arena_has_free(&p->arena, arena_class(PAGE_BYTES), nodes + PAGES_KEPT)) &&
         arena_has_free(&p->arena, arena_class(each), nodes + NODES_KEPT))
         return false;
     return !region_fits(store, p, &use);
@@ -616,10 +618,11 @@ static bool merge_some(struct store *store, struct store_worker_private *p, unsi
 }
 
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
-                             uint64_t bytes)
+                             uint64_t bytes, bool creates)
 {
     if (LIKELY(!is_pressed(store)) || !store_evicts(store) || store->config.no_threads ||
-        !is_full(store, p, nodes, bytes)) /* without threads (simulations) a cap is a few of its regions */
+        !is_full(store, p, nodes, bytes,
+                 creates)) /* without threads (simulations) a cap is a few of its regions */
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
     atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);

@@ -448,7 +448,8 @@ enum store_result store_write_commit(struct store_worker *sw)
         goto done;
     }
     enum memory_room room =
-        plan.only_deletes ? MEMORY_ROOM : memory_room(store, p, plan.records, plan.bytes + plan.copied_bytes);
+        plan.only_deletes ? MEMORY_ROOM
+                          : memory_room(store, p, plan.records, plan.bytes + plan.copied_bytes, plan.creates);
     if (UNLIKELY(room == MEMORY_FULL) && plan.creates) {
         result = STORE_NO_MEMORY;
         goto done;

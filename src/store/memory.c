@@ -39,14 +39,15 @@ enum {
     NODES_KEPT = 64,   /* free in a full arena, for values that leave */
     MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
     MERGE_BLOCKS_LEAST = 4096,
-    MERGE_PAUSE = 10,                /* times as long as the last one took: writes wait meanwhile */
-    MERGE_PAUSE_MS = 2000,           /* but no longer than this, or than it took */
-    STEPS_OF_MERGE = 4,              /* steps of the background that a step of merging counts as */
-    PAGE_BYTES = 640,                /* of a usual page of the order */
-    PAGES_KEPT = 4,                  /* the same for them */
-    FULL_MS = 100,                   /* so long values leave after somebody has found no room in the arena */
-    PENDING_LEAST = 256,             /* blocks that the epochs keep from use: worth waiting for */
-    FULL_REGIONS = 2,                /* or until so many of its regions fit */
+    MERGE_PAUSE = 10,      /* times as long as the last one took: writes wait meanwhile */
+    MERGE_PAUSE_MS = 2000, /* but no longer than this, or than it took */
+    STEPS_OF_MERGE = 4,    /* steps of the background that a step of merging counts as */
+    PAGE_BYTES = 640,      /* of a usual page of the order */
+    PAGES_KEPT = 4,        /* the same for them */
+    FULL_MS = 100,         /* so long values leave after somebody has found no room in the arena */
+    PENDING_LEAST = 256,   /* blocks that the epochs keep from use: worth waiting for */
+    FULL_REGIONS = 2,      /* or until so many of its regions fit */
+    LEAVE_SHARE = 64,      /* of the arena's live bytes: values of fewer make no room for new keys */
     START_GIVE_BACK_BYTES = 1 << 20, /* for such a value the allocator is asked first */
     START_TRIES = 8,                 /* to make room: what leaves is free some turns later */
     START_MERGE_SHARE = 64,          /* of the arena's units, freed since the last merge */
@@ -617,6 +618,15 @@ static bool merge_some(struct store *store, struct store_worker_private *p, unsi
     return true;
 }
 
+/* Could values leave, so many that a piece can come of it? Those in the arena are between nodes that stay, so
+ * a few of them give nodes, but no page. */
+static bool may_leave(const struct store *store, bool creates)
+{
+    struct memory_use use = memory_use(store);
+    return resident_count(store) != 0 && (!creates || use.share_bytes > use.arena_live_bytes / LEAVE_SHARE ||
+                                          use.value_bytes > ARENA_REGION_BYTES);
+}
+
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
                              uint64_t bytes, bool creates)
 {
@@ -626,7 +636,7 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
     atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);
-    if (!merges(store, p) && resident_count(store) == 0)
+    if (!merges(store, p) && !may_leave(store, creates))
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;

@@ -607,6 +607,28 @@ def test_a_full_index_starts_again_and_takes_new_keys(make_server, threads, cap)
     assert peak_rss_bytes(server) <= int(cap[:-1]) << 20
 
 
+def test_overwrites_go_on_between_new_keys_at_a_full_index(make_server):
+    """New keys for which the order's pages find no memory are refused; what comes behind them does not wait."""
+    count, batch, cap = 332000, 2000, 48
+    server = make_server("--memory", f"{cap}M", "--durability", "interval").start()
+    names = [b"%08x" % (i * 2654435761 % (1 << 32)) for i in range(count)]
+    rng = random.Random(1)
+    with server.client(20) as c:  # some seconds of CPU for all, so many batches' worth
+
+        def sets(keys, *options):
+            return c.pipeline(("SET", key, b"v" * rng.randrange(20), *options) for key in keys)
+
+        for first in range(3 * batch, count, batch):
+            assert set(sets(names[first : first + batch])) == {"OK"}
+        new, order = set(names[: 3 * batch]), names[:]
+        rng.shuffle(order)
+        for first in range(0, count, batch):
+            keys = order[first : first + batch]
+            for key, reply in zip(keys, sets(keys, "EX", 100000)):
+                assert reply == "OK" or (str(reply).startswith("OOM") and key in new), reply
+    assert peak_rss_bytes(server) <= cap << 20
+
+
 @pytest.mark.parametrize("length, sets, saves", [(8, True, True), (16, False, True), (24, False, False)])
 def test_a_full_index_gets_expiries(make_server, length, sets, saves):
     """Keys until -OOM, then all get an expiry, by which their nodes grow: within the cap, which a restart keeps too."""

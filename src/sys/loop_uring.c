@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <liburing.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -29,7 +30,8 @@ enum {
     LISTENERS_MAX = 4,
     ACCEPT_RETRY_US = 100000, /* after running out of descriptors */
     SPIN_US = 50,             /* see spin() */
-    SPIN_CHECKS = 32,         /* looks at the rings between two looks at the clock */
+    SPIN_FILE_US = 200,       /* while a file is read or written: longer than most disks take */
+    SPIN_CHECKS = 64,         /* looks at the rings, 2 us, until others may have the core */
     SPIN_CREDIT_MAX = 16,
     SPIN_FAILURE_COST = 4,
     SPIN_PROBE_WAITS = 64, /* without credit one wait of so many spins */
@@ -45,13 +47,19 @@ struct listener {
     void *owner;
 };
 
+/* Has spinning been worth it? */
+struct spinner {
+    int credit; /* grows with spins that met an event, shrinks with those in vain */
+    unsigned waits;
+};
+
 struct uring_loop {
     struct loop base;
     struct io_uring ring;
     bool enabled;
     bool tells_task_work; /* the kernel flags deferred work in the ring: one can spin without entering it */
-    int spin_credit;      /* grows with spins that met an event, shrinks with those in vain */
-    unsigned spin_waits;
+    struct spinner spinners[2]; /* without and with files_in_flight */
+    unsigned files_in_flight;
     struct io_uring_buf_ring *buffer_ring;
     char *buffers;
     size_t buffer_ring_bytes;
@@ -222,6 +230,7 @@ static void uring_file(struct loop *loop, struct loop_file_op *op)
     struct uring_loop *u = uring_of(loop);
     struct io_uring_sqe *sqe = take_sqe(u, op, KIND_FILE);
     u->read_queued |= !op->write;
+    u->files_in_flight++;
     if (op->write)
         io_uring_prep_write(sqe, op->fd, op->buffer, (unsigned)op->len, op->offset);
     else
@@ -411,6 +420,7 @@ static bool on_completion(struct uring_loop *u, const struct io_uring_cqe *cqe, 
     case KIND_FILE: {
         struct loop_file_op *op = object;
         u->read_ended |= !op->write;
+        u->files_in_flight--;
         *e = (struct loop_event){.type = LOOP_FILE_DONE, .result = cqe->res, .owner = op->owner};
         return true;
     }
@@ -479,24 +489,32 @@ static bool has_task_work(const struct uring_loop *u)
     return __atomic_load_n(u->ring.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
 }
 
-/* Looks for events a while instead of going to sleep. Under load the next request or the end of a flush is a
- * few microseconds away, while to sleep and be woken costs this thread about as much, and the one that wakes
- * it an interrupt to this core. True: an event is there. Spins only while that has been worth it. */
+static uint64_t spin_us(const struct uring_loop *u)
+{
+    return u->files_in_flight ? SPIN_FILE_US : SPIN_US;
+}
+
+/* Looks for events a while instead of going to sleep. Under load the next request or the end of a read or a
+ * flush is some microseconds away, while to sleep and be woken costs this thread about as much (on a virtual
+ * machine, whose idle core the host gives to others, much more), and the one that wakes it an interrupt to
+ * this core. True: an event is there. Spins only while that has been worth it. */
 static bool spin(struct uring_loop *u)
 {
-    if (u->base.yields || (u->spin_credit <= 0 && ++u->spin_waits % SPIN_PROBE_WAITS != 0))
+    struct spinner *s = &u->spinners[u->files_in_flight != 0];
+    if (u->base.yields || (s->credit <= 0 && ++s->waits % SPIN_PROBE_WAITS != 0))
         return false;
-    uint64_t end_us = clock_monotonic_us() + SPIN_US;
+    uint64_t end_us = clock_monotonic_us() + spin_us(u);
     do {
         for (unsigned i = 0; i < SPIN_CHECKS; i++) {
             if (io_uring_cq_ready(&u->ring) > 0 || has_task_work(u)) {
-                u->spin_credit += u->spin_credit < SPIN_CREDIT_MAX;
+                s->credit += s->credit < SPIN_CREDIT_MAX;
                 return true;
             }
             spin_pause();
         }
+        sched_yield(); /* to who is ready, or is woken, on this core: a client, perhaps, or the keeper */
     } while (clock_monotonic_us() < end_us);
-    u->spin_credit -= u->spin_credit > 0 ? SPIN_FAILURE_COST : 0;
+    s->credit -= s->credit > 0 ? SPIN_FAILURE_COST : 0;
     return false;
 }
 
@@ -506,7 +524,7 @@ static void enter(struct uring_loop *u, int64_t timeout_us)
     u->read_queued = false;
     if (u->accept_retry_us && (timeout_us < 0 || timeout_us > ACCEPT_RETRY_US))
         timeout_us = ACCEPT_RETRY_US;
-    if (u->tells_task_work && (timeout_us < 0 || timeout_us > SPIN_US)) {
+    if (u->tells_task_work && (timeout_us < 0 || timeout_us > (int64_t)spin_us(u))) {
         submit(u);
         if (io_uring_cq_ready(&u->ring) > 0 || spin(u))
             timeout_us = 0;

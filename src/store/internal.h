@@ -12,6 +12,7 @@
 #include "index/ordered.h"
 #include "log/segments.h"
 #include "store/keeper.h"
+#include "store/residents.h"
 #include "store/room.h"
 #include "store/store.h"
 
@@ -52,21 +53,6 @@ struct hint {
     uint64_t hash;
     uint64_t turn; /* hints are good within a turn */
     uint32_t leaf;
-};
-
-/* Of values in memory: in their node, or in a block of their own. */
-enum resident_kind { RESIDENT_INTERNAL, RESIDENT_EXTERNAL, RESIDENT_KINDS };
-
-/* Values in memory, oldest first (memory.c). */
-struct resident_queue {
-    _Atomic uint32_t lock;  /* of all but count; held for some items' copying */
-    _Atomic uint64_t count; /* relaxed: a hint for who does not hold the lock */
-    struct resident_chunk *head, *tail, *spare;
-    unsigned head_at, tail_at;
-    enum resident_kind kind;
-    /* A pass that drops what is stale (memory.c). */
-    _Atomic uint64_t pass_left; /* of the oldest, so many it has still to look at; written with the lock */
-    struct seen_refs *seen;     /* the owner's: what the pass has kept; malloc; NULL: no pass */
 };
 
 struct store_worker_private {
@@ -322,7 +308,21 @@ bool memory_has_node(struct store *store, struct store_worker_private *p, size_t
 bool memory_gets_nodes(const struct store_worker_private *p);
 /* As store_background. */
 bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms);
-void memory_queue_deinit(struct resident_queue *q);
+/* Is so much used that each write must look whether it is too much? Relaxed: it was so a moment ago. */
+static inline bool memory_is_pressed(const struct store *store)
+{
+    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->pressed, memory_order_relaxed);
+}
+
+/* ---- memory_merge.c ---- */
+
+/* When enough has been freed, all that is free in the arena is merged, in the worker's background. True: that
+ * is under way, perhaps in another worker. */
+bool memory_merges(struct store *store, struct store_worker_private *p);
+/* True: there is more to do. */
+bool memory_merge_some(struct store *store, struct store_worker_private *p, unsigned steps);
+/* In a start nobody waits for what is being merged: all at once, when so much is free that it is worth it. */
+void memory_merge_all(struct store *store, struct store_worker_private *p);
 
 /* ---- read.c ---- */
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
-#include "base/spin.h"
+#include "base/relaxed.h"
 #include "store/fetch.h"
 #include "store/internal.h"
 #include "sys/memory.h"
@@ -33,131 +33,27 @@ enum {
     GIVE_BACK_TURNS = 16,
     GIVE_BACK_EVERY = 4,  /* of those turns */
     GIVE_BACK_SHARE = 64, /* when buffers have come to take so much of the cap more or less, near it */
-    CHUNK_RESIDENTS = 8191,
-    RETURNS_PER_MS = 16, /* values that a worker brings back while others must go for them */
+    RETURNS_PER_MS = 16,  /* values that a worker brings back while others must go for them */
     RETURNS_AT_ONCE = 4096,
-    NODES_KEPT = 64,   /* free in a full arena, for values that leave */
-    MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
-    MERGE_BLOCKS_LEAST = 4096,
-    MERGE_PAUSE = 10,      /* times as long as the last one took: writes wait meanwhile */
-    MERGE_PAUSE_MS = 2000, /* but no longer than this, or than it took */
-    STEPS_OF_MERGE = 4,    /* steps of the background that a step of merging counts as */
-    PAGE_BYTES = 640,      /* of a usual page of the order */
-    PAGES_KEPT = 4,        /* the same for them */
-    FULL_MS = 100,         /* so long values leave after somebody has found no room in the arena */
-    PENDING_LEAST = 256,   /* blocks that the epochs keep from use: worth waiting for */
-    FULL_REGIONS = 2,      /* or until so many of its regions fit */
-    LEAVE_SHARE = 64,      /* of the arena's live bytes: values of fewer make no room for new keys */
+    NODES_KEPT = 64,     /* free in a full arena, for values that leave */
+    PAGE_BYTES = 640,    /* of a usual page of the order */
+    PAGES_KEPT = 4,      /* the same for them */
+    FULL_MS = 100,       /* so long values leave after somebody has found no room in the arena */
+    PENDING_LEAST = 256, /* blocks that the epochs keep from use: worth waiting for */
+    FULL_REGIONS = 2,    /* or until so many of its regions fit */
+    LEAVE_SHARE = 64,    /* of the arena's live bytes: values of fewer make no room for new keys */
     START_GIVE_BACK_BYTES = 1 << 20, /* for such a value the allocator is asked first */
     START_TRIES = 8,                 /* to make room: what leaves is free some turns later */
-    START_MERGE_SHARE = 64,          /* of the arena's units, freed since the last merge */
     UNSETTLED_SHARE = 32, /* of the cap, in replaced values that readers may still see, for each worker */
     UNSETTLED_BYTES_LEAST = 4 << 20,
     UNSETTLED_BYTES_MAX = 256 << 20, /* without a cap */
 };
 
-/* A value in memory, perhaps: the node may be gone or be another one by now. */
-struct resident {
-    uint32_t hash_high; /* the top bits of its hash: they tell bucket and lock */
-    uint32_t ref;
-};
-
-struct resident_chunk {
-    struct resident_chunk *next;
-    struct resident items[CHUNK_RESIDENTS];
-};
-
-/* A bit for each place in the arena. */
-struct seen_refs {
-    uint64_t refs;
-    uint64_t words[];
-};
-
-/* ---- the queues ---- */
-
-static uint64_t load(const _Atomic uint64_t *value)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
-}
-
-/* With the lock. */
-static void put_one(struct resident_queue *q, struct resident item)
-{
-    if (q->tail == NULL || q->tail_at == CHUNK_RESIDENTS) {
-        struct resident_chunk *chunk = q->spare;
-        q->spare = NULL;
-        if (chunk == NULL)
-            chunk = malloc(sizeof *chunk);
-        CHECK(chunk != NULL);
-        chunk->next = NULL;
-        if (q->tail)
-            q->tail->next = chunk;
-        else
-            q->head = chunk;
-        q->tail = chunk;
-        q->tail_at = 0;
-    }
-    q->tail->items[q->tail_at++] = item;
-}
-
-/* With the lock; there is one. */
-static struct resident take_one(struct resident_queue *q, uint64_t left)
-{
-    struct resident item = q->head->items[q->head_at++];
-    if (q->head_at == CHUNK_RESIDENTS || left == 0) {
-        struct resident_chunk *done = q->head;
-        q->head = done->next;
-        q->head_at = 0;
-        if (q->head == NULL)
-            q->tail = NULL;
-        free(q->spare);
-        q->spare = done;
-    }
-    return item;
-}
-
-static void queue_put(struct resident_queue *q, const struct resident *items, unsigned n)
-{
-    spin_lock(&q->lock);
-    for (unsigned i = 0; i < n; i++)
-        put_one(q, items[i]);
-    atomic_store_explicit(&q->count, load(&q->count) + n, memory_order_relaxed);
-    spin_unlock(&q->lock);
-}
-
-/* Up to n of the oldest, of those that the pass has still to look at when there is one of the caller; how
- * many. */
-static unsigned queue_take(struct resident_queue *q, struct resident *items, unsigned n, bool pass)
-{
-    spin_lock(&q->lock);
-    uint64_t count = load(&q->count), pass_left = load(&q->pass_left), most = pass ? pass_left : count;
-    if (n > most)
-        n = (unsigned)most;
-    for (unsigned i = 0; i < n; i++)
-        items[i] = take_one(q, count - 1 - i);
-    atomic_store_explicit(&q->count, count - n, memory_order_relaxed);
-    atomic_store_explicit(&q->pass_left, pass_left > n ? pass_left - n : 0, memory_order_relaxed);
-    spin_unlock(&q->lock);
-    return n;
-}
-
-void memory_queue_deinit(struct resident_queue *q)
-{
-    while (q->head) {
-        struct resident_chunk *next = q->head->next;
-        free(q->head);
-        q->head = next;
-    }
-    free(q->spare);
-    free(q->seen);
-    *q = (struct resident_queue){0};
-}
-
 /* ---- how much is used ---- */
 
 static void count_one(_Atomic uint64_t *number)
 {
-    atomic_store_explicit(number, load(number) + 1, memory_order_relaxed);
+    atomic_store_explicit(number, relaxed_load(number) + 1, memory_order_relaxed);
 }
 
 uint64_t memory_margin_bytes(uint64_t cap)
@@ -188,18 +84,18 @@ struct memory_use memory_use(const struct store *store)
                                       memory_order_relaxed);
         growth += atomic_load_explicit(&((struct store_worker_private *)(uintptr_t)p)->growth_bytes,
                                        memory_order_relaxed);
-        buffers += load(&p->buffer_bytes);
+        buffers += relaxed_load(&p->buffer_bytes);
     }
     if (s->log)
         buffers += log_large_bytes(s->log);
     struct memory_use use = {
-        .arena_bytes = load(&s->arena.used_bytes),
+        .arena_bytes = relaxed_load(&s->arena.used_bytes),
         .arena_live_bytes = live > 0 ? (uint64_t)live : 0,
         .value_bytes = values > 0 ? (uint64_t)values : 0,
-        .hash_bytes = load(&s->hash.mapped_bytes),
+        .hash_bytes = relaxed_load(&s->hash.mapped_bytes),
         .buffer_bytes = buffers,
-        .slack_bytes = load(&s->slack_bytes),
-        .cap_bytes = load(&s->memory_bytes_max),
+        .slack_bytes = relaxed_load(&s->slack_bytes),
+        .cap_bytes = relaxed_load(&s->memory_bytes_max),
     };
     use.growth_bytes = growth > 0 ? (uint64_t)growth : 0;
     use.share_bytes = share > 0 ? (uint64_t)share : 0;
@@ -263,14 +159,15 @@ static bool has_nodes(struct store *store, struct store_worker_private *p, const
 static struct excess excess_of(struct store *store, struct store_worker_private *p)
 {
     struct memory_use use = memory_use(store);
-    uint64_t resident = resident_bytes(&use) + load(&store->urgent_bytes), low = memory_low_bytes(&use);
+    uint64_t resident = resident_bytes(&use) + relaxed_load(&store->urgent_bytes),
+             low = memory_low_bytes(&use);
     resident += use.buffer_bytes / BUFFERS_LAG_PART;
     bool is_short = resident > low;
     atomic_store_explicit(&store->pressed, resident > use.budget_bytes / 8 * 7, memory_order_relaxed);
     arena_soften(&store->arena, is_short ? use.arena_bytes : UINT64_MAX);
     /* Somebody has just found no room for a node: what is free in the arena may be in pieces that are too
      * small. Until another region fits. */
-    bool in_pieces = load(&store->full_ms) + FULL_MS > load(&store->clock_ms) &&
+    bool in_pieces = relaxed_load(&store->full_ms) + FULL_MS > relaxed_load(&store->clock_ms) &&
                      resident + FULL_REGIONS * ARENA_REGION_BYTES > use.budget_bytes;
     /* What is free is being merged: another node would be fresh memory. */
     bool merging = atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
@@ -286,17 +183,6 @@ static enum resident_kind kind_of(uint32_t meta)
     return meta & NODE_EXTERNAL ? RESIDENT_EXTERNAL : RESIDENT_INTERNAL;
 }
 
-/* Notes it. */
-static bool was_seen(struct seen_refs *seen, uint32_t ref)
-{
-    uint64_t bit = 1ull << ref % 64;
-    if (ref >= seen->refs)
-        return false;
-    bool was = seen->words[ref / 64] & bit;
-    seen->words[ref / 64] |= bit;
-    return was;
-}
-
 /* The candidate leaves memory, stays in a queue (true), or is dropped. *kind: which queue it is from, and
  * belongs to. seen: see drop_stale, or NULL. */
 static bool keeps(struct store *store, struct store_worker_private *p, struct resident item,
@@ -310,7 +196,7 @@ static bool keeps(struct store *store, struct store_worker_private *p, struct re
     struct node *node = hash_table_holds_near(&store->hash, item.hash_high, item.ref);
     if (node == NULL || !payload_is_evictable(node_meta(node))) {
         keep = false;
-    } else if (seen && was_seen(seen, item.ref)) {
+    } else if (seen && residents_was_seen(seen, item.ref)) {
         keep = false;
     } else if (node_meta(node) & NODE_TOUCHED) {
         /* Relaxed: only a hint, and writers may overwrite it. */
@@ -352,8 +238,8 @@ static bool consider_some(struct store *store, struct store_worker_private *p, s
 {
     struct resident items[STEPS_BETWEEN_LOOKS], kept[RESIDENT_KINDS][STEPS_BETWEEN_LOOKS];
     uint32_t hints[STEPS_BETWEEN_LOOKS] = {0};
-    unsigned n = queue_take(q, items, STEPS_BETWEEN_LOOKS, seen != NULL), counts[RESIDENT_KINDS] = {0};
-    uint64_t evicted = load(&p->evicted);
+    unsigned n = residents_take(q, items, STEPS_BETWEEN_LOOKS, seen != NULL), counts[RESIDENT_KINDS] = {0};
+    uint64_t evicted = relaxed_load(&p->evicted);
     for (unsigned i = 0; i < n; i++) {
         hash_table_prefetch(&store->hash, (uint64_t)items[i].hash_high << 32);
         __builtin_prefetch(arena_at(&store->arena, items[i].ref));
@@ -367,9 +253,9 @@ static bool consider_some(struct store *store, struct store_worker_private *p, s
     }
     for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
         if (counts[kind])
-            queue_put(kind == (unsigned)q->kind ? q : &p->residents[kind], kept[kind], counts[kind]);
+            residents_put(kind == (unsigned)q->kind ? q : &p->residents[kind], kept[kind], counts[kind]);
     if (seen == NULL)
-        p->fruitless = load(&p->evicted) == evicted ? p->fruitless + n : 0;
+        p->fruitless = relaxed_load(&p->evicted) == evicted ? p->fruitless + n : 0;
     return n > 0;
 }
 
@@ -384,25 +270,16 @@ static bool consider_some(struct store *store, struct store_worker_private *p, s
  * pass looks at; so one always stays, whoever else takes from the queue. */
 static void drop_stale(struct store *store, struct store_worker_private *p, struct resident_queue *q)
 {
-    if (q->seen == NULL) {
-        uint64_t refs = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
-        q->seen = calloc(1, sizeof *q->seen + (refs / 64 + 1) * sizeof *q->seen->words);
-        if (q->seen == NULL)
-            return; /* with the next value */
-        q->seen->refs = refs;
-        spin_lock(&q->lock);
-        atomic_store_explicit(&q->pass_left, load(&q->count), memory_order_relaxed);
-        spin_unlock(&q->lock);
-    }
-    if (!consider_some(store, p, q, (struct excess){0}, q->seen)) {
-        free(q->seen);
-        q->seen = NULL;
-    }
+    uint64_t refs = relaxed_load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
+    if (q->seen == NULL && !residents_pass_begin(q, refs))
+        return; /* with the next value */
+    if (!consider_some(store, p, q, (struct excess){0}, q->seen))
+        residents_pass_end(q);
 }
 
 static bool has_stale(const struct store *store, const struct resident_queue *q)
 {
-    return q->seen || load(&q->count) > 2 * load(&store->keys) + CHUNK_RESIDENTS;
+    return q->seen || relaxed_load(&q->count) > 2 * relaxed_load(&store->keys) + RESIDENTS_CHUNK;
 }
 
 /* So many steps of passes over the worker's own queues. The caller holds no key's lock. True: a pass is under
@@ -425,7 +302,7 @@ static struct resident_queue *longest_queue(struct store *store, enum resident_k
     struct resident_queue *longest = &store->workers[0].private->residents[kind];
     for (unsigned i = 1; i < store_participants(store); i++) {
         struct resident_queue *q = &store->workers[i].private->residents[kind];
-        if (load(&q->count) > load(&longest->count))
+        if (relaxed_load(&q->count) > relaxed_load(&longest->count))
             longest = q;
     }
     return longest;
@@ -437,7 +314,7 @@ static uint64_t resident_count(const struct store *store)
     uint64_t count = 0;
     for (unsigned i = 0; i < store_participants(store); i++)
         for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
-            count += load(&store->workers[i].private->residents[kind].count);
+            count += relaxed_load(&store->workers[i].private->residents[kind].count);
     return count;
 }
 
@@ -465,23 +342,17 @@ void memory_resident(struct store *store, struct store_worker_private *p, uint64
                      uint32_t meta)
 {
     struct resident item = {.hash_high = (uint32_t)(hash >> 32), .ref = ref};
-    queue_put(&p->residents[kind_of(meta)], &item, 1);
+    residents_put(&p->residents[kind_of(meta)], &item, 1);
 }
 
 /* ---- what comes back ---- */
-
-/* Is so much used that each write must look whether it is too much? Relaxed: it was so a moment ago. */
-static bool is_pressed(const struct store *store)
-{
-    return atomic_load_explicit(&((struct store *)(uintptr_t)store)->pressed, memory_order_relaxed);
-}
 
 /* In a full memory a return costs another value its place: two exchanges in the index. When more is read
  * again and again than memory holds, that is work for nothing at every other read: so many a millisecond. */
 static bool may_return(const struct store_worker *sw)
 {
     struct store_worker_private *p = sw->private;
-    if (!is_pressed(sw->store))
+    if (!memory_is_pressed(sw->store))
         return true;
     uint64_t passed_ms = sw->now_ms - p->returns_ms;
     uint64_t credit =
@@ -522,7 +393,7 @@ bool store_value_arrived(struct store_worker *sw, const struct store_key *key, u
 
 bool memory_refuses(const struct store *store, uint64_t bytes, bool creates)
 {
-    if (store_evicts(store) && !(creates && is_pressed(store)))
+    if (store_evicts(store) && !(creates && memory_is_pressed(store)))
         return false;
     struct memory_use use = memory_use(store);
     if (use.cap_bytes == 0)
@@ -558,7 +429,7 @@ static bool is_full(struct store *store, struct store_worker_private *p, uint64_
 
 bool memory_has_node(struct store *store, struct store_worker_private *p, size_t bytes)
 {
-    if (LIKELY(!is_pressed(store)) || !store_evicts(store) || store->config.no_threads)
+    if (LIKELY(!memory_is_pressed(store)) || !store_evicts(store) || store->config.no_threads)
         return true;
     if (arena_has_free(&p->arena, arena_class(bytes), 1))
         return true;
@@ -569,53 +440,6 @@ bool memory_has_node(struct store *store, struct store_worker_private *p, size_t
 bool memory_gets_nodes(const struct store_worker_private *p)
 {
     return p->epoch.pending >= PENDING_LEAST;
-}
-
-static uint64_t blocks_freed(const struct store *store)
-{
-    uint64_t freed = 0;
-    for (unsigned i = 0; i < store_participants(store); i++)
-        freed += load(&store->workers[i].private->arena.freed);
-    return freed;
-}
-
-/* When enough has been freed, all that is free in the arena is merged, in the worker's background. True: that
- * is under way, perhaps in another worker. */
-static bool merges(struct store *store, struct store_worker_private *p)
-{
-    uint64_t freed = blocks_freed(store), units = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
-    uint64_t enough = units / MERGE_SHARE > MERGE_BLOCKS_LEAST ? units / MERGE_SHARE : MERGE_BLOCKS_LEAST;
-    uint64_t now_ms = load(&store->clock_ms);
-    unsigned none = 0;
-    /* Acquire: pairs with the release of merge_some; the struct is this worker's then. */
-    if (freed - load(&store->merged_freed) >= enough && now_ms >= load(&store->merge_next_ms) &&
-        atomic_compare_exchange_strong_explicit(&store->merging, &none, 1 + p->index, memory_order_acquire,
-                                                memory_order_relaxed)) {
-        atomic_store_explicit(&store->merged_freed, freed, memory_order_relaxed);
-        atomic_store_explicit(&store->merge_began_ms, now_ms, memory_order_relaxed);
-        status_t s = arena_merge_begin(&p->arena, &store->merge);
-        if (!status_is_ok(&s))
-            atomic_store_explicit(&store->merging, 0, memory_order_release);
-    }
-    return atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
-}
-
-/* True: there is more to do. */
-static bool merge_some(struct store *store, struct store_worker_private *p, unsigned steps)
-{
-    if (LIKELY(atomic_load_explicit(&store->merging, memory_order_relaxed) != 1 + p->index))
-        return false;
-    for (unsigned i = 0; i < steps; i += STEPS_OF_MERGE) {
-        if (!arena_merge_step(&p->arena, &store->merge)) {
-            uint64_t now_ms = load(&store->clock_ms), took_ms = now_ms - load(&store->merge_began_ms);
-            uint64_t most_ms = took_ms > MERGE_PAUSE_MS ? took_ms : MERGE_PAUSE_MS;
-            uint64_t pause_ms = took_ms * MERGE_PAUSE < most_ms ? took_ms * MERGE_PAUSE : most_ms;
-            atomic_store_explicit(&store->merge_next_ms, now_ms + pause_ms, memory_order_relaxed);
-            atomic_store_explicit(&store->merging, 0, memory_order_release);
-            return false;
-        }
-    }
-    return true;
 }
 
 /* Could values leave, so many that a piece can come of it? Those in the arena are between nodes that stay, so
@@ -630,13 +454,13 @@ static bool may_leave(const struct store *store, bool creates)
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
                              uint64_t bytes, bool creates)
 {
-    if (LIKELY(!is_pressed(store)) || !store_evicts(store) || store->config.no_threads ||
+    if (LIKELY(!memory_is_pressed(store)) || !store_evicts(store) || store->config.no_threads ||
         !is_full(store, p, nodes, bytes,
                  creates)) /* without threads (simulations) a cap is a few of its regions */
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
-    atomic_store_explicit(&store->full_ms, load(&store->clock_ms), memory_order_relaxed);
-    if (!merges(store, p) && !may_leave(store, creates))
+    atomic_store_explicit(&store->full_ms, relaxed_load(&store->clock_ms), memory_order_relaxed);
+    if (!memory_merges(store, p) && !may_leave(store, creates))
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;
@@ -644,7 +468,7 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
 
 unsigned memory_unlinks(const struct store *store, const struct store_worker_private *p, unsigned most)
 {
-    if (LIKELY(!is_pressed(store)) || !store_evicts(store))
+    if (LIKELY(!memory_is_pressed(store)) || !store_evicts(store))
         return most;
     /* Some in any case: writes alone may keep as many pending. */
     uint64_t pending = p->epoch.pending, least = STEPS_BETWEEN_LOOKS;
@@ -654,10 +478,11 @@ unsigned memory_unlinks(const struct store *store, const struct store_worker_pri
 
 bool memory_must_settle(const struct store *store, const struct store_worker_private *p)
 {
-    uint64_t bytes = load(&p->epoch.bytes);
+    uint64_t bytes = relaxed_load(&p->epoch.bytes);
     if (LIKELY(bytes < UNSETTLED_BYTES_LEAST))
         return false;
-    uint64_t cap = load(&store->memory_bytes_max), most = cap ? cap / UNSETTLED_SHARE : UNSETTLED_BYTES_MAX;
+    uint64_t cap = relaxed_load(&store->memory_bytes_max),
+             most = cap ? cap / UNSETTLED_SHARE : UNSETTLED_BYTES_MAX;
     return bytes > (most > UNSETTLED_BYTES_LEAST ? most : UNSETTLED_BYTES_LEAST);
 }
 
@@ -673,7 +498,7 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
     struct store_worker_private *p = sw->private;
     p->unlooked_bytes += bytes;
     (void)drop_some_stale(sw, STEPS_BETWEEN_LOOKS);
-    if (p->unlooked_bytes < LOOK_BYTES && !is_pressed(sw->store))
+    if (p->unlooked_bytes < LOOK_BYTES && !memory_is_pressed(sw->store))
         return;
     p->unlooked_bytes = 0;
     (void)memory_relieve(sw, bytes <= LOOK_BYTES ? STEPS_OF_WRITE : steps_for(bytes));
@@ -682,7 +507,7 @@ void memory_after_write(struct store_worker *sw, uint64_t bytes)
 void store_buffers_set(struct store_worker *sw, uint64_t bytes)
 {
     struct store_worker_private *p = sw->private;
-    uint64_t before = load(&p->buffer_bytes);
+    uint64_t before = relaxed_load(&p->buffer_bytes);
     if (UNLIKELY(p->give_back_turns)) {
         if (--p->give_back_turns % GIVE_BACK_EVERY == 0)
             memory_give_back();
@@ -693,12 +518,13 @@ void store_buffers_set(struct store_worker *sw, uint64_t bytes)
     if (!store_evicts(sw->store))
         return;
     uint64_t grown = bytes > before ? bytes - before : 0;
-    if (grown >= LOOK_BYTES || (grown && is_pressed(sw->store)))
+    if (grown >= LOOK_BYTES || (grown && memory_is_pressed(sw->store)))
         (void)memory_relieve(sw, steps_for(grown));
     /* Values' memory is in other sizes than buffers need, and the allocator keeps it for some time. It gets
      * it some turns from now. */
     uint64_t level = p->buffers_level, moved = bytes > level ? bytes - level : level - bytes;
-    if (is_pressed(sw->store) && moved > load(&sw->store->memory_bytes_max) / GIVE_BACK_SHARE) {
+    if (memory_is_pressed(sw->store) &&
+        moved > relaxed_load(&sw->store->memory_bytes_max) / GIVE_BACK_SHARE) {
         p->buffers_level = bytes;
         p->give_back_turns = GIVE_BACK_TURNS;
     }
@@ -720,7 +546,7 @@ void memory_prepare(struct store *store)
 static void relieve_short(struct store_worker *sw, struct room_state *room)
 {
     struct store *store = sw->store;
-    uint64_t bytes = load(&room->short_bytes);
+    uint64_t bytes = relaxed_load(&room->short_bytes);
     if (LIKELY(bytes == 0))
         return;
     atomic_store_explicit(&room->short_bytes, 0, memory_order_relaxed);
@@ -757,19 +583,6 @@ bool memory_start_room(struct store_worker *sw, uint64_t bytes, bool make)
         }
         memory_give_back();
     }
-}
-
-/* In a start nobody waits for what is being merged: all at once, when so much is free that it is worth it. */
-static void start_merge(struct store *store, struct store_worker_private *p)
-{
-    uint64_t freed = blocks_freed(store), units = load(&store->arena.used_bytes) / ARENA_UNIT_BYTES;
-    struct arena_merge merge;
-    if (!is_pressed(store) || freed - load(&store->merged_freed) < units / START_MERGE_SHARE)
-        return;
-    atomic_store_explicit(&store->merged_freed, freed, memory_order_relaxed);
-    status_t s = arena_merge_begin(&p->arena, &merge);
-    while (status_is_ok(&s) && arena_merge_step(&p->arena, &merge))
-        ;
 }
 
 static uint64_t many_buffers(const struct memory_use *use)
@@ -810,7 +623,7 @@ bool memory_start_turn(struct store_worker *sw)
     }
     watch(store, &use, rss);
     set_table_room(store, &use);
-    start_merge(store, sw->private);
+    memory_merge_all(store, sw->private);
     return rss <= use.budget_bytes;
 }
 
@@ -864,7 +677,7 @@ bool memory_background(struct store_worker *sw, unsigned steps, uint64_t *due_ms
     if (!store_evicts(store))
         return false;
     bool more = drop_some_stale(sw, steps);
-    more |= merge_some(store, sw->private, steps);
+    more |= memory_merge_some(store, sw->private, steps);
     relieve_short(sw, &sw->private->room);
     if (sw->private->index == 0) {
         relieve_short(sw, &store->keeper.sw->private->room);

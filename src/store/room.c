@@ -1,5 +1,6 @@
 /* Room: what the process will take next fits below the cap, measured, not reckoned. See room.h. */
 #include "base/check.h"
+#include "base/relaxed.h"
 #include "store/internal.h"
 #include "store/room.h"
 #include "sys/memory.h"
@@ -9,11 +10,6 @@ enum {
     STEP_SHARE = 256,  /* of the cap, asked for at once by many small ones */
     STEP_BYTES_MAX = 1 << 20,
 };
-
-static uint64_t load(const _Atomic uint64_t *value)
-{
-    return atomic_load_explicit((_Atomic uint64_t *)(uintptr_t)value, memory_order_relaxed);
-}
 
 /* Without threads (simulations) only where a test says what is resident. */
 static bool is_asked(const struct store *store)
@@ -30,7 +26,7 @@ static uint64_t resident(const struct store *store)
 
 uint64_t room_limit(const struct store *store)
 {
-    return room_limit_of(load(&store->memory_bytes_max));
+    return room_limit_of(relaxed_load(&store->memory_bytes_max));
 }
 
 uint64_t room_limit_of(uint64_t cap)
@@ -42,7 +38,7 @@ uint64_t room_unsettled(const struct store *store)
 {
     uint64_t bytes = 0;
     for (unsigned i = 0; i < store_participants(store); i++)
-        bytes += load(&store->workers[i].private->epoch.bytes);
+        bytes += relaxed_load(&store->workers[i].private->epoch.bytes);
     return bytes;
 }
 
@@ -68,7 +64,7 @@ static bool promise(struct store *store, struct room_state *room, uint64_t bytes
 static bool make_room(struct store *store, struct store_worker_private *p, uint64_t bytes, uint64_t over)
 {
     struct room_state *room = &p->room;
-    uint64_t now_ms = load(&store->clock_ms);
+    uint64_t now_ms = relaxed_load(&store->clock_ms);
     if (now_ms == room->purged_ms) /* often enough */
         return false;
     room->purged_ms = now_ms;
@@ -83,7 +79,8 @@ static bool make_room(struct store *store, struct store_worker_private *p, uint6
 static __attribute__((noinline)) bool ask(struct store *store, struct store_worker_private *p, uint64_t bytes)
 {
     struct room_state *room = &p->room;
-    uint64_t over = 0, missing = bytes - room->allowance, step = load(&store->memory_bytes_max) / STEP_SHARE;
+    uint64_t over = 0, missing = bytes - room->allowance,
+             step = relaxed_load(&store->memory_bytes_max) / STEP_SHARE;
     if (!is_asked(store))
         return true;
     if (step > STEP_BYTES_MAX)
@@ -141,7 +138,7 @@ void room_end(struct store *store, struct store_worker_private *p)
 
 bool store_unsettled(const struct store_worker *sw)
 {
-    return load(&sw->private->epoch.bytes) != 0;
+    return relaxed_load(&sw->private->epoch.bytes) != 0;
 }
 
 bool store_room_take(struct store_worker *sw, uint64_t bytes)

@@ -243,7 +243,7 @@ static void worker_deinit(struct store_worker_private *p)
     free(p->tombstones);
     free(p->scratch);
     for (unsigned kind = 0; kind < RESIDENT_KINDS; kind++)
-        memory_queue_deinit(&p->residents[kind]);
+        residents_deinit(&p->residents[kind]);
 }
 
 /* Large values live outside the arena. */

@@ -297,7 +297,7 @@ struct claim;
 struct store_waiter {
     struct claim *claims;
     uint64_t bytes;        /* of memory that the claims hold */
-    uint64_t hungry_bytes; /* that it could not get */
+    uint64_t hungry_bytes; /* that it could not get, or has let go */
     uint32_t pending;      /* claims whose value has not landed */
     uint32_t lost;         /* times that a value's file was gone */
     bool hungry, queued;   /* waits for room; is in one of the two queues */
@@ -345,6 +345,9 @@ void store_fetch_done(struct store_worker *sw, const struct store_fetch *fetch, 
 struct store_waiter *store_waiter_next(struct store_worker *sw);
 /* Would store_waiter_next name one? */
 bool store_waiter_due(const struct store_worker *sw);
+/* The command has asked for all that it needs, and waits. If there was no room for some of that, it holds
+ * nothing while it waits for room: many that each hold a part would leave none for anybody. */
+void store_waiter_let_go(struct store_worker *sw, struct store_waiter *waiter);
 /* The command is done, or its connection gone: what was claimed may go. */
 void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter);
 

@@ -1,9 +1,10 @@
 /* Who waits for landings, and the room that they may claim.
  *
  * Claimed landings and those read ahead have half of the memory each, so that what was read ahead is not
- * dropped for want of room. A waiter that finds none is hungry and waits in a queue. Waiters hold claims
- * while they wait, so two large commands could wait for each other: one waiter at a time is privileged and
- * gets room beyond the limit.
+ * dropped for want of room. A waiter that finds none is hungry and waits in a queue. Two large commands could
+ * wait for each other: one waiter at a time is privileged and gets room beyond the limit. The others hold
+ * nothing while they are hungry (store_waiter_let_go): what the privileged one has read would stay in memory
+ * behind it for all who have claimed it too, and each next one would add to that.
  *
  * Buffers have a share of the cap too, and one waiter of all workers, the owner, gets them beyond that
  * (fetch.c). It must wait for nobody else: it may claim as the privileged one does, and what it wants stands
@@ -58,9 +59,10 @@ bool waiter_may_claim(struct fetch *f, struct store_waiter *w, uint64_t bytes)
     if (!w->hungry) {
         waiter_unqueue(f, w);
         w->hungry = true;
-        w->hungry_bytes = bytes;
+        w->hungry_bytes = 0;
         waiter_settle(f, w);
     }
+    w->hungry_bytes += bytes;
     return false;
 }
 
@@ -132,6 +134,27 @@ static void unclaim(struct fetch *f, struct claim *c)
     }
 }
 
+static void unclaim_all(struct fetch *f, struct store_waiter *w)
+{
+    while (w->claims) {
+        struct claim *c = w->claims;
+        w->claims = c->next;
+        unclaim(f, c);
+    }
+}
+
+void store_waiter_let_go(struct store_worker *sw, struct store_waiter *waiter)
+{
+    struct fetch *f = sw->fetch;
+    if (!waiter->hungry || waiter->claims == NULL || f->privileged == waiter || f->owner == waiter)
+        return;
+    unclaim_all(f, waiter);
+    waiter->hungry_bytes += waiter->bytes; /* it asks for all again: not before there is room for that */
+    waiter->bytes = 0;
+    waiter->pending = 0;
+    waiter_settle(f, waiter);
+}
+
 void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
 {
     struct fetch *f = sw->fetch;
@@ -144,11 +167,7 @@ void store_waiter_release(struct store_worker *sw, struct store_waiter *waiter)
         f->owner = NULL;
         atomic_store(&sw->store->landing_owner, NULL);
     }
-    while (waiter->claims) {
-        struct claim *c = waiter->claims;
-        waiter->claims = c->next;
-        unclaim(f, c);
-    }
+    unclaim_all(f, waiter);
     *waiter = (struct store_waiter){0};
 }
 

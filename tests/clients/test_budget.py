@@ -280,6 +280,24 @@ def test_many_want_large_values_from_disk(slow_small_server):
     assert_below_cap(slow_small_server, SMALL_CAP)
 
 
+def test_many_want_several_values_from_disk(make_server):
+    """What one has read must not stay in memory for all others who want some of it too, and find no room for the rest."""
+    server = make_server("--memory", 64 * MIB, "--threads", 2).start()
+    n, values, each, size = 60, 120, 10, 500_000
+    with server.client(timeout=60) as c:
+        for i in range(values):
+            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+
+    def work(i):
+        with server.client(timeout=60) as c:
+            for k in range(4):
+                which = [(i * 7 + k * 31 + j * (i % 5 + 1)) % values for j in range(each)]
+                assert c("MGET", *["big:%d" % j for j in which]) == [value(j, size) for j in which]
+
+    run_all((work, i) for i in range(n))
+    assert_below_cap(server, 64 * MIB)
+
+
 def test_the_cleaner_moves_large_values(cleaning_server):
     """It holds them too, several times, beside those of the clients."""
     n, size = 6, 20 * MIB

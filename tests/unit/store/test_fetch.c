@@ -423,7 +423,7 @@ static void test_one_command_may_not_have_all_memory(void **state)
 }
 
 /* Commands that want several values each, and need all at once, with room for few: all get done. */
-static void crowd(uint64_t cap, uint64_t least, uint64_t most)
+static void crowd(uint64_t cap, bool lets_go, uint64_t least, uint64_t most)
 {
     enum { COMMANDS = 12, EACH = 16 };
     struct bench b = bench_open(small, 4, (struct fetch_config){.memory_bytes_max = 64 << 10, .io_depth = 5});
@@ -447,6 +447,8 @@ static void crowd(uint64_t cap, uint64_t least, uint64_t most)
                     assert_int_equal(want(&b, value, &w[c]), STORE_COLD);
                 }
             }
+            if (cold && lets_go)
+                store_waiter_let_go(b.sw, &w[c]);
             if (cold)
                 continue;
             store_waiter_release(b.sw, &w[c]);
@@ -466,7 +468,8 @@ static void crowd(uint64_t cap, uint64_t least, uint64_t most)
 static void test_commands_with_too_little_room_do_not_wait_for_each_other(void **state)
 {
     (void)state;
-    crowd(0, 16 << 10, 160 << 10); /* half of 64K, one command, and what goes next turn */
+    crowd(0, true, 16 << 10, 80 << 10);
+    crowd(0, false, 16 << 10, 160 << 10); /* half of 64K, one command, and what goes next turn */
 }
 
 /* A sixteenth of the cap is less than what one command needs, and who has it may wait for the other's claims.
@@ -475,7 +478,42 @@ static void test_nor_with_a_small_share_for_buffers(void **state)
 {
     (void)state;
     for (uint64_t share = 1; share <= 32 << 10; share *= 2)
-        crowd(16 * share, 1024, 160 << 10);
+        crowd(16 * share, share & 0x5555, 1024, 160 << 10);
+}
+
+/* Who finds no room for all that it wants holds nothing of it: what others have read goes with them. */
+static void test_who_waits_for_room_holds_nothing(void **state)
+{
+    enum { MANY = 24, LAST = VALUES - 1 };
+    struct bench b = bench_open(small, 4, (struct fetch_config){.memory_bytes_max = 32 << 10});
+    struct store_waiter all = {0}, both = {0};
+    (void)state;
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(want(&b, i, &all), STORE_COLD); /* beyond the limit: it is the privileged one */
+    assert_false(all.hungry);
+    assert_int_equal(want(&b, 0, &both), STORE_COLD);
+    assert_int_equal(want(&b, LAST, &both), STORE_COLD);
+    assert_true(both.hungry);
+    store_waiter_let_go(b.sw, &all);
+    store_waiter_let_go(b.sw, &both);
+    assert_non_null(all.claims);
+    assert_null(both.claims);
+    assert_true(store_waiter_waits(&both));
+    assert_int_equal(read_all(&b, 0), MANY);
+    assert_ptr_equal(store_waiter_next(b.sw), &all);
+    assert_null(store_waiter_next(b.sw));
+    store_waiter_release(b.sw, &all);
+    next_turn(&b);
+    assert_ptr_equal(store_waiter_next(b.sw), &both);
+    assert_int_equal(look(&b, 0), STORE_COLD);
+    assert_int_equal(stats_of(&b).memory_bytes, 0);
+    assert_int_equal(want(&b, 0, &both), STORE_COLD);
+    assert_int_equal(want(&b, LAST, &both), STORE_COLD);
+    assert_false(both.hungry);
+    assert_int_equal(read_all(&b, 0), 2);
+    assert_ptr_equal(store_waiter_next(b.sw), &both);
+    store_waiter_release(b.sw, &both);
+    bench_close(&b);
 }
 
 /* Everything at random, reads ending in any order and any way: who waits is named in the end. */
@@ -553,6 +591,7 @@ int main(void)
         cmocka_unit_test(test_io_depth_bounds_what_is_under_way),
         cmocka_unit_test(test_one_command_may_not_have_all_memory),
         cmocka_unit_test(test_commands_with_too_little_room_do_not_wait_for_each_other),
+        cmocka_unit_test(test_who_waits_for_room_holds_nothing),
         cmocka_unit_test(test_nor_with_a_small_share_for_buffers),
         cmocka_unit_test(test_any_order),
     };

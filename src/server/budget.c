@@ -167,12 +167,18 @@ static void set_reserved(struct conn *conn, uint64_t bytes)
     budget_filled(conn);
 }
 
+static void leave_beyond(struct conn *conn)
+{
+    conn->flags &= ~(uint32_t)CONN_BEYOND;
+    conn->worker->beyond = NULL;
+    atomic_store(&conn->worker->server->budget.beyond, 0);
+}
+
 static void give_back(struct conn *conn)
 {
     struct server *server = conn->worker->server;
     if (conn->flags & CONN_BEYOND) {
-        conn->flags &= ~(uint32_t)CONN_BEYOND;
-        atomic_store(&server->budget.beyond, 0);
+        leave_beyond(conn);
     } else if (conn->reserved) {
         atomic_fetch_sub(&server->budget.input_bytes, conn->reserved);
     } else {
@@ -182,15 +188,18 @@ static void give_back(struct conn *conn)
     room_is_free(server);
 }
 
-/* The connection becomes the one that may have more; what it holds of the common share is free. */
+/* The connection becomes the one that may have more, if nobody is that and nobody has waited longer; what it
+ * holds of the common share is free. */
 static bool take_beyond(struct conn *conn)
 {
     struct budget *budget = &conn->worker->server->budget;
     uint64_t none = 0;
-    if (!atomic_compare_exchange_strong(&budget->beyond, &none, conn->id))
+    if (atomic_load(&budget->beyond) || !room_line_is_first(conn) ||
+        !atomic_compare_exchange_strong(&budget->beyond, &none, conn->id))
         return false;
     give_back(conn);
     conn->flags |= CONN_BEYOND;
+    conn->worker->beyond = conn;
     return true;
 }
 
@@ -240,10 +249,11 @@ static bool try_reserve(struct conn *conn, uint64_t bytes)
 
 static void wait_no_longer(struct conn *conn)
 {
-    if (conn->waiting_room.next == NULL)
+    struct server *server = conn->worker->server;
+    if (!room_line_waits(conn))
         return;
-    conn_list_remove(&conn->waiting_room);
-    atomic_fetch_sub(&conn->worker->server->budget.waiting, 1);
+    room_line_leave(conn);
+    room_is_free(server); /* another one may be the oldest now */
     conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading on */
 }
 
@@ -253,12 +263,10 @@ bool budget_reserve(struct conn *conn, uint64_t bytes)
         wait_no_longer(conn);
         return true;
     }
-    conn->wanted = bytes;
-    if (conn->waiting_room.next == NULL) {
-        conn_list_add(&conn->worker->waiting_room, &conn->waiting_room);
-        atomic_fetch_add(&conn->worker->server->budget.waiting, 1);
-    }
     conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading off */
+    conn->wanted = bytes;
+    if (!room_line_waits(conn))
+        room_line_join(conn);
     return false;
 }
 
@@ -278,8 +286,7 @@ void budget_shrink(struct conn *conn, uint64_t bytes)
     if (!(conn->flags & CONN_BEYOND)) {
         atomic_fetch_sub(&budget->input_bytes, conn->reserved - bytes);
     } else if (take_share(budget, bytes, cap_bytes(server))) {
-        conn->flags &= ~(uint32_t)CONN_BEYOND;
-        atomic_store(&budget->beyond, 0);
+        leave_beyond(conn);
     }
     set_reserved(conn, bytes);
     budget_count(conn);
@@ -437,7 +444,7 @@ void budget_output_look(struct worker *worker)
 static bool stands_still(struct conn *conn, bool input, bool output)
 {
     bool ends = conn->flags & CONN_CLOSING && !(conn->flags & CONN_SENDING);
-    bool holds = input && conn->reserved && !conn->waiting_room.next && !(conn->flags & CONN_PARKED) && !ends;
+    bool holds = input && conn->reserved && !room_line_waits(conn) && !(conn->flags & CONN_PARKED) && !ends;
     holds |= output && conn->flags & CONN_SENDING && reply_pending_bytes(&conn->reply) > BUDGET_LEAST_BYTES;
     bool moves = conn->input_len < conn->seen_input || conn->input_len >= conn->seen_input + STILL_BYTES ||
                  conn->reply.head_offset != conn->seen_output;
@@ -464,6 +471,7 @@ static void refuse_room(struct conn *conn)
 {
     LOG_INFO("client %llu at %s closed: no room below --memory for its request of %llu bytes",
              (unsigned long long)conn->id, conn->address, (unsigned long long)conn->wanted);
+    budget_release(conn);
     if (!(conn->flags & CONN_SENDING))
         reply_error(&conn->reply, "OOM there is no room below --memory for so long a request");
     conn_close_after_reply(conn);
@@ -486,8 +494,8 @@ static void look(struct worker *worker)
  * gives up each time, must not be many clients that hold and want memory. */
 static void look_who_has_left(struct worker *worker)
 {
-    for (struct conn_link *link = worker->waiting_room.next; link != &worker->waiting_room;
-         link = link->next) {
+    struct conn_link *line = &worker->room_line.conns;
+    for (struct conn_link *link = line->next; link != line; link = link->next) {
         struct conn *conn = CONN_OF(link, waiting_room);
         uint64_t there = conn->input_len - conn->input_position, announced = conn_announced(conn);
         if (!(conn->flags & (CONN_CLOSED | CONN_PARKED)) &&
@@ -546,38 +554,57 @@ void budget_turn_end(struct worker *worker)
     store_room_keep(worker->sw, worker->untouched_bytes);
     if (store_room_refused(worker->sw))
         worker->no_room = true;
-    else if (conn_list_empty(&worker->retry) || worker->retried_us == worker->now_us)
-        worker->no_room = false;
+    else if ((conn_list_empty(&worker->retry) || worker->retried_us == worker->now_us) &&
+             (room_line_is_empty(&worker->room_line) || worker->room_tried_us == worker->now_us))
+        worker->no_room = false; /* all were asked in this turn */
 }
 
-/* Those that wait: who has room now is read from again. In order, but each look goes on where the last one
- * has ended: the one beyond the share, which gives room back when it completes, may be behind many. */
+/* It waits. Is there room now? Then it is read from again. */
+static bool look_at_one(struct conn *conn)
+{
+    struct worker *worker = conn->worker;
+    if (try_reserve(conn, conn->wanted)) {
+        wait_no_longer(conn);
+        return true;
+    }
+    if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
+        !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
+        refuse_room(conn);
+    return false;
+}
+
+/* Those that wait. Room is given back by the one beyond the share when it completes, so that is asked first;
+ * then the oldest requests, one of which will be the next beyond; then others that may fit into the share:
+ * each look goes on where the last one has ended. */
 static void look_at_waiting(struct worker *worker)
 {
-    if (worker->no_room && worker->now_us - worker->room_tried_us < NO_ROOM_RETRY_US)
+    struct room_line *line = &worker->room_line;
+    if (room_line_is_empty(line) ||
+        (worker->no_room && worker->now_us - worker->room_tried_us < NO_ROOM_RETRY_US))
         return;
     worker->room_tried_us = worker->now_us;
     unsigned refused = 0;
-    struct conn_link *link = worker->waiting_room.next, *next;
-    for (; link != &worker->waiting_room && refused < REFUSED_MAX; link = next) {
-        struct conn *conn = CONN_OF(link, waiting_room);
+    if (worker->beyond && room_line_waits(worker->beyond))
+        look_at_one(worker->beyond);
+    for (struct conn_link *link = line->conns.next, *next; link != &line->conns && refused < REFUSED_MAX;
+         link = next) {
         next = link->next;
-        if (try_reserve(conn, conn->wanted))
-            wait_no_longer(conn);
-        else if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
-                 !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
-            refuse_room(conn);
-        else
-            refused++;
+        refused += !look_at_one(CONN_OF(link, waiting_room));
     }
-    conn_list_begin_at(&worker->waiting_room, link);
+    if (line->at == &line->conns) /* the end */
+        line->at = line->conns.next;
+    for (refused = 0; line->at != &line->conns && refused < REFUSED_MAX;) {
+        struct conn *conn = CONN_OF(line->at, waiting_room);
+        line->at = line->at->next;
+        refused += !look_at_one(conn);
+    }
 }
 
 bool budget_must_look(const struct worker *worker)
 {
     uint64_t cap = cap_bytes(worker->server);
     return cap && (STAT_GET(((struct worker *)(uintptr_t)worker)->reserved_bytes) ||
-                   worker_buffer_bytes(worker) > cap / 64 || !conn_list_empty(&worker->waiting_room));
+                   worker_buffer_bytes(worker) > cap / 64 || !room_line_is_empty(&worker->room_line));
 }
 
 void budget_turn(struct worker *worker)
@@ -598,14 +625,15 @@ void budget_turn(struct worker *worker)
 bool budget_may_go_on(struct worker *worker)
 {
     struct budget *budget = &worker->server->budget;
+    struct conn_link *line = &worker->room_line.conns;
     uint64_t cap = cap_bytes(worker->server);
-    if (conn_list_empty(&worker->waiting_room) || worker->no_room)
+    if (room_line_is_empty(&worker->room_line) || worker->no_room)
         return false;
-    if (cap == 0 || atomic_load(&budget->beyond) == 0)
+    if (cap == 0 ||
+        (atomic_load(&budget->beyond) == 0 && room_line_is_first(CONN_OF(line->next, waiting_room))))
         return true;
     uint64_t taken = atomic_load(&budget->input_bytes);
-    for (struct conn_link *link = worker->waiting_room.next; link != &worker->waiting_room;
-         link = link->next) {
+    for (struct conn_link *link = line->next; link != line; link = link->next) {
         const struct conn *conn = CONN_OF(link, waiting_room);
         if (taken + conn->wanted - conn->reserved <= cap / INPUT_PART)
             return true;

@@ -11,10 +11,13 @@
  * small pieces: what many thousands of them hold is little.
  *
  * No deadlock. Room is given back by requests that complete; the one beyond the share waits for nobody's
- * room, so there is always one that may complete. Then the next one that waits takes its place, so a large
- * request cannot starve behind small ones. What can stand still is a client: one that holds room while
- * others wait for it, and neither sends nor takes anything for some seconds, is sent away. One that has left
- * while it waits, before its request was complete, is noticed within a second.
+ * room, so there is always one that may complete. Then the one that has waited longest, of all workers',
+ * takes its place (room_line.h): a large request cannot starve behind small ones, and nobody waits for more
+ * than those who came before.
+ *
+ * What can stand still is a client: one that holds room while others wait for it, and neither sends nor takes
+ * anything for some seconds, is sent away. One that has left while it waits, before its request was complete,
+ * is noticed within a second.
  *
  * Replies. Unsent output of all connections may be a quarter of the cap; the fuller that is, the less a
  * connection may have before its next command runs. A reply that would pass it waits (COMMAND_AGAIN) until
@@ -52,6 +55,7 @@ struct budget {
     _Atomic uint64_t input_bytes; /* reserved. seq_cst: given back before `waiting` is read, see give_back */
     _Atomic uint64_t beyond;      /* id of the connection that may have more; 0: none. seq_cst, same */
     _Atomic uint32_t waiting;     /* connections that wait for room for input. seq_cst, same */
+    _Atomic uint64_t numbers;     /* relaxed: given to requests that had to wait (room_line.h) */
     _Atomic uint64_t wanted_us;   /* relaxed: when a reply had to wait the last time; monotonic */
 };
 
@@ -64,7 +68,7 @@ uint64_t budget_reply_max(const struct server *server);
 
 /* Input that needs no room now. */
 uint64_t budget_small_bytes(const struct server *server);
-/* Raises what the connection has reserved to `bytes`. False: there is no room; it is in the worker's list of
+/* Raises what the connection has reserved to `bytes`. False: there is no room; it is in the worker's line of
  * those that wait, and must not be read from, until budget_turn finds room for it. */
 bool budget_reserve(struct conn *conn, uint64_t bytes);
 /* It needs no more room than a small request: gives back, waits no longer. */

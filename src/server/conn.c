@@ -21,7 +21,7 @@ static void input_free(struct conn *conn)
     free(conn->input);
     conn->input = NULL;
     conn->input_capacity = 0;
-    if (UNLIKELY(conn->reserved || conn->waiting_room.next))
+    if (UNLIKELY(conn->reserved || room_line_waits(conn)))
         budget_release(conn);
     else
         budget_count(conn);
@@ -177,15 +177,18 @@ void conn_input_append(struct conn *conn, const char *data, size_t len)
 
 void conn_input_consume(struct conn *conn, size_t position)
 {
+    bool has_run = position > conn->input_position;
     conn->input_position = position;
     if (position < conn->input_len) {
-        if (UNLIKELY(conn->reserved || conn->waiting_room.next))
+        if (UNLIKELY(conn->reserved || room_line_waits(conn)))
             input_settle(conn);
-        return;
+    } else {
+        conn->input_position = conn->input_len = 0;
+        atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);
+        input_free(conn);
     }
-    conn->input_position = conn->input_len = 0;
-    atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);
-    input_free(conn);
+    if (has_run)
+        room_line_request_done(conn);
 }
 
 /* ---- output ---- */
@@ -213,8 +216,7 @@ static void pace_reading(struct conn *conn)
     size_t waiting = conn->input_len - conn->input_position;
     bool stopped = conn->flags & CONN_STOPPED || conn->retry.next;
     bool crowded = stopped && waiting > CONN_INPUT_BYTES_PAUSE;
-    bool waits = conn->waiting_room.next != NULL;
-    read_switch(conn, !crowded && !waits && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
+    read_switch(conn, !crowded && !room_line_waits(conn) && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
 }
 
 static void close_when_done(struct conn *conn)

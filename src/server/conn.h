@@ -84,7 +84,8 @@ struct conn {
     struct resp_request request; /* progress in the unfinished command at input_position */
 
     /* memory (budget.c) */
-    struct conn_link waiting_room;    /* the worker's list of those that wait for room for input */
+    struct conn_link waiting_room;    /* the worker's line of those that wait for room for input */
+    uint64_t room_number;             /* place of its request in the order of that line; 0: none yet */
     uint64_t reserved;                /* bytes of input that there is room for; 0: it needs none */
     uint64_t wanted;                  /* bytes, while it is in that list */
     uint64_t work_bytes;              /* of the value that its command makes, beyond what came with it */
@@ -146,18 +147,6 @@ static inline void conn_list_remove(struct conn_link *link)
     link->next->previous = link->previous;
     link->previous->next = link->next;
     link->next = link->previous = NULL;
-}
-
-/* The list's order stays, but link, which is in it (or the head: no change), becomes the first. */
-static inline void conn_list_begin_at(struct conn_link *list, struct conn_link *link)
-{
-    if (link == list)
-        return;
-    conn_list_remove(list);
-    list->previous = link->previous;
-    list->next = link;
-    link->previous->next = list;
-    link->previous = list;
 }
 
 /* Takes a connected socket into the worker's loop. NULL (socket closed) when out of memory. counted: against

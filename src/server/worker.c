@@ -49,7 +49,7 @@ status_t worker_create(struct server *server, unsigned index, struct worker **ou
     conn_list_init(&worker->held);
     conn_list_init(&worker->retry);
     conn_list_init(&worker->saving);
-    conn_list_init(&worker->waiting_room);
+    room_line_init(&worker->room_line);
     conn_list_init(&worker->all);
     mailbox_init(&worker->mailbox);
     disk_io_init(&worker->disk_io, worker);
@@ -352,7 +352,7 @@ static int64_t wait_us(struct worker *worker, bool background_more, uint64_t bac
 static bool may_sleep(struct worker *worker)
 {
     bool waits = !conn_list_empty(&worker->held) || !conn_list_empty(&worker->retry) ||
-                 !conn_list_empty(&worker->saving) || !conn_list_empty(&worker->waiting_room) ||
+                 !conn_list_empty(&worker->saving) || !room_line_is_empty(&worker->room_line) ||
                  worker->stop_deadline_us;
     atomic_store_explicit(&worker->waiting, waits, memory_order_relaxed);
     if (!waits)

@@ -23,6 +23,7 @@
 #include "server/conn.h"
 #include "server/disk_io.h"
 #include "server/group.h"
+#include "server/room_line.h"
 #include "store/store.h"
 #include "sys/loop.h"
 
@@ -66,15 +67,15 @@ struct worker {
     uint64_t commit_seen; /* commit point at the last look through the held list */
     struct group group;
     struct backlog backlog;
-    struct conn_link dirty;        /* have output to look at, this turn */
-    struct conn_link held;         /* have held replies */
-    struct conn_link retry;        /* have input to go on with next turn */
-    struct conn_link saving;       /* have a parked command that waits for a checkpoint or backup */
-    struct conn_link waiting_room; /* wait for room for their input (budget.h) */
+    struct conn_link dirty;  /* have output to look at, this turn */
+    struct conn_link held;   /* have held replies */
+    struct conn_link retry;  /* have input to go on with next turn */
+    struct conn_link saving; /* have a parked command that waits for a checkpoint or backup */
     struct conn_link all;
     struct disk_io disk_io;
     bool failure_told;
     uint64_t stop_deadline_us; /* 0: not stopping */
+    struct conn *beyond;       /* the one of all that may have more (budget.h), if it is of this worker */
     /* budget.c */
     uint64_t told_bytes;       /* worker_buffer_bytes when the store was last told */
     uint64_t untouched_bytes;  /* of input that has room and has not come */
@@ -100,6 +101,7 @@ struct worker {
     _Atomic uint32_t connections;      /* relaxed: for choosing a worker and statistics */
     _Atomic uint64_t input_memory;     /* relaxed: connections' memory for input; the worker writes it */
     _Atomic uint64_t reserved_bytes;   /* relaxed, same: of that, what was reserved (conn->reserved) */
+    struct room_line room_line;        /* wait for room for their input; of it others read `oldest` */
     struct mailbox mailbox;
 
     _Alignas(64) struct worker_stats stats;

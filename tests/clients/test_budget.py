@@ -509,6 +509,28 @@ def test_who_waits_behind_many_gets_room(name, make_server):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+def test_the_oldest_request_is_the_next(name, make_server):
+    """Of those that want more than the share: whoever else got that place would keep the rest waiting for what it sends."""
+    backend, threads = BACKENDS[name]
+    server = make_server("--memory", 64 * MIB, "--io", backend, "--threads", threads).start()
+    n, first = 20 * threads, 200 << 10
+    with contextlib.ExitStack() as stack:
+        c, largest, *others = (stack.enter_context(server.client(timeout=30)) for _ in range(2 + n))
+        request = encode("SET", "largest", value(2, 8 * MIB))
+        largest.send(request[:first])
+        wait_until(lambda: int(info(c)["memory_input_bytes"]) >= 8 * MIB)
+        for i, other in enumerate(others):
+            other.send(encode("SET", "other:%d" % i, value(i, 5 * MIB))[: 70 << 10])
+            wait_until(lambda i=i: int(info(c)["clients_waiting_for_room"]) == i + 1)
+        largest.send(request[first:])
+        assert largest.reply() == "OK"
+        for i, other in enumerate(others):
+            other.send(encode("SET", "other:%d" % i, value(i, 5 * MIB))[70 << 10 :])
+            assert other.reply() == "OK"
+        assert "neither sends nor takes" not in server.log()
+
+
+@pytest.mark.parametrize("name", BACKENDS)
 def test_who_leaves_while_it_waits_is_forgotten(name, make_server):
     """Nobody reads from those that wait for room: they must be noticed all the same, and hold nothing."""
     backend, threads = BACKENDS[name]

@@ -1,0 +1,196 @@
+/* Who gets room for input, and in which order: on workers without threads, the test makes their turns. */
+#include "unit/store/store_fixture.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/budget.h"
+#include "server/server.h"
+#include "server/worker.h"
+
+enum {
+    WORKERS = 2,
+    CONNECTIONS = 24, /* more than are asked in one look */
+    CAP = 64 << 20,
+    SHARE = CAP / 16,
+    LONG = SHARE + 1, /* never fits into the share */
+    LOOKS = 5,
+};
+
+struct harness {
+    struct fixture f;
+    struct server server;
+    struct conn *conns[CONNECTIONS]; /* of the workers in turn */
+    int peers[CONNECTIONS];
+};
+
+static void harness_init(struct harness *h)
+{
+    char why[128];
+    memset(h, 0, sizeof *h);
+    fixture_init(&h->f, WORKERS);
+    h->server.config.io = LOOP_EPOLL;
+    h->server.store = h->f.store;
+    h->server.worker_count = WORKERS;
+    h->server.memory_bytes_max = CAP;
+    h->server.limits = (struct resp_limits){.bulk_bytes_max = CAP, .request_bytes_max = CAP};
+    pthread_mutex_init(&h->server.registry_lock, NULL);
+    for (unsigned i = 0; i < WORKERS; i++) {
+        status_t s = worker_create(&h->server, i, &h->server.workers[i], why);
+        assert_true(status_is_ok(&s));
+        store_turn_begin(h->server.workers[i]->sw);
+    }
+    for (unsigned i = 0; i < CONNECTIONS; i++) {
+        int ends[2];
+        assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+        h->peers[i] = ends[1];
+        h->conns[i] = conn_create(h->server.workers[i % WORKERS], ends[0], false);
+        assert_non_null(h->conns[i]);
+    }
+}
+
+static void harness_deinit(struct harness *h)
+{
+    for (unsigned i = 0; i < WORKERS; i++) {
+        store_turn_end(h->server.workers[i]->sw);
+        worker_destroy(h->server.workers[i]);
+    }
+    for (unsigned i = 0; i < CONNECTIONS; i++)
+        close(h->peers[i]);
+    pthread_mutex_destroy(&h->server.registry_lock);
+    fixture_flush(&h->f, 0);
+    fixture_deinit(&h->f);
+}
+
+static void look(struct harness *h)
+{
+    for (unsigned i = WORKERS; i-- > 0;) /* the second worker first: the order is not the workers' */
+        budget_turn(h->server.workers[i]);
+}
+
+static void assert_waiting(struct harness *h, unsigned from)
+{
+    for (unsigned i = 0; i < CONNECTIONS; i++)
+        assert_int_equal(room_line_waits(h->conns[i]), i >= from);
+}
+
+/* One may have more than the share, and who has waited longest is the next: on whichever worker, and however
+ * often others were asked in between. */
+static void test_the_oldest_is_the_next_beyond_the_share(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    for (unsigned i = 0; i < CONNECTIONS; i++)
+        assert_int_equal(budget_reserve(h.conns[i], LONG), i == 0);
+    for (unsigned i = 0; i + 1 < CONNECTIONS; i++) {
+        for (unsigned looks = 0; looks < i % LOOKS; looks++)
+            look(&h);
+        assert_waiting(&h, i + 1);
+        budget_release(h.conns[i]);
+        look(&h);
+        assert_waiting(&h, i + 2);
+        assert_int_equal(h.conns[i + 1]->reserved, LONG);
+    }
+    budget_release(h.conns[CONNECTIONS - 1]);
+    assert_int_equal(h.server.budget.input_bytes, 0);
+    assert_int_equal(h.server.budget.beyond, 0);
+    harness_deinit(&h);
+}
+
+/* One that gives up while it is the oldest is waited for by nobody. */
+static void test_who_leaves_the_line_holds_nobody_up(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(budget_reserve(h.conns[i], LONG), i == 0);
+    budget_release(h.conns[0]);
+    budget_release(h.conns[1]);
+    assert_true(budget_may_go_on(h.conns[2]->worker));
+    assert_false(budget_may_go_on(h.conns[3]->worker));
+    look(&h);
+    assert_int_equal(h.conns[2]->reserved, LONG);
+    assert_int_equal(h.conns[3]->reserved, 0);
+    harness_deinit(&h);
+}
+
+/* Who waits for memory is asked again soon, whatever else makes turns in between. */
+static void test_a_turn_without_a_look_does_not_forget_who_was_refused(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct worker *worker = h.conns[0]->worker;
+    assert_true(budget_reserve(h.conns[0], LONG));
+    assert_false(budget_reserve(h.conns[2], LONG));
+    worker->now_us = 1000000;
+    budget_turn(worker);
+    worker->no_room = true;
+    worker->now_us += 100;
+    budget_turn(worker);
+    budget_turn_end(worker);
+    assert_true(worker->no_room);
+    worker->now_us += 100;
+    budget_turn(worker);
+    budget_turn_end(worker);
+    assert_false(worker->no_room);
+    harness_deinit(&h);
+}
+
+/* A request that turns out to be longer keeps its place in the order: it stands before all that came later.
+ */
+static void test_who_waits_again_waits_in_front(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    assert_true(budget_reserve(h.conns[0], LONG));
+    assert_true(budget_reserve(h.conns[2], SHARE - BUDGET_SMALL_BYTES));
+    assert_false(budget_reserve(h.conns[4], SHARE / 2)); /* will get room, and want more */
+    for (unsigned i = 6; i < CONNECTIONS; i += 2)
+        assert_false(budget_reserve(h.conns[i], LONG));
+    budget_release(h.conns[2]);
+    look(&h);
+    assert_int_equal(h.conns[4]->reserved, SHARE / 2);
+    assert_false(budget_reserve(h.conns[4], LONG));
+    budget_release(h.conns[0]);
+    look(&h);
+    assert_int_equal(h.conns[4]->reserved, LONG);
+    assert_true(room_line_waits(h.conns[6]));
+    harness_deinit(&h);
+}
+
+/* The number was the last request's, even if the connection waited with it when that had run. */
+static void test_the_next_request_waits_anew(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct conn *conn = h.conns[2];
+    assert_true(budget_reserve(h.conns[0], LONG));
+    conn_input_append(conn, "0123456789", 10);
+    assert_false(budget_reserve(conn, LONG));
+    assert_false(budget_reserve(h.conns[4], LONG));
+    conn_input_consume(conn, 10); /* the rest came with what was under way */
+    assert_false(room_line_waits(conn));
+    assert_false(budget_reserve(conn, LONG));
+    budget_release(h.conns[0]);
+    look(&h);
+    assert_int_equal(h.conns[4]->reserved, LONG);
+    assert_true(room_line_waits(conn));
+    harness_deinit(&h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_oldest_is_the_next_beyond_the_share),
+        cmocka_unit_test(test_who_leaves_the_line_holds_nobody_up),
+        cmocka_unit_test(test_a_turn_without_a_look_does_not_forget_who_was_refused),
+        cmocka_unit_test(test_who_waits_again_waits_in_front),
+        cmocka_unit_test(test_the_next_request_waits_anew),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

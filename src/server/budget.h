@@ -15,6 +15,10 @@
  * takes its place (room_line.h): a large request cannot starve behind small ones, and nobody waits for more
  * than those who came before.
  *
+ * Parts. How long a request is shows little by little, if it has many arguments; one that has room and needs
+ * more holds what it has until it gets that. While there is little room, the length of an argument is read
+ * from the first bytes that come of it, so that room is asked for all of it at once.
+ *
  * What can stand still is a client: one that holds room while others wait for it, and neither sends nor takes
  * anything for some seconds, is sent away. One that has left while it waits, before its request was complete,
  * is noticed within a second.

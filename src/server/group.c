@@ -530,6 +530,12 @@ static bool request_in_progress(const struct resp_request *request)
     return request->position || request->scanned || request->skipping;
 }
 
+/* While there is little room, it is asked for a whole request, not for what has come of it. */
+static bool learns_length(const struct group *group)
+{
+    return group->worker->loop->careful;
+}
+
 static void parse_source(struct group *group, struct source *source)
 {
     struct conn *conn = source->conn;
@@ -556,7 +562,7 @@ static void parse_source(struct group *group, struct source *source)
                 continue;
             }
         }
-        if (result == RESP_MORE && source->end - source->at < STATE_BYTES_LEAST)
+        if (result == RESP_MORE && source->end - source->at < STATE_BYTES_LEAST && !learns_length(group))
             return;
         source = parse_slow(group, source);
         if (source == NULL)

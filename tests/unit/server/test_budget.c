@@ -7,6 +7,7 @@
 #include "server/budget.h"
 #include "server/server.h"
 #include "server/worker.h"
+#include "store/internal.h"
 
 enum {
     WORKERS = 2,
@@ -15,6 +16,8 @@ enum {
     SHARE = CAP / 16,
     LONG = SHARE + 1, /* never fits into the share */
     LOOKS = 5,
+    CAP_SMALL = 4 << 20,
+    SHARE_SMALL = CAP_SMALL / 16,
 };
 
 struct harness {
@@ -183,6 +186,44 @@ static void test_the_next_request_waits_anew(void **state)
     harness_deinit(&h);
 }
 
+enum { SET_BYTES = 64 }; /* of a SET, at most, but for the value */
+
+static size_t set_command(char *to, const char *key, size_t len)
+{
+    size_t at =
+        (size_t)snprintf(to, SET_BYTES, "*3\r\n$3\r\nSET\r\n$%zu\r\n%s\r\n$%zu\r\n", strlen(key), key, len);
+    memset(to + at, 'v', len);
+    memcpy(to + at + len, "\r\n", 2);
+    return at + len + 2;
+}
+
+static void run(struct conn *conn)
+{
+    group_resume(&conn->worker->group, conn);
+    group_execute(&conn->worker->group);
+}
+
+/* While there is little room a request's length is known from its first bytes, and asked for at once. */
+static void test_a_whole_request_is_asked_for(void **state)
+{
+    enum { BYTES = 400 << 10, FIRST = 1000 };
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct conn *conn = h.conns[0];
+    char *input = malloc(BYTES + SET_BYTES);
+    assert_non_null(input);
+    size_t len = set_command(input, "key", BYTES);
+    conn->worker->loop->careful = true;
+    conn_input_append(conn, input, FIRST);
+    run(conn);
+    conn_input_append(conn, input + FIRST, FIRST);
+    assert_int_equal(conn_announced(conn), len);
+    assert_true(conn->reserved >= len);
+    free(input);
+    harness_deinit(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -191,6 +232,7 @@ int main(void)
         cmocka_unit_test(test_a_turn_without_a_look_does_not_forget_who_was_refused),
         cmocka_unit_test(test_who_waits_again_waits_in_front),
         cmocka_unit_test(test_the_next_request_waits_anew),
+        cmocka_unit_test(test_a_whole_request_is_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

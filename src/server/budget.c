@@ -130,12 +130,19 @@ uint64_t budget_small_bytes(const struct server *server)
     return small_are_many(server, cap_bytes(server)) ? BUDGET_LEAST_BYTES : BUDGET_SMALL_BYTES;
 }
 
+/* What may be taken of the common share. Who holds a part of it and needs more, holds that part until it gets
+ * more: while there are such, half of the share is theirs, or all of it would soon be parts. */
+static uint64_t share_bytes(struct budget *budget, bool has_part, uint64_t cap)
+{
+    return cap / INPUT_PART / (has_part || atomic_load(&budget->growing) == 0 ? 1 : 2);
+}
+
 /* Takes more bytes of the common share. */
-static bool take_share(struct budget *budget, uint64_t more, uint64_t cap)
+static bool take_share(struct budget *budget, uint64_t more, uint64_t most)
 {
     uint64_t taken = atomic_load(&budget->input_bytes);
     do {
-        if (taken + more > cap / INPUT_PART)
+        if (taken + more > most)
             return false;
     } while (!atomic_compare_exchange_weak(&budget->input_bytes, &taken, taken + more));
     return true;
@@ -197,6 +204,7 @@ static bool take_beyond(struct conn *conn)
     if (atomic_load(&budget->beyond) || !room_line_is_first(conn) ||
         !atomic_compare_exchange_strong(&budget->beyond, &none, conn->id))
         return false;
+    room_line_grows(conn, false);
     give_back(conn);
     conn->flags |= CONN_BEYOND;
     conn->worker->beyond = conn;
@@ -219,7 +227,7 @@ static bool take_share_and_room(struct conn *conn, uint64_t bytes, uint64_t cap)
 {
     struct budget *budget = &conn->worker->server->budget;
     uint64_t more = bytes - conn->reserved;
-    if (!(conn->flags & CONN_BEYOND) && take_share(budget, more, cap)) {
+    if (!(conn->flags & CONN_BEYOND) && take_share(budget, more, share_bytes(budget, conn->reserved, cap))) {
         if (take_room(conn, bytes))
             return true;
         atomic_fetch_sub(&budget->input_bytes, more);
@@ -253,7 +261,7 @@ static void wait_no_longer(struct conn *conn)
     if (!room_line_waits(conn))
         return;
     room_line_leave(conn);
-    room_is_free(server); /* another one may be the oldest now */
+    room_is_free(server); /* another one may be the oldest now, or who holds nothing may have more */
     conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading on */
 }
 
@@ -267,6 +275,7 @@ bool budget_reserve(struct conn *conn, uint64_t bytes)
     conn->wanted = bytes;
     if (!room_line_waits(conn))
         room_line_join(conn);
+    room_line_grows(conn, conn->reserved && !(conn->flags & CONN_BEYOND));
     return false;
 }
 
@@ -285,7 +294,7 @@ void budget_shrink(struct conn *conn, uint64_t bytes)
         return;
     if (!(conn->flags & CONN_BEYOND)) {
         atomic_fetch_sub(&budget->input_bytes, conn->reserved - bytes);
-    } else if (take_share(budget, bytes, cap_bytes(server))) {
+    } else if (take_share(budget, bytes, cap_bytes(server) / INPUT_PART)) {
         leave_beyond(conn);
     }
     set_reserved(conn, bytes);
@@ -574,8 +583,8 @@ static bool look_at_one(struct conn *conn)
 }
 
 /* Those that wait. Room is given back by the one beyond the share when it completes, so that is asked first;
- * then the oldest requests, one of which will be the next beyond; then others that may fit into the share:
- * each look goes on where the last one has ended. */
+ * then the oldest requests, one of which will be the next beyond, while others hold parts; then others that
+ * may fit into the share: each look goes on where the last one has ended. */
 static void look_at_waiting(struct worker *worker)
 {
     struct room_line *line = &worker->room_line;
@@ -635,7 +644,7 @@ bool budget_may_go_on(struct worker *worker)
     uint64_t taken = atomic_load(&budget->input_bytes);
     for (struct conn_link *link = line->next; link != line; link = link->next) {
         const struct conn *conn = CONN_OF(link, waiting_room);
-        if (taken + conn->wanted - conn->reserved <= cap / INPUT_PART)
+        if (taken + conn->wanted - conn->reserved <= share_bytes(budget, conn->reserved, cap))
             return true;
     }
     return false;

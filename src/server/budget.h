@@ -18,6 +18,8 @@
  * Parts. How long a request is shows little by little, if it has many arguments; one that has room and needs
  * more holds what it has until it gets that. While there is little room, the length of an argument is read
  * from the first bytes that come of it, so that room is asked for all of it at once.
+ * Were the share full of parts all the same, requests would complete one at a time, in the place beyond it:
+ * so half of it is for those who hold a part, while such wait.
  *
  * What can stand still is a client: one that holds room while others wait for it, and neither sends nor takes
  * anything for some seconds, is sent away. One that has left while it waits, before its request was complete,
@@ -59,6 +61,7 @@ struct budget {
     _Atomic uint64_t input_bytes; /* reserved. seq_cst: given back before `waiting` is read, see give_back */
     _Atomic uint64_t beyond;      /* id of the connection that may have more; 0: none. seq_cst, same */
     _Atomic uint32_t waiting;     /* connections that wait for room for input. seq_cst, same */
+    _Atomic uint32_t growing;     /* of those, that hold a part of the share and need more. seq_cst, same */
     _Atomic uint64_t numbers;     /* relaxed: given to requests that had to wait (room_line.h) */
     _Atomic uint64_t wanted_us;   /* relaxed: when a reply had to wait the last time; monotonic */
 };

@@ -86,6 +86,7 @@ struct conn {
     /* memory (budget.c) */
     struct conn_link waiting_room;    /* the worker's line of those that wait for room for input */
     uint64_t room_number;             /* place of its request in the order of that line; 0: none yet */
+    bool grows;                       /* it waits there, and holds a part of the share */
     uint64_t reserved;                /* bytes of input that there is room for; 0: it needs none */
     uint64_t wanted;                  /* bytes, while it is in that list */
     uint64_t work_bytes;              /* of the value that its command makes, beyond what came with it */

@@ -40,8 +40,18 @@ void room_line_join(struct conn *conn)
     atomic_fetch_add(&budget->waiting, 1);
 }
 
+void room_line_grows(struct conn *conn, bool grows)
+{
+    struct budget *budget = &conn->worker->server->budget;
+    if (grows == conn->grows)
+        return;
+    conn->grows = grows;
+    atomic_fetch_add(&budget->growing, grows ? 1 : UINT32_MAX);
+}
+
 void room_line_leave(struct conn *conn)
 {
+    room_line_grows(conn, false);
     struct room_line *line = &conn->worker->room_line;
     if (line->at == &conn->waiting_room)
         line->at = conn->waiting_room.next;

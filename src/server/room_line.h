@@ -25,6 +25,8 @@ void room_line_init(struct room_line *line);
 void room_line_join(struct conn *conn);
 /* It waits no longer. */
 void room_line_leave(struct conn *conn);
+/* Does it hold a part of the share and waits for more? */
+void room_line_grows(struct conn *conn, bool grows);
 /* Its request has run: the next one is younger than all that wait now. */
 void room_line_request_done(struct conn *conn);
 /* Is its request older than all that wait? */

@@ -186,6 +186,29 @@ static void test_the_next_request_waits_anew(void **state)
     harness_deinit(&h);
 }
 
+/* Parts of requests, each of which waits for more, must not take all of the share: who holds nothing finds
+ * half of it, while there are such. */
+static void test_half_of_the_share_is_for_those_who_hold_parts(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct conn *beyond = h.conns[0], *whole = h.conns[1], *part = h.conns[2], *later = h.conns[3];
+    assert_true(budget_reserve(beyond, LONG));
+    assert_true(budget_reserve(whole, SHARE / 2));
+    assert_true(budget_reserve(part, SHARE / 4));
+    assert_false(budget_reserve(part, SHARE / 2 + 1)); /* does not fit beside the other one */
+    assert_false(budget_reserve(later, SHARE / 8));    /* that would */
+    look(&h);
+    assert_true(room_line_waits(later));
+    budget_release(whole);
+    look(&h);
+    assert_int_equal(part->reserved, SHARE / 2 + 1);
+    assert_int_equal(later->reserved, SHARE / 8);
+    assert_int_equal(h.server.budget.growing, 0);
+    harness_deinit(&h);
+}
+
 enum { SET_BYTES = 64 }; /* of a SET, at most, but for the value */
 
 static size_t set_command(char *to, const char *key, size_t len)
@@ -232,6 +255,7 @@ int main(void)
         cmocka_unit_test(test_a_turn_without_a_look_does_not_forget_who_was_refused),
         cmocka_unit_test(test_who_waits_again_waits_in_front),
         cmocka_unit_test(test_the_next_request_waits_anew),
+        cmocka_unit_test(test_half_of_the_share_is_for_those_who_hold_parts),
         cmocka_unit_test(test_a_whole_request_is_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

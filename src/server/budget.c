@@ -302,6 +302,13 @@ void budget_shrink(struct conn *conn, uint64_t bytes)
     room_is_free(server);
 }
 
+bool budget_gives_way(const struct conn *conn)
+{
+    struct budget *budget = &conn->worker->server->budget;
+    uint32_t own = room_line_waits(conn);
+    return conn->flags & CONN_BEYOND && !(conn->flags & CONN_WORKS) && atomic_load(&budget->waiting) > own;
+}
+
 bool budget_work_fits(struct conn *conn, uint64_t bytes)
 {
     struct worker *worker = conn->worker;

@@ -14,6 +14,7 @@
  * room, so there is always one that may complete. Then the one that has waited longest, of all workers',
  * takes its place (room_line.h): a large request cannot starve behind small ones, and nobody waits for more
  * than those who came before.
+ * The place is for one request: what stands behind it waits like others' requests.
  *
  * Parts. How long a request is shows little by little, if it has many arguments; one that has room and needs
  * more holds what it has until it gets that. While there is little room, the length of an argument is read
@@ -80,6 +81,9 @@ uint64_t budget_small_bytes(const struct server *server);
 bool budget_reserve(struct conn *conn, uint64_t bytes);
 /* It needs no more room than a small request: gives back, waits no longer. */
 void budget_release(struct conn *conn);
+/* Its request has run. Is it the one beyond the share, and do others wait for that place? Then what stands
+ * behind the request waits like theirs. */
+bool budget_gives_way(const struct conn *conn);
 /* It needs no more than so many bytes of what it has reserved. */
 void budget_shrink(struct conn *conn, uint64_t bytes);
 /* Its command makes a value of so many bytes from an old one (APPEND, EXPIRE): the value, a copy of it and

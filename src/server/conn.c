@@ -143,21 +143,24 @@ static bool is_worth_moving(const struct conn *conn, size_t len)
     return used && (used >= waiting || (!fits && (conn->reserved || used >= waiting / 4)));
 }
 
-/* Commands have run: what came behind a large one must not keep its memory. */
-static void input_settle(struct conn *conn)
+/* What came behind a large command that has run must not keep its memory, nor its place if others wait. */
+static void input_settle(struct conn *conn, bool has_run)
 {
-    size_t needed = conn->input_len - conn->input_position;
+    size_t there = conn->input_len - conn->input_position, needed = there;
     uint64_t announced = conn_announced(conn);
     if (needed < announced)
         needed = announced;
     if (needed < conn->work_bytes)
         needed = conn->work_bytes;
     bool small = needed <= budget_small_bytes(conn->worker->server);
-    if (!small && needed > conn->input_capacity / 4)
+    bool gives_way = has_run && budget_gives_way(conn);
+    if (!small && !gives_way && needed > conn->input_capacity / 4)
         return;
+    if (gives_way)
+        needed = there;
     input_move_down(conn);
     input_resize(conn, needed < INPUT_BYTES_LEAST ? INPUT_BYTES_LEAST : needed);
-    if (small)
+    if (small || gives_way)
         budget_release(conn);
     else
         budget_shrink(conn, needed);
@@ -181,7 +184,7 @@ void conn_input_consume(struct conn *conn, size_t position)
     conn->input_position = position;
     if (position < conn->input_len) {
         if (UNLIKELY(conn->reserved || room_line_waits(conn)))
-            input_settle(conn);
+            input_settle(conn, has_run);
     } else {
         conn->input_position = conn->input_len = 0;
         atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);

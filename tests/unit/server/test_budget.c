@@ -226,6 +226,47 @@ static void run(struct conn *conn)
     group_execute(&conn->worker->group);
 }
 
+/* What stands behind a request in the place beyond the share has not waited for that place. */
+static void test_the_place_beyond_is_for_one_request(void **state)
+{
+    enum { BYTES = 400 << 10, BEHIND = 10 << 10, FLUSHES = 4 };
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    h.server.memory_bytes_max = CAP_SMALL;
+    struct conn *conn = h.conns[0], *other = h.conns[1];
+    char *input = malloc(2 * (BYTES + SET_BYTES));
+    assert_non_null(input);
+    size_t one = set_command(input, "one", BYTES);
+    set_command(input + one, "two", BYTES);
+    conn_input_append(conn, input, BEHIND);
+    run(conn);
+    conn_input_append(conn, input + BEHIND, BYTES / 2);
+    assert_true(conn->flags & CONN_BEYOND);
+    assert_false(budget_reserve(other, BYTES));
+    conn_input_append(conn, input + BEHIND + BYTES / 2, one - BYTES / 2);
+    run(conn);
+    for (unsigned i = 0; i < FLUSHES && conn->flags & CONN_PARKED; i++) { /* the log makes a segment for it */
+        fixture_flush(&h.f, 0);
+        conn_list_remove(&conn->retry);
+        conn->flags &= ~(uint32_t)CONN_PARKED;
+        run(conn);
+    }
+    assert_int_equal(conn->worker->stats.operations, 1);
+    assert_false(conn->flags & CONN_BEYOND);
+    assert_int_equal(conn->reserved, 0);
+    look(&h);
+    assert_true(other->flags & CONN_BEYOND);
+    assert_int_equal(other->reserved, BYTES);
+    conn_input_append(conn, input + one + BEHIND, BYTES / 2);
+    assert_true(room_line_waits(conn));
+    budget_release(other);
+    look(&h);
+    assert_true(conn->flags & CONN_BEYOND);
+    free(input);
+    harness_deinit(&h);
+}
+
 /* While there is little room a request's length is known from its first bytes, and asked for at once. */
 static void test_a_whole_request_is_asked_for(void **state)
 {
@@ -256,6 +297,7 @@ int main(void)
         cmocka_unit_test(test_who_waits_again_waits_in_front),
         cmocka_unit_test(test_the_next_request_waits_anew),
         cmocka_unit_test(test_half_of_the_share_is_for_those_who_hold_parts),
+        cmocka_unit_test(test_the_place_beyond_is_for_one_request),
         cmocka_unit_test(test_a_whole_request_is_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

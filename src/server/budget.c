@@ -195,13 +195,19 @@ static void give_back(struct conn *conn)
     room_is_free(server);
 }
 
+/* Room for its input would be for what stands behind its command, which waits for something else. */
+static bool is_behind_parked(const struct conn *conn)
+{
+    return (conn->flags & (CONN_PARKED | CONN_WORKS)) == CONN_PARKED;
+}
+
 /* The connection becomes the one that may have more, if nobody is that and nobody has waited longer; what it
  * holds of the common share is free. */
 static bool take_beyond(struct conn *conn)
 {
     struct budget *budget = &conn->worker->server->budget;
     uint64_t none = 0;
-    if (atomic_load(&budget->beyond) || !room_line_is_first(conn) ||
+    if (is_behind_parked(conn) || atomic_load(&budget->beyond) || !room_line_is_first(conn) ||
         !atomic_compare_exchange_strong(&budget->beyond, &none, conn->id))
         return false;
     room_line_grows(conn, false);
@@ -272,11 +278,21 @@ bool budget_reserve(struct conn *conn, uint64_t bytes)
         return true;
     }
     conn_list_add(&conn->worker->dirty, &conn->dirty); /* conn_flush turns reading off */
+    if (conn->flags & CONN_PARKED) {                   /* only input behind its command asks then */
+        conn->flags |= CONN_ROOM_LATER;
+        return false;
+    }
     conn->wanted = bytes;
     if (!room_line_waits(conn))
         room_line_join(conn);
     room_line_grows(conn, conn->reserved && !(conn->flags & CONN_BEYOND));
     return false;
+}
+
+void budget_parked(struct conn *conn)
+{
+    if (is_behind_parked(conn))
+        wait_no_longer(conn);
 }
 
 void budget_release(struct conn *conn)

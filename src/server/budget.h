@@ -14,7 +14,8 @@
  * room, so there is always one that may complete. Then the one that has waited longest, of all workers',
  * takes its place (room_line.h): a large request cannot starve behind small ones, and nobody waits for more
  * than those who came before.
- * The place is for one request: what stands behind it waits like others' requests.
+ * The place is for one request: what stands behind it waits like others' requests, and what stands behind a
+ * command that waits for something else does not ask.
  *
  * Parts. How long a request is shows little by little, if it has many arguments; one that has room and needs
  * more holds what it has until it gets that. While there is little room, the length of an argument is read
@@ -77,8 +78,11 @@ uint64_t budget_reply_max(const struct server *server);
 /* Input that needs no room now. */
 uint64_t budget_small_bytes(const struct server *server);
 /* Raises what the connection has reserved to `bytes`. False: there is no room; it is in the worker's line of
- * those that wait, and must not be read from, until budget_turn finds room for it. */
+ * those that wait, and must not be read from, until budget_turn finds room for it. But a parked connection,
+ * whose room would be for what stands behind its command, asks again when that has run. */
 bool budget_reserve(struct conn *conn, uint64_t bytes);
+/* Its command has come, and waits: it waits for no room but what the command needs. */
+void budget_parked(struct conn *conn);
 /* It needs no more room than a small request: gives back, waits no longer. */
 void budget_release(struct conn *conn);
 /* Its request has run. Is it the one beyond the share, and do others wait for that place? Then what stands

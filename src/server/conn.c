@@ -190,8 +190,10 @@ void conn_input_consume(struct conn *conn, size_t position)
         atomic_store_explicit(&conn->input_bytes, 0, memory_order_relaxed);
         input_free(conn);
     }
-    if (has_run)
+    if (has_run) {
+        conn->flags &= ~(uint32_t)CONN_ROOM_LATER;
         room_line_request_done(conn);
+    }
 }
 
 /* ---- output ---- */
@@ -218,7 +220,8 @@ static void pace_reading(struct conn *conn)
 {
     size_t waiting = conn->input_len - conn->input_position;
     bool stopped = conn->flags & CONN_STOPPED || conn->retry.next;
-    bool crowded = stopped && waiting > CONN_INPUT_BYTES_PAUSE;
+    bool no_room = conn->flags & CONN_PARKED && conn->flags & CONN_ROOM_LATER;
+    bool crowded = stopped && (waiting > CONN_INPUT_BYTES_PAUSE || no_room);
     read_switch(conn, !crowded && !room_line_waits(conn) && !(conn->flags & (CONN_FULL | CONN_CLOSING)));
 }
 

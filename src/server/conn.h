@@ -46,6 +46,7 @@ enum conn_flag {
     CONN_REPLY_SKIP_NEXT = 4096, /* CLIENT REPLY SKIP: this reply and the next command's are left out */
     CONN_WORKS = 8192,           /* its command waits until memory is free for what it makes (work_bytes) */
     CONN_NO_ROOM = 16384,        /* its command was refused room the last time, since room_us */
+    CONN_ROOM_LATER = 32768,     /* no room for what stands behind its parked command: see budget_reserve */
     CONN_REPLY_MUTE = CONN_REPLY_OFF | CONN_REPLY_SKIP | CONN_REPLY_SKIP_NEXT,
     CONN_STOPPED = CONN_CLOSING | CONN_CLOSED | CONN_PARKED | CONN_FULL, /* runs no commands */
 };

@@ -149,6 +149,7 @@ static void park(struct group_item *item, uint64_t log_wait_bytes)
     conn->log_wait_bytes = log_wait_bytes;
     conn->ahead_seen = 0;
     set_back(item);
+    budget_parked(conn);
     store_waiter_let_go(conn->worker->sw, &conn->waiter);
 }
 

@@ -267,6 +267,47 @@ static void test_the_place_beyond_is_for_one_request(void **state)
     harness_deinit(&h);
 }
 
+/* A command that waits does not keep the place for what stands behind it: that asks when the command has run.
+ */
+static void test_what_stands_behind_a_parked_command_waits_for_it(void **state)
+{
+    enum { BYTES = 400 << 10, PIECE = 40 << 10 };
+    static const char set[] = "*3\r\n$3\r\nSET\r\n$4\r\nbusy\r\n$1\r\nv\r\n";
+    struct harness h;
+    struct store_key key;
+    (void)state;
+    harness_init(&h);
+    h.server.memory_bytes_max = CAP_SMALL;
+    struct conn *conn = h.conns[0];
+    char *input = malloc(BYTES + SET_BYTES);
+    assert_non_null(input);
+    set_command(input, "behind", BYTES);
+    store_key_prepare(h.f.sw, &key, text("busy"));
+    uint32_t stripe = keylock_stripe(key.hash);
+    assert_true(keylock_acquire(&h.f.store->locks, stripe));
+    conn_input_append(conn, set, sizeof set - 1);
+    run(conn);
+    assert_true(conn->flags & CONN_PARKED);
+    assert_true(budget_reserve(h.conns[2], SHARE_SMALL)); /* nothing is left of the share */
+    for (size_t at = 0; at < 2 * PIECE; at += PIECE)
+        conn_input_append(conn, input + at, PIECE);
+    conn_flush(conn, UINT64_MAX);
+    assert_false(room_line_waits(conn));
+    assert_int_equal(h.server.budget.beyond, 0);
+    assert_true(conn->flags & CONN_READ_OFF);
+    keylock_release(&h.f.store->locks, stripe);
+    conn_list_remove(&conn->retry);
+    conn->flags &= ~(uint32_t)CONN_PARKED;
+    run(conn);
+    assert_int_equal(conn->worker->stats.operations, 1);
+    conn_flush(conn, UINT64_MAX);
+    assert_false(conn->flags & CONN_READ_OFF);
+    conn_input_append(conn, input + 2 * PIECE, PIECE);
+    assert_true(conn->flags & CONN_BEYOND);
+    free(input);
+    harness_deinit(&h);
+}
+
 /* While there is little room a request's length is known from its first bytes, and asked for at once. */
 static void test_a_whole_request_is_asked_for(void **state)
 {
@@ -298,6 +339,7 @@ int main(void)
         cmocka_unit_test(test_the_next_request_waits_anew),
         cmocka_unit_test(test_half_of_the_share_is_for_those_who_hold_parts),
         cmocka_unit_test(test_the_place_beyond_is_for_one_request),
+        cmocka_unit_test(test_what_stands_behind_a_parked_command_waits_for_it),
         cmocka_unit_test(test_a_whole_request_is_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

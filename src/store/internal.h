@@ -157,6 +157,9 @@ struct store {
     _Atomic uint64_t urgent_bytes; /* resident too near to the cap: values must leave for it */
     _Atomic bool pressed;          /* nearly all of the budget is used */
     _Atomic uint64_t full_ms;      /* when somebody last found no room in the arena */
+    /* New keys found no room the last time, and since when, with an arena of so many bytes: see memory_room.
+     */
+    _Atomic uint64_t full_last_ms, full_since_ms, full_used_bytes;
     _Atomic unsigned merging;      /* 1 + the worker that merges what is free in it; 0: none */
     struct arena_merge merge;      /* that worker's */
     _Atomic uint64_t merged_freed; /* blocks freed until the last merge began */
@@ -239,6 +242,9 @@ void payload_clear(struct store *store, struct store_worker_private *p, struct n
 /* Retires the block of a node that is no longer in the index. */
 void payload_retire(struct store_worker_private *p, const struct node *node, uint32_t ref);
 /* Would the node be smaller without its value? */
+/* Bytes that the node of such a key needs. cold: its value is on disk, and it says where. */
+size_t payload_node_bytes(const struct store *store, size_t key_len, size_t value_len, bool expires,
+                          bool cold);
 bool payload_is_evictable(uint32_t meta);
 /* The value leaves memory, or comes back to it: another node takes the place of this one (not busy). False:
  * not now. hint: the key's leaf, from ordered_prefetch, or 0. */
@@ -317,7 +323,7 @@ static inline bool memory_is_pressed(const struct store *store)
 /* ---- memory_merge.c ---- */
 
 /* When enough has been freed, all that is free in the arena is merged, in the worker's background. True: that
- * is under way, perhaps in another worker. */
+ * is under way, perhaps in another worker, or will be soon. */
 bool memory_merges(struct store *store, struct store_worker_private *p);
 /* True: there is more to do. */
 bool memory_merge_some(struct store *store, struct store_worker_private *p, unsigned steps);

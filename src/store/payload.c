@@ -83,6 +83,14 @@ static size_t node_bytes(const struct store *store, uint32_t meta, const struct 
     return fixed_bytes(node_key_len(meta)) + area_wanted(store, node_key_len(meta), c);
 }
 
+size_t payload_node_bytes(const struct store *store, size_t key_len, size_t value_len, bool expires,
+                          bool cold)
+{
+    struct content c = {
+        .value = slice_make(NULL, value_len), .expire_ms = expires, .address = cold, .cold = cold};
+    return fixed_bytes(key_len) + area_wanted(store, key_len, &c);
+}
+
 /* Bytes of a node's block that it would not have without its value, but with an address and an expiry. Less
  * than none: by so many it may come to grow, when the cleaner moves its value or it gets an expiry. */
 static int64_t value_share(uint32_t meta)

@@ -416,6 +416,20 @@ static struct write_plan make_plan(struct store_worker_private *p)
     return plan;
 }
 
+/* Of all nodes that the write may make. Asked for only where memory is short. */
+static uint64_t node_bytes(const struct store *store, const struct store_worker_private *p)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < p->entry_count; i++) {
+        const struct store_entry *e = &p->entries[i];
+        bool sets = e->staged == STAGED_SET;
+        if (e->primary == i && (sets || e->staged == STAGED_EXPIRE))
+            bytes += payload_node_bytes(store, e->key.name.len, sets ? e->new_value.len : e->value.len,
+                                        e->new_expire_ms != 0, !sets && e->cold);
+    }
+    return bytes;
+}
+
 /* Would the write go beyond the cap, or beyond what the index can address? Deletes may always go on. */
 static bool is_over_memory(const struct store *store, const struct write_plan *plan)
 {
@@ -447,9 +461,9 @@ enum store_result store_write_commit(struct store_worker *sw)
         result = STORE_BUSY;
         goto done;
     }
-    enum memory_room room =
-        plan.only_deletes ? MEMORY_ROOM
-                          : memory_room(store, p, plan.records, plan.bytes + plan.copied_bytes, plan.creates);
+    enum memory_room room = MEMORY_ROOM;
+    if (UNLIKELY(memory_is_pressed(store)) && !plan.only_deletes)
+        room = memory_room(store, p, plan.records, node_bytes(store, p), plan.creates);
     if (UNLIKELY(room == MEMORY_FULL) && plan.creates) {
         result = STORE_NO_MEMORY;
         goto done;

@@ -80,9 +80,12 @@ void disk_io_flush(struct disk_io *io)
     struct flush_op *flush;
     if (log == NULL)
         return;
-    while (
-        (flush = free_flush(io)) != NULL &&
-        log_flush_take(log, worker->now_us, worker->stop_deadline_us != 0, &flush->flush, &io->flush_due_us))
+    /* Values leave memory when they are on disk, so whoever has found no room would wait for --durability
+     * interval's second. */
+    bool soon = worker->no_room && io->flushes_in_flight == 0;
+    while ((flush = free_flush(io)) != NULL &&
+           log_flush_take(log, worker->now_us, soon || worker->stop_deadline_us != 0, &flush->flush,
+                          &io->flush_due_us))
         start_flush(io, flush);
 }
 

@@ -39,6 +39,7 @@ enum {
     PAGE_BYTES = 640,    /* of a usual page of the order */
     PAGES_KEPT = 4,      /* the same for them */
     FULL_MS = 100,       /* so long values leave after somebody has found no room in the arena */
+    FULL_LONG_MS = 1000, /* after so long without another region new keys are refused */
     PENDING_LEAST = 256, /* blocks that the epochs keep from use: worth waiting for */
     FULL_REGIONS = 2,    /* or until so many of its regions fit */
     LEAVE_SHARE = 64,    /* of the arena's live bytes: values of fewer make no room for new keys */
@@ -451,6 +452,20 @@ static bool may_leave(const struct store *store, bool creates)
                                           use.value_bytes > ARENA_REGION_BYTES);
 }
 
+/* New keys have found no room, again. What has left memory goes back to the kernel within half a second, and
+ * then a region may fit. Has none for a second? Relaxed, and of several workers' any order: only times. */
+static bool is_full_for_long(struct store *store)
+{
+    uint64_t now_ms = relaxed_load(&store->clock_ms), used = relaxed_load(&store->arena.used_bytes);
+    if (used != relaxed_load(&store->full_used_bytes) ||
+        now_ms > relaxed_load(&store->full_last_ms) + FULL_LONG_MS) {
+        atomic_store_explicit(&store->full_used_bytes, used, memory_order_relaxed);
+        atomic_store_explicit(&store->full_since_ms, now_ms, memory_order_relaxed);
+    }
+    atomic_store_explicit(&store->full_last_ms, now_ms, memory_order_relaxed);
+    return now_ms > relaxed_load(&store->full_since_ms) + FULL_LONG_MS;
+}
+
 enum memory_room memory_room(struct store *store, struct store_worker_private *p, uint64_t nodes,
                              uint64_t bytes, bool creates)
 {
@@ -460,7 +475,8 @@ enum memory_room memory_room(struct store *store, struct store_worker_private *p
         return MEMORY_ROOM;
     /* Relaxed: only a time. */
     atomic_store_explicit(&store->full_ms, relaxed_load(&store->clock_ms), memory_order_relaxed);
-    if (!memory_merges(store, p) && !may_leave(store, creates))
+    bool lasts = !creates || is_full_for_long(store);
+    if (!memory_merges(store, p) && lasts && !may_leave(store, creates))
         return MEMORY_FULL;
     p->room.refused = true; /* it waits, but not for ever */
     return MEMORY_ROOM_LATER;

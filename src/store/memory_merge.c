@@ -8,8 +8,6 @@
 enum {
     MERGE_SHARE = 512, /* of the arena's units: when so many blocks have been freed since the last merge */
     MERGE_BLOCKS_LEAST = 4096,
-    MERGE_PAUSE = 10,       /* times as long as the last one took: writes wait meanwhile */
-    MERGE_PAUSE_MS = 2000,  /* but no longer than this, or than it took */
     STEPS_OF_MERGE = 4,     /* steps of the background that a step of merging counts as */
     START_MERGE_SHARE = 64, /* of the arena's units, freed since the last merge */
 };
@@ -29,8 +27,8 @@ bool memory_merges(struct store *store, struct store_worker_private *p)
     uint64_t now_ms = relaxed_load(&store->clock_ms);
     unsigned none = 0;
     /* Acquire: pairs with the release of merge_some; the struct is this worker's then. */
-    if (freed - relaxed_load(&store->merged_freed) >= enough &&
-        now_ms >= relaxed_load(&store->merge_next_ms) &&
+    bool is_worth_it = freed - relaxed_load(&store->merged_freed) >= enough;
+    if (is_worth_it && now_ms >= relaxed_load(&store->merge_next_ms) &&
         atomic_compare_exchange_strong_explicit(&store->merging, &none, 1 + p->index, memory_order_acquire,
                                                 memory_order_relaxed)) {
         atomic_store_explicit(&store->merged_freed, freed, memory_order_relaxed);
@@ -39,7 +37,7 @@ bool memory_merges(struct store *store, struct store_worker_private *p)
         if (!status_is_ok(&s))
             atomic_store_explicit(&store->merging, 0, memory_order_release);
     }
-    return atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
+    return is_worth_it || atomic_load_explicit(&store->merging, memory_order_relaxed) != 0;
 }
 
 bool memory_merge_some(struct store *store, struct store_worker_private *p, unsigned steps)
@@ -48,11 +46,10 @@ bool memory_merge_some(struct store *store, struct store_worker_private *p, unsi
         return false;
     for (unsigned i = 0; i < steps; i += STEPS_OF_MERGE) {
         if (!arena_merge_step(&p->arena, &store->merge)) {
-            uint64_t now_ms = relaxed_load(&store->clock_ms),
-                     took_ms = now_ms - relaxed_load(&store->merge_began_ms);
-            uint64_t most_ms = took_ms > MERGE_PAUSE_MS ? took_ms : MERGE_PAUSE_MS;
-            uint64_t pause_ms = took_ms * MERGE_PAUSE < most_ms ? took_ms * MERGE_PAUSE : most_ms;
-            atomic_store_explicit(&store->merge_next_ms, now_ms + pause_ms, memory_order_relaxed);
+            /* Writes wait meanwhile: so they have as long until the next one. */
+            uint64_t now_ms = relaxed_load(&store->clock_ms);
+            atomic_store_explicit(&store->merge_next_ms, 2 * now_ms - relaxed_load(&store->merge_began_ms),
+                                  memory_order_relaxed);
             atomic_store_explicit(&store->merging, 0, memory_order_release);
             return false;
         }

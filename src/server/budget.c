@@ -291,8 +291,16 @@ bool budget_reserve(struct conn *conn, uint64_t bytes)
 
 void budget_parked(struct conn *conn)
 {
-    if (is_behind_parked(conn))
-        wait_no_longer(conn);
+    if (!is_behind_parked(conn))
+        return;
+    wait_no_longer(conn);
+    if (conn->reserved == 0)
+        give_back(conn); /* it may have been beyond the share, and found no memory */
+}
+
+bool budget_holds(const struct conn *conn)
+{
+    return conn->reserved || conn->flags & CONN_BEYOND || room_line_waits(conn);
 }
 
 void budget_release(struct conn *conn)

@@ -83,6 +83,8 @@ uint64_t budget_small_bytes(const struct server *server);
 bool budget_reserve(struct conn *conn, uint64_t bytes);
 /* Its command has come, and waits: it waits for no room but what the command needs. */
 void budget_parked(struct conn *conn);
+/* Has it room that is to be given back, or waits for some? */
+bool budget_holds(const struct conn *conn);
 /* It needs no more room than a small request: gives back, waits no longer. */
 void budget_release(struct conn *conn);
 /* Its request has run. Is it the one beyond the share, and do others wait for that place? Then what stands

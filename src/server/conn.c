@@ -21,7 +21,7 @@ static void input_free(struct conn *conn)
     free(conn->input);
     conn->input = NULL;
     conn->input_capacity = 0;
-    if (UNLIKELY(conn->reserved || room_line_waits(conn)))
+    if (UNLIKELY(budget_holds(conn)))
         budget_release(conn);
     else
         budget_count(conn);
@@ -54,6 +54,7 @@ void conn_destroy(struct conn *conn)
     server_unregister(conn->worker->server, conn);
     resp_request_reset(&conn->request);
     input_free(conn);
+    DCHECK(conn->worker->beyond != conn);
     conn_list_remove(&conn->dirty);
     conn_list_remove(&conn->held);
     conn_list_remove(&conn->retry);
@@ -183,7 +184,7 @@ void conn_input_consume(struct conn *conn, size_t position)
     bool has_run = position > conn->input_position;
     conn->input_position = position;
     if (position < conn->input_len) {
-        if (UNLIKELY(conn->reserved || room_line_waits(conn)))
+        if (UNLIKELY(budget_holds(conn)))
             input_settle(conn, has_run);
     } else {
         conn->input_position = conn->input_len = 0;

@@ -329,6 +329,55 @@ static void test_a_whole_request_is_asked_for(void **state)
     harness_deinit(&h);
 }
 
+static uint64_t all_resident(void *context)
+{
+    (void)context;
+    return CAP_SMALL;
+}
+
+/* Nor does it keep the place beyond the share that it got for what stands behind, when there was no memory.
+ */
+static void test_who_parks_gives_the_place_beyond_back(void **state)
+{
+    enum { BYTES = 400 << 10, PIECE = 80 << 10, FIRST = 10 };
+    static const char set[] = "*3\r\n$3\r\nSET\r\n$4\r\nbusy\r\n$1\r\nv\r\n";
+    struct harness h;
+    struct store_key key;
+    (void)state;
+    harness_init(&h);
+    struct store *store = h.f.store;
+    struct conn *conn = h.conns[0];
+    struct worker *worker = conn->worker;
+    h.server.memory_bytes_max = CAP_SMALL;
+    atomic_store(&store->memory_bytes_max, CAP_SMALL);
+    atomic_store(&store->evicts, true);
+    store->config.resident_bytes = all_resident;
+    worker->sw->private->room.allowance = 0;
+    atomic_store(&h.server.budget.input_bytes, SHARE_SMALL); /* others hold the share */
+    store_key_prepare(h.f.sw, &key, text("busy"));
+    uint32_t stripe = keylock_stripe(key.hash);
+    assert_true(keylock_acquire(&store->locks, stripe));
+    char *input = malloc(sizeof set + BYTES + SET_BYTES);
+    assert_non_null(input);
+    memcpy(input, set, sizeof set - 1);
+    set_command(input + sizeof set - 1, "behind", BYTES);
+    conn_input_append(conn, input, FIRST);
+    conn_input_append(conn, input + FIRST, PIECE);
+    assert_true(conn->flags & CONN_BEYOND && room_line_waits(conn));
+    assert_int_equal(conn->reserved, 0);
+    run(conn);
+    assert_true(conn->flags & CONN_PARKED);
+    assert_false(budget_holds(conn));
+    assert_int_equal(h.server.budget.beyond, 0);
+    assert_null(worker->beyond);
+    keylock_release(&store->locks, stripe);
+    atomic_store(&h.server.budget.input_bytes, 0);
+    store->config.resident_bytes = NULL;
+    atomic_store(&store->evicts, false);
+    free(input);
+    harness_deinit(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +389,7 @@ int main(void)
         cmocka_unit_test(test_half_of_the_share_is_for_those_who_hold_parts),
         cmocka_unit_test(test_the_place_beyond_is_for_one_request),
         cmocka_unit_test(test_what_stands_behind_a_parked_command_waits_for_it),
+        cmocka_unit_test(test_who_parks_gives_the_place_beyond_back),
         cmocka_unit_test(test_a_whole_request_is_asked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

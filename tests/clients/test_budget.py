@@ -93,6 +93,12 @@ def status(server, name):
                 return int(line.split()[1]) * 1024
 
 
+def store_values(server, n, size):
+    with server.client(timeout=60) as c:
+        for i in range(n):
+            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+
+
 def assert_below_cap(server, cap=CAP):
     """The highest of all times."""
     if not IS_SANITIZED:
@@ -267,9 +273,7 @@ def test_bursts_of_values_that_fill_much_of_the_memory(slow_small_server):
 def test_many_want_large_values_from_disk(slow_small_server):
     """Each is there as it was read, and in its reply; with more connections than there is room for."""
     n, size = 8, 21 * MIB
-    with slow_small_server.client(timeout=60) as c:
-        for i in range(n):
-            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+    store_values(slow_small_server, n, size)
 
     def work(i):
         with slow_small_server.client(timeout=60) as c:
@@ -284,9 +288,7 @@ def test_many_want_several_values_from_disk(make_server):
     """What one has read must not stay in memory for all others who want some of it too, and find no room for the rest."""
     server = make_server("--memory", 64 * MIB, "--threads", 2).start()
     n, values, each, size = 60, 120, 10, 500_000
-    with server.client(timeout=60) as c:
-        for i in range(values):
-            assert c("SET", "big:%d" % i, value(i, size)) == "OK"
+    store_values(server, values, size)
 
     def work(i):
         with server.client(timeout=60) as c:

@@ -1,5 +1,6 @@
 #include "store/moving.h"
 
+#include <endian.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,8 +40,18 @@ void moving_add(struct moving *m, const struct moving_value *v, struct slice key
 
 /* ---- the heap ---- */
 
+/* Shorter keys end in zeros: where heads are equal the keys decide. */
+static uint64_t head_of(const struct moving_value *v)
+{
+    uint64_t head = 0;
+    memcpy(&head, v->data, v->key_len < sizeof head ? v->key_len : sizeof head);
+    return htobe64(head);
+}
+
 static bool comes_before(const struct moving *m, const struct moving_run *a, const struct moving_run *b)
 {
+    if (a->head != b->head)
+        return a->head < b->head;
     return by_key(&m->values[a->at], &m->values[b->at]) < 0;
 }
 
@@ -71,7 +82,8 @@ void moving_seal(struct moving *m)
     for (size_t i = 0; i < m->run_count; i++) {
         size_t end = (i + 1) * RUN_VALUES;
         m->runs[i] = (struct moving_run){.at = (uint32_t)(i * RUN_VALUES),
-                                         .end = (uint32_t)(end < m->count ? end : m->count)};
+                                         .end = (uint32_t)(end < m->count ? end : m->count),
+                                         .head = head_of(&m->values[i * RUN_VALUES])};
     }
     for (size_t i = m->run_count / 2; i-- > 0;)
         sift_down(m, i);
@@ -86,6 +98,8 @@ void moving_advance(struct moving *m)
 {
     if (++m->runs[0].at == m->runs[0].end)
         m->runs[0] = m->runs[--m->run_count];
+    else
+        m->runs[0].head = head_of(&m->values[m->runs[0].at]);
     sift_down(m, 0);
 }
 

@@ -24,6 +24,7 @@ struct moving_value {
 
 struct moving_run {
     uint32_t at, end; /* of values; at < end */
+    uint64_t head;    /* of the key at `at`: its first 8 bytes, as a number that orders as they do */
 };
 
 struct moving {

@@ -10,8 +10,18 @@
 #include "base/prng.h"
 #include "store/moving.h"
 
+/* Keys that differ late, early, and that end before eight bytes. */
+static int key_make(char key[32], unsigned form, uint32_t i)
+{
+    static const char *const prefixes[] = {"key:", "", ""};
+    static const char *const suffixes[] = {"", "-and-more", ""};
+    return snprintf(key, 32, "%s%0*u%s", prefixes[form], form == 0 ? 8 : 5, i, suffixes[form]);
+}
+
+enum { FORMS = 3 };
+
 /* n values with keys in random order; the version is the number in the key. */
-static void fill(struct moving *m, struct prng *prng, uint32_t n)
+static void fill(struct moving *m, struct prng *prng, unsigned form, uint32_t n)
 {
     uint32_t *order = test_calloc(n + 1, sizeof *order);
     for (uint32_t i = 0; i < n; i++) {
@@ -21,7 +31,7 @@ static void fill(struct moving *m, struct prng *prng, uint32_t n)
     }
     for (uint32_t i = 0; i < n; i++) {
         char key[32], value[64];
-        int key_len = snprintf(key, sizeof key, "key:%08u", order[i]);
+        int key_len = key_make(key, form, order[i]);
         int value_len = snprintf(value, sizeof value, "value of %u", order[i]);
         const struct moving_value v = {
             .version = order[i] + 1, .from = order[i] * 8ull, .hot = order[i] == 0};
@@ -30,13 +40,13 @@ static void fill(struct moving *m, struct prng *prng, uint32_t n)
     test_free(order);
 }
 
-static void check_order(struct moving *m, uint32_t n)
+static void check_order(struct moving *m, unsigned form, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         char key[32], value[64];
         struct moving_value *v = moving_first(m);
         assert_non_null(v);
-        int key_len = snprintf(key, sizeof key, "key:%08u", i);
+        int key_len = key_make(key, form, i);
         int value_len = snprintf(value, sizeof value, "value of %u", i);
         assert_int_equal(slice_compare(moving_key(v), slice_make(key, (size_t)key_len)), 0);
         assert_int_equal(slice_compare(moving_content(v), slice_make(value, (size_t)value_len)), 0);
@@ -56,9 +66,9 @@ static void test_order(void **state)
     prng_seed(&prng, 1);
     for (uint32_t n = 0; n < 5000; n = n < 300 ? n + 1 : n * 3 / 2) {
         struct moving m = {0};
-        fill(&m, &prng, n);
+        fill(&m, &prng, n % FORMS, n);
         moving_seal(&m);
-        check_order(&m, n);
+        check_order(&m, n % FORMS, n);
         moving_free(&m);
     }
 }
@@ -71,7 +81,7 @@ static void test_median(void **state)
     for (uint32_t n = 1; n < 20000; n = n * 3 + 1) {
         struct moving m = {0};
         uint64_t younger = 0, median;
-        fill(&m, &prng, n);
+        fill(&m, &prng, 0, n);
         median = moving_median_version(&m);
         for (size_t i = 0; i < m.count; i++)
             younger += m.values[i].version > median;

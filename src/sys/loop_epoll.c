@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -551,6 +552,8 @@ static void on_ready(struct epoll_loop *p, const struct epoll_event *e)
 static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t timeout_us)
 {
     int most = p->had_buffers ? (int)buffers_left(p) : READY_MAX;
+    if (p->base.yields)
+        sched_yield();
     if (!p->no_pwait2) {
         struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
         count_call(p);

@@ -15,7 +15,9 @@
  * the address has a word of its own (NODE_MOVED).
  *
  * Value in memory or not, a node never changes between the two: another node takes its place in the index,
- * with the same key and version, so who still reads the old one reads a good state.
+ * with the same key and version, so who still reads the old one reads a good state. Where the cleaner moves
+ * the value of a node that is NODE_COLD and NODE_MOVED it stores the address, one word: readers get the old
+ * one or the new one, and the value lies at both.
  *
  * Reading: take the sequence (acquire); copy what is needed with relaxed word loads; take the sequence again
  * after an acquire fence; equal and even means what was copied is one state (a seqlock; Boehm, "Can seqlocks

@@ -9,10 +9,7 @@
 #include "base/logger.h"
 #include "log/spare.h"
 
-enum {
-    WRITE_BYTES = 128 << 10, /* a read of somebody else waits for one of these */
-    SLACK_SHARE = 64,        /* of what was written: so much more a file may keep */
-};
+enum { SLACK_SHARE = 64 }; /* of what was written: so much more a file may keep */
 
 struct data_segment {
     struct segment_folder folder;
@@ -21,8 +18,9 @@ struct data_segment {
     uint64_t file_bytes; /* its size, of which so much is reserved */
     bool reused;         /* it was a spare file: there are old bytes in it */
     char name[SEGMENT_NAME_BYTES];
-    char *buffer;    /* aligned; the end of the file, from `written` on */
-    size_t capacity; /* a multiple of WRITE_BYTES */
+    char *buffer; /* aligned; the end of the file, from `written` on */
+    size_t piece_bytes;
+    size_t capacity; /* a multiple of piece_bytes */
     size_t buffered;
     uint64_t written; /* bytes that went to the disk; a multiple of LOG_BLOCK_BYTES */
 };
@@ -67,20 +65,20 @@ static status_t open_file(struct data_segment *d, uint64_t bytes)
 }
 
 status_t data_segment_begin(const struct segment_folder *folder, uint64_t number, uint64_t bytes_expected,
-                            struct data_segment **out)
+                            size_t piece_bytes, struct data_segment **out)
 {
     if (number > SEGMENT_NUMBER_MAX)
         return status_error(STATUS_UNSUPPORTED, "the numbers of data segments in %s are used up",
                             folder->path);
     struct data_segment *d = calloc(1, sizeof *d);
     CHECK(d != NULL);
-    *d = (struct data_segment){.folder = *folder, .number = number};
+    *d = (struct data_segment){.folder = *folder, .number = number, .piece_bytes = piece_bytes};
     segment_file_name(d->name, true, number);
     if (getrandom(&d->generation, sizeof d->generation, 0) != sizeof d->generation) {
         free(d);
         return status_errno(errno, "cannot get random bytes");
     }
-    d->capacity = WRITE_BYTES;
+    d->capacity = piece_bytes;
     d->buffer = aligned_alloc(LOG_BLOCK_BYTES, d->capacity);
     CHECK(d->buffer != NULL);
     memset(d->buffer, 0, LOG_BLOCK_BYTES); /* the header's place */
@@ -98,7 +96,7 @@ static status_t write_out(struct data_segment *d, size_t n)
 {
     struct disk *disk = d->folder.disk;
     for (size_t at = 0; at < n;) {
-        size_t part = n - at < WRITE_BYTES ? n - at : WRITE_BYTES;
+        size_t part = n - at < d->piece_bytes ? n - at : d->piece_bytes;
         int64_t r = disk->ops->write(disk, d->fd, d->buffer + at, part, d->written);
         if (r != (int64_t)part)
             return failed(d, r < 0 ? (int)r : -EIO);
@@ -118,7 +116,7 @@ static status_t make_room(struct data_segment *d, size_t bytes)
     TRY(write_out(d, d->buffered & ~(size_t)(LOG_BLOCK_BYTES - 1)));
     if (d->buffered + bytes <= d->capacity)
         return status_ok();
-    size_t capacity = round_up(d->buffered + bytes, WRITE_BYTES);
+    size_t capacity = round_up(d->buffered + bytes, d->piece_bytes);
     char *wider = aligned_alloc(LOG_BLOCK_BYTES, capacity);
     if (wider == NULL)
         return status_error(STATUS_NO_MEMORY, "no memory for a record of %zu bytes", bytes);

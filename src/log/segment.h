@@ -28,6 +28,8 @@ enum {
     SEGMENT_NAME_BYTES = 32,
     SEGMENT_BYTES_MIN = 1 << 20, /* the smallest that a nearly full disk gets */
     BATCH_HEADER_BYTES = 64,
+    SEGMENT_PIECE_BYTES =
+        128 << 10, /* of one read or write of the cleaner: a read of somebody else waits for it */
 };
 
 struct segment {

@@ -6,8 +6,6 @@
 #include "base/check.h"
 #include "log/segment.h"
 
-enum { WINDOW_BYTES = 128 << 10 }; /* a read of somebody else waits for one of these */
-
 void segment_scan_begin(struct segment_scan *scan, struct disk *disk, const struct segment_file *file)
 {
     struct segment_file *f = (struct segment_file *)(uintptr_t)file;
@@ -37,11 +35,11 @@ static const char *window_at(struct segment_scan *scan, size_t len)
     return NULL;
 }
 
-status_t segment_scan_read(struct segment_scan *scan)
+status_t segment_scan_read(struct segment_scan *scan, size_t piece_bytes)
 {
     uint64_t start = scan->offset & ~(uint64_t)(LOG_BLOCK_BYTES - 1);
     size_t need = (size_t)(scan->offset - start) + scan->wanted;
-    size_t len = need < WINDOW_BYTES ? WINDOW_BYTES : round_up(need, LOG_BLOCK_BYTES);
+    size_t len = need < piece_bytes ? piece_bytes : round_up(need, LOG_BLOCK_BYTES);
     if (len > scan->window_capacity) {
         free(scan->window);
         scan->window = aligned_alloc(LOG_BLOCK_BYTES, len);

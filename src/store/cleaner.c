@@ -36,7 +36,12 @@ enum {
     BUSY_WAIT_US = 1000,                                   /* a key is locked, or there is no room */
     LONG_BYTES = 64 << 10, /* records that need more memory than is kept for a round */
     WINDOW_BYTES_KEPT = 1 << 20,
-    NO_ROOM_US = 10000000, /* then the round is given up */
+    PIECE_BYTES_URGENT = 256 << 10, /* while writes wait for room: fewer waits for the disk */
+    PIECE_SHARE = 1024,             /* of the memory cap */
+    LOOK_RECORDS = 8,               /* whose places in the index are prefetched together */
+    MOVE_AHEAD = 16,                /* the same for values that have been written */
+    LEVEL_US = 1000,                /* how often it is asked how much room there is, while cleaning */
+    NO_ROOM_US = 10000000,          /* then the round is given up */
 };
 
 enum phase { PHASE_READ, PHASE_TELL, PHASE_WRITE, PHASE_MOVE };
@@ -97,6 +102,17 @@ uint64_t cleaner_round_bytes(const struct store *store)
         bytes = limit / STORE_LOG_SEGMENTS * TEMPERATURES;
     bytes = bytes < ROUND_BYTES_LEAST ? ROUND_BYTES_LEAST : bytes;
     return bytes & ~((uint64_t)LOG_BLOCK_BYTES * TEMPERATURES - 1);
+}
+
+/* Of one read or write. */
+static size_t piece_bytes(struct store *store)
+{
+    uint64_t cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
+    size_t bytes = SEGMENT_PIECE_BYTES;
+    while (store_lacks_room(store) && bytes < PIECE_BYTES_URGENT &&
+           (cap == 0 || 2 * bytes <= cap / PIECE_SHARE))
+        bytes *= 2;
+    return bytes;
 }
 
 uint64_t cleaner_file_bytes(const struct store *store)
@@ -257,10 +273,10 @@ static bool take_memory(struct store *store, struct cleaner_round *r, uint64_t b
 
 /* The record's value is copied if the index leads to it. The files of a part are full when another value may
  * not fit into either: one may end early by the largest. */
-static enum collected collect(struct store *store, struct cleaner_round *r, const struct record *record)
+static enum collected collect(struct store *store, struct cleaner_round *r, const struct record *record,
+                              uint64_t hash)
 {
     struct store_view view;
-    uint64_t hash = hash_table_hash(&store->hash, record->key);
     const struct node *node = hash_table_find(&store->hash, hash, record->key);
     if (node == NULL)
         return COLLECTED;
@@ -286,25 +302,55 @@ static enum collected collect(struct store *store, struct cleaner_round *r, cons
     return COLLECTED;
 }
 
+/* Some records of what has been read, and where the scan was before each. */
+struct looked {
+    struct record records[LOOK_RECORDS];
+    struct segment_scan before[LOOK_RECORDS];
+    uint64_t hashes[LOOK_RECORDS];
+    unsigned count;
+};
+
+/* The next ones; what the index has for them is on its way to the cache. */
+static enum segment_scan_result look_ahead(const struct store *store, struct segment_scan *scan,
+                                           struct keeper_step *step, struct looked *l)
+{
+    enum segment_scan_result result = SEGMENT_SCAN_RECORD;
+    for (l->count = 0; l->count < LOOK_RECORDS && keeper_step_goes_on(step); l->count++) {
+        l->before[l->count] = *scan;
+        result = segment_scan_next(scan, &l->records[l->count]);
+        if (result != SEGMENT_SCAN_RECORD)
+            break;
+        l->hashes[l->count] = hash_table_hash(&store->hash, l->records[l->count].key);
+        hash_table_prefetch(&store->hash, l->hashes[l->count]);
+    }
+    for (unsigned i = 0; i < l->count; i++) {
+        const struct node *node = hash_table_candidate(&store->hash, l->hashes[i]);
+        if (node)
+            store_node_prefetch(node);
+    }
+    return result;
+}
+
 /* Looks at what has been read. */
 static enum segment_scan_result look(struct store *store, struct cleaner_round *r, enum collected *collected)
 {
     struct store_worker *sw = store->keeper.sw;
     struct keeper_step step = step_begin(store);
-    enum segment_scan_result result = SEGMENT_SCAN_RECORD;
+    enum segment_scan_result result;
+    struct looked looked;
     *collected = COLLECTED;
     store_turn_begin(sw);
     store_room_keep(sw, r->buffer_bytes); /* what is copied now asks for it */
-    while (*collected == COLLECTED && keeper_step_goes_on(&step)) {
-        struct record record;
-        struct segment_scan before = r->scan;
-        result = segment_scan_next(&r->scan, &record);
-        if (result != SEGMENT_SCAN_RECORD)
-            break;
-        *collected = collect(store, r, &record);
-        if (*collected != COLLECTED)
-            r->scan = before;
-    }
+    do {
+        result = look_ahead(store, &r->scan, &step, &looked);
+        for (unsigned i = 0; i < looked.count && *collected == COLLECTED; i++) {
+            *collected = collect(store, r, &looked.records[i], looked.hashes[i]);
+            if (*collected != COLLECTED) {
+                r->scan = looked.before[i];
+                result = SEGMENT_SCAN_RECORD;
+            }
+        }
+    } while (*collected == COLLECTED && result == SEGMENT_SCAN_RECORD && looked.count == LOOK_RECORDS);
     /* With a long record's bytes in its hands it would wait for room that others wait for too: there must be
      * room for all that it will need, or it begins anew later. */
     uint64_t reading = result == SEGMENT_SCAN_READ ? r->scan.wanted : 0;
@@ -352,7 +398,7 @@ static status_t read_step(struct store *store, struct cleaner_round *r, uint64_t
         begin_scan(store, r);
     switch (look(store, r, &collected)) {
     case SEGMENT_SCAN_READ:
-        s = segment_scan_read(&r->scan);
+        s = segment_scan_read(&r->scan, piece_bytes(store));
         store_room_keep(store->keeper.sw, r->buffer_bytes + r->scan.wanted); /* it will be copied */
         if (!status_is_ok(&s))
             blame(store, r->victims.items[r->victim_at].file);
@@ -433,7 +479,7 @@ static status_t begin_targets(struct store *store, struct cleaner_round *r)
             continue;
         if (!spare_suits_data(&folder, bytes))
             space_clear(store, bytes + LOG_BLOCK_BYTES);
-        TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes, &r->targets[t]));
+        TRY(data_segment_begin(&folder, k->cleaner.next_number++, bytes, piece_bytes(store), &r->targets[t]));
     }
     return status_ok();
 }
@@ -474,8 +520,8 @@ static status_t write_step(struct store *store, struct cleaner_round *r)
 
 /* ---- the index follows ---- */
 
-/* False: not now. */
-static bool move_one(struct store *store, const struct moving_value *v)
+/* False: not now. hint: from ordered_prefetch, or 0. */
+static bool move_one(struct store *store, const struct moving_value *v, uint32_t hint)
 {
     uint32_t stripe = keylock_stripe(v->hash);
     if (!keylock_acquire(&store->locks, stripe))
@@ -483,11 +529,26 @@ static bool move_one(struct store *store, const struct moving_value *v)
     struct node *node = hash_table_find(&store->hash, v->hash, moving_key(v));
     enum payload_moved moved = PAYLOAD_ELSEWHERE;
     if (node)
-        moved = payload_relocate(store, store->keeper.sw->private, node, v->hash, v->from, v->to);
+        moved = payload_relocate(store, store->keeper.sw->private, node, v->hash, v->from, v->to, hint);
     keylock_release(&store->locks, stripe);
     if (moved == PAYLOAD_MOVED)
         add(&store->keeper.cleaner.moved, 1);
     return moved != PAYLOAD_NOT_NOW;
+}
+
+/* What moving the next n values will touch. */
+static void move_ahead(const struct store *store, const struct moving_value *v, uint32_t *hints, unsigned n)
+{
+    struct slice keys[MOVE_AHEAD];
+    for (unsigned i = 0; i < n; i++)
+        hash_table_prefetch(&store->hash, v[i].hash);
+    for (unsigned i = 0; i < n; i++) {
+        const struct node *node = hash_table_candidate(&store->hash, v[i].hash);
+        keys[i] = moving_key(&v[i]);
+        if (node)
+            store_node_prefetch(node);
+    }
+    ordered_prefetch(&store->ordered, keys, hints, n);
 }
 
 /* True: all are done. */
@@ -495,10 +556,19 @@ static bool move_step(struct store *store, struct cleaner_round *r, uint64_t *wa
 {
     struct store_worker *sw = store->keeper.sw;
     struct keeper_step step = step_begin(store);
+    uint32_t hints[MOVE_AHEAD];
+    size_t first = r->at, ahead = r->at; /* hints are for the values from first on, before ahead */
     store_turn_begin(sw);
     for (; r->at < r->values.count && keeper_step_goes_on(&step); r->at++) {
         struct moving_value *v = &r->values.values[r->at];
-        if (!move_one(store, v)) {
+        if (r->at == ahead) {
+            size_t left = r->values.count - ahead;
+            unsigned n = left < MOVE_AHEAD ? (unsigned)left : MOVE_AHEAD;
+            move_ahead(store, v, hints, n);
+            first = ahead;
+            ahead += n;
+        }
+        if (!move_one(store, v, hints[r->at - first])) {
             *wait_us = BUSY_WAIT_US;
             break;
         }
@@ -546,12 +616,24 @@ static uint64_t pause_us_quiet(struct cleaner_round *r)
     return planned - spent < PAUSE_US_MAX ? planned - spent : PAUSE_US_MAX;
 }
 
+/* Asking costs a system call: the answer of a moment ago will do. */
+static enum space_level level_lately(struct store *store)
+{
+    struct cleaner *c = &store->keeper.cleaner;
+    uint64_t now_us = clock_monotonic_us();
+    if (now_us >= c->level_us + LEVEL_US || (store_lacks_room(store) && c->level != SPACE_CRITICAL)) {
+        c->level = space_level_now(store);
+        c->level_us = now_us;
+    }
+    return c->level;
+}
+
 /* How long to pause: room must come free faster than the log takes it, and otherwise reads come first. */
 static uint64_t pause_us(struct store *store, struct cleaner_round *r)
 {
     if (is_tested(store))
         return 0;
-    enum space_level level = space_level_now(store);
+    enum space_level level = level_lately(store);
     if (level == SPACE_CRITICAL)
         return KEEPER_REST_US_CRITICAL;
     if (level == SPACE_FINE && is_quiet(store))

@@ -43,6 +43,8 @@ struct cleaner {
     uint64_t logged_bytes, logged_ms, fill_rate; /* bytes a second that the log grows by */
     uint64_t logged_lsn;                         /* its tail at logged_ms */
     uint64_t fill_lately;                        /* the most lately; falls with time to 0 */
+    enum space_level level;                      /* as it was at level_us, monotonic */
+    uint64_t level_us;
     bool removal_failed;
     bool waits_for_checkpoint;     /* as space_step has seen it */
     uint64_t awaited, awaited_ms;  /* space_will_come: progress when it last changed, and when that was */

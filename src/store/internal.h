@@ -252,11 +252,12 @@ bool payload_evict(struct store *store, struct store_worker_private *p, struct n
                    uint32_t hint);
 bool payload_promote(struct store *store, struct store_worker_private *p, struct node *node, uint64_t hash,
                      struct slice value);
-/* The value lies at `to` from now on, if it was at `from`: another node takes the place of this one, with the
- * same version. Elsewhere: also what a deleted tree covers, it only has to be cleared away. */
+/* The value lies at `to` from now on, if it was at `from`: the node says so where it has said before that the
+ * value has moved, else another one takes its place, with the same version. hint: as above. Elsewhere: also
+ * what a deleted tree covers, it only has to be cleared away. */
 enum payload_moved { PAYLOAD_MOVED, PAYLOAD_ELSEWHERE, PAYLOAD_NOT_NOW };
 enum payload_moved payload_relocate(struct store *store, struct store_worker_private *p, struct node *node,
-                                    uint64_t hash, uint64_t from, uint64_t to);
+                                    uint64_t hash, uint64_t from, uint64_t to, uint32_t hint);
 void node_begin(struct node *node);
 void node_publish(struct node *node, uint64_t lsn);
 

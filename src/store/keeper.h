@@ -80,9 +80,9 @@ bool keeper_step(struct store *store, uint64_t *wait_us);
  * have it back before the next timer tick; or, in tests, by number, so that others come in between. */
 enum {
     KEEPER_STEP_US = 25,
-    KEEPER_STEP_US_CRITICAL =
-        100,              /* writes wait for room: after each rest the step may wait for a core much longer */
-    KEEPER_REST_US = 100, /* at least, between two steps */
+    /* Writes wait for room: each rest costs two switches, and then a wait for the core. */
+    KEEPER_STEP_US_CRITICAL = 200,
+    KEEPER_REST_US = 100,         /* at least, between two steps */
     KEEPER_REST_US_CRITICAL = 30, /* writes wait for room */
     KEEPER_STEP_LOOK = 2,         /* items between two looks at the clock */
 };

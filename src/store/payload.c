@@ -449,8 +449,24 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
     return true;
 }
 
+static void count_moved(struct store_worker_private *p, uint32_t meta, uint32_t len, uint64_t from,
+                        uint64_t to)
+{
+    int64_t weight = segment_weight(node_key_len(meta), len);
+    segments_live(&p->live, from, -weight);
+    segments_live(&p->live, to, weight);
+}
+
+/* A value that is not in memory lies at another place: who reads meanwhile gets one of the two addresses, and
+ * either will do. */
+static void address_set(struct node *node, uint32_t meta, uint64_t address)
+{
+    char *area = node_area(node, node_key_len(meta)) + (meta & NODE_EXPIRES ? 8 : 0);
+    area_write(area, (const char *)&address, sizeof address);
+}
+
 enum payload_moved payload_relocate(struct store *store, struct store_worker_private *p, struct node *node,
-                                    uint64_t hash, uint64_t from, uint64_t to)
+                                    uint64_t hash, uint64_t from, uint64_t to, uint32_t hint)
 {
     uint64_t sequence = atomic_load_explicit(&node->sequence, memory_order_relaxed);
     uint32_t meta = node_meta(node);
@@ -459,6 +475,11 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
         return PAYLOAD_ELSEWHERE;
     if (sequence & 1)
         return PAYLOAD_NOT_NOW;
+    if (old.cold && meta & NODE_MOVED) {
+        address_set(node, meta, to);
+        count_moved(p, meta, old.len, from, to);
+        return PAYLOAD_MOVED;
+    }
     struct content c = {
         .value = slice_make(old.value, old.len), .expire_ms = old.expire_ms, .address = to, .cold = old.cold};
     /* It is copied. Where there is no room for that it leaves memory, which its record at `to` allows. */
@@ -472,12 +493,10 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
             room_return(p, old.len);
         return PAYLOAD_NOT_NOW;
     }
-    struct node *other = same_version(store, p, node, hash, &c, 0);
+    struct node *other = same_version(store, p, node, hash, &c, hint);
     /* Relaxed: see keeps in memory.c. */
     if (meta & NODE_TOUCHED)
         atomic_fetch_or_explicit(&other->meta, NODE_TOUCHED, memory_order_relaxed);
-    int64_t weight = segment_weight(node_key_len(meta), old.len);
-    segments_live(&p->live, from, -weight);
-    segments_live(&p->live, to, weight);
+    count_moved(p, meta, old.len, from, to);
     return PAYLOAD_MOVED;
 }

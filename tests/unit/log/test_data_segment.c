@@ -72,7 +72,7 @@ static status_t write_all(struct world *w, uint64_t number, int n, struct segmen
 {
     struct data_segment *d;
     char name[16];
-    TRY(data_segment_begin(&w->segment_folder, number, 1 << 20, &d));
+    TRY(data_segment_begin(&w->segment_folder, number, 1 << 20, SEGMENT_PIECE_BYTES, &d));
     for (int i = 0; i < n; i++) {
         status_t s = data_segment_add(d, key_of(name, i), value_of(w, i), 1000 + (uint64_t)i, (uint64_t)i % 3,
                                       &w->addresses[i]);
@@ -158,7 +158,7 @@ static void test_a_full_one_keeps_its_size(void **state)
         struct segment_file *file;
         char name[16];
         size_t used = ROOM / (number == 1 ? 1 : 2) / record * record;
-        status_t s = data_segment_begin(&w->segment_folder, number, ROOM, &d);
+        status_t s = data_segment_begin(&w->segment_folder, number, ROOM, SEGMENT_PIECE_BYTES, &d);
         for (size_t at = 0; at < used; at += record) {
             assert_true(status_is_ok(&s));
             s = data_segment_add(d, key_of(name, 1), slice_make(w->value, VALUE), 1, 0, w->addresses);
@@ -175,7 +175,7 @@ static void test_a_full_one_keeps_its_size(void **state)
         segment_scan_begin(&scan, &w->sim->disk, file);
         while ((result = segment_scan_next(&scan, &r)) != SEGMENT_SCAN_END) {
             if (result == SEGMENT_SCAN_READ)
-                s = segment_scan_read(&scan);
+                s = segment_scan_read(&scan, SEGMENT_PIECE_BYTES);
             assert_true(status_is_ok(&s));
             used -= result == SEGMENT_SCAN_RECORD ? record : 0;
         }

@@ -138,7 +138,7 @@ static void test_data_segments(void **state)
         struct data_segment *d;
         struct segment_file *file;
         uint64_t address, expected = made[i].values * record_bytes(RECORD_MOVED, 8, VALUE_BYTES);
-        status_t s = data_segment_begin(&w.folder, i + 1, expected, &d);
+        status_t s = data_segment_begin(&w.folder, i + 1, expected, SEGMENT_PIECE_BYTES, &d);
         char name[SEGMENT_NAME_BYTES];
         segment_file_name(name, true, i + 1); /* no more than room was taken for, at once */
         uint64_t room = round_up(LOG_BLOCK_BYTES + expected, LOG_BLOCK_BYTES);
@@ -159,7 +159,7 @@ static void test_data_segments(void **state)
         segment_scan_begin(&scan, &w.sim->disk, file);
         while ((result = segment_scan_next(&scan, &record)) != SEGMENT_SCAN_END) {
             if (result == SEGMENT_SCAN_READ)
-                s = segment_scan_read(&scan);
+                s = segment_scan_read(&scan, SEGMENT_PIECE_BYTES);
             assert_true(status_is_ok(&s));
             records += result == SEGMENT_SCAN_RECORD;
         }

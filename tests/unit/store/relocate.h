@@ -54,7 +54,7 @@ static inline unsigned relocate_some(struct store_worker *sw, struct prng *prng,
     struct ordered_cursor cursor;
     struct node *node;
     const struct segment_folder place = {store->config.disk, folder, "sim", store->segments};
-    status_t s = data_segment_begin(&place, number, 0, &d);
+    status_t s = data_segment_begin(&place, number, 0, SEGMENT_PIECE_BYTES, &d);
     ordered_seek(&cursor, &store->ordered, slice_make("", 0), false);
     while (status_is_ok(&s) && n < MOST && (node = ordered_next(&cursor))) {
         if (node_meta(node) & NODE_TOMBSTONE || prng_below(prng, 256) >= share ||
@@ -69,7 +69,7 @@ static inline unsigned relocate_some(struct store_worker *sw, struct prng *prng,
         if (status_is_ok(&s) && keylock_try(&store->locks, keylock_stripe(all[i].hash))) {
             node = hash_table_find(&store->hash, all[i].hash, all[i].key);
             if (node && payload_get(node).address == all[i].from)
-                moved += payload_relocate(store, sw->private, node, all[i].hash, all[i].from, all[i].to) ==
+                moved += payload_relocate(store, sw->private, node, all[i].hash, all[i].from, all[i].to, 0) ==
                          PAYLOAD_MOVED;
             keylock_release(&store->locks, keylock_stripe(all[i].hash));
         }

@@ -262,13 +262,20 @@ static void test_walks_touch_nothing(void **state)
     fixture_deinit(&f);
 }
 
+static struct node *node_of(struct fixture *f, const char *name)
+{
+    struct store_key key;
+    store_key_prepare(f->sw, &key, text(name));
+    return hash_table_find(&f->store->hash, key.hash, key.name);
+}
+
 static enum payload_moved relocate(struct fixture *f, const char *name, uint64_t from, uint64_t to)
 {
     struct store_key key;
     store_turn_begin(f->sw);
     store_key_prepare(f->sw, &key, text(name));
     struct node *node = hash_table_find(&f->store->hash, key.hash, key.name);
-    enum payload_moved r = payload_relocate(f->store, f->sw->private, node, key.hash, from, to);
+    enum payload_moved r = payload_relocate(f->store, f->sw->private, node, key.hash, from, to, 0);
     store_turn_end(f->sw);
     return r;
 }
@@ -293,7 +300,7 @@ static void test_relocation(void **state)
     assert_true(is_cold(&f, "k", &view));
     uint64_t from = view.address, version = view.sequence >> 1;
     const struct segment_folder folder = {&f.sim->disk, f.store->keeper.folder, "sim", f.store->segments};
-    status_t s = data_segment_begin(&folder, 1, 4096, &d);
+    status_t s = data_segment_begin(&folder, 1, 4096, SEGMENT_PIECE_BYTES, &d);
     assert_true(status_is_ok(&s));
     s = data_segment_add(d, text("k"), text(LARGE), version, later, &to);
     assert_true(status_is_ok(&s));
@@ -333,6 +340,37 @@ static void test_relocation(void **state)
     fixture_deinit(&f);
 }
 
+/* Once its node says where it is, the next move changes that alone: no other node, nothing to free. */
+static void test_a_second_move_is_in_place(void **state)
+{
+    struct fixture f;
+    struct store_view view;
+    (void)state;
+    for (int expires = 0; expires < 2; expires++) {
+        fixture_init(&f, 1);
+        put_surely(&f, text("k"), text(LARGE));
+        if (expires)
+            set_expiry(&f, "k", 1ull << 45);
+        evict_all(&f);
+        assert_true(is_cold(&f, "k", &view));
+        uint64_t from = view.address, version = view.sequence >> 1;
+        struct node *nodes[4];
+        for (uint64_t i = 0; i < 4; i++) {
+            uint64_t to = from + 8 * (i + 1);
+            assert_int_equal(relocate(&f, "k", from + 8 * i, to), PAYLOAD_MOVED);
+            assert_true(is_cold(&f, "k", &view));
+            assert_int_equal(view.address, to);
+            assert_int_equal(view.sequence >> 1, version);
+            assert_int_equal(view.expire_ms, expires ? 1ull << 45 : 0);
+            nodes[i] = node_of(&f, "k");
+        }
+        assert_ptr_equal(nodes[0], nodes[3]);
+        assert_int_equal(relocate(&f, "k", from + 32, from), PAYLOAD_MOVED);
+        assert_value(f.sw, "k", LARGE);
+        fixture_deinit(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -343,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_values_leave_beside_a_deleted_tree),
         cmocka_unit_test(test_every_form),
         cmocka_unit_test(test_relocation),
+        cmocka_unit_test(test_a_second_move_is_in_place),
         cmocka_unit_test(test_walks_touch_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

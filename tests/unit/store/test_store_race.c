@@ -235,8 +235,8 @@ static void *move_all(void *context)
                 continue;
             struct node *current = hash_table_find(&store->hash, hash, node_key(node));
             if (current && !(node_meta(current) & NODE_TOMBSTONE))
-                moved += payload_relocate(store, sw->private, current, hash, payload_get(current).address,
-                                          to) == PAYLOAD_MOVED;
+                moved += payload_relocate(store, sw->private, current, hash, payload_get(current).address, to,
+                                          0) == PAYLOAD_MOVED;
             keylock_release(&store->locks, keylock_stripe(hash));
         }
         store_turn_end(sw);
@@ -282,8 +282,76 @@ static void test_race(void **state)
     fixture_deinit(&race.f);
 }
 
+enum { SEEN_LEAST = 1000 };
+
+struct place {
+    struct fixture f;
+    struct store_worker *reader;
+    uint64_t addresses[2];
+    _Atomic bool over;
+    uint64_t seen[2];
+};
+
+static void *read_place(void *context)
+{
+    struct place *p = context;
+    struct store_key key;
+    store_key_prepare(p->reader, &key, text("k"));
+    while (p->seen[0] < SEEN_LEAST || p->seen[1] < SEEN_LEAST) {
+        struct store_view view;
+        store_turn_begin(p->reader);
+        const struct node *node = hash_table_find(&p->f.store->hash, key.hash, key.name);
+        REQUIRE(node && store_node_view(p->reader, node, &view) == STORE_COLD);
+        REQUIRE(view.address == p->addresses[0] || view.address == p->addresses[1]);
+        p->seen[view.address == p->addresses[1]]++;
+        store_turn_end(p->reader);
+    }
+    atomic_store_explicit(&p->over, true, memory_order_relaxed);
+    return NULL;
+}
+
+/* The value of a node that says where it is moves: readers find it at one of the two places. */
+static void test_a_place_changes_beside_readers(void **state)
+{
+    static struct place p;
+    pthread_t reader;
+    struct store_key key;
+    (void)state;
+    fixture_init(&p.f, 2);
+    p.reader = store_worker_get(p.f.store, 1);
+    put_surely(&p.f, text("k"), text("a value that is too long for a node that is small"));
+    struct store_worker *sw = p.f.sw;
+    store_key_prepare(sw, &key, text("k"));
+    store_turn_begin(sw);
+    struct node *node = hash_table_find(&p.f.store->hash, key.hash, key.name);
+    uint64_t from = payload_get(node).address;
+    for (int i = 0; i < 2; i++)
+        p.addresses[i] = from + 8 * ((uint64_t)i + 1);
+    assert_true(keylock_acquire(&p.f.store->locks, keylock_stripe(key.hash)));
+    assert_true(payload_evict(p.f.store, sw->private, node, key.hash, 0));
+    node = hash_table_find(&p.f.store->hash, key.hash, key.name);
+    assert_int_equal(payload_relocate(p.f.store, sw->private, node, key.hash, from, p.addresses[0], 0),
+                     PAYLOAD_MOVED);
+    keylock_release(&p.f.store->locks, keylock_stripe(key.hash));
+    store_turn_end(sw);
+    assert_int_equal(pthread_create(&reader, NULL, read_place, &p), 0);
+    for (unsigned i = 0; !atomic_load_explicit(&p.over, memory_order_relaxed); i++) {
+        store_turn_begin(sw);
+        assert_true(keylock_acquire(&p.f.store->locks, keylock_stripe(key.hash)));
+        node = hash_table_find(&p.f.store->hash, key.hash, key.name);
+        assert_int_equal(payload_relocate(p.f.store, sw->private, node, key.hash, p.addresses[i % 2],
+                                          p.addresses[(i + 1) % 2], 0),
+                         PAYLOAD_MOVED);
+        keylock_release(&p.f.store->locks, keylock_stripe(key.hash));
+        store_turn_end(sw);
+    }
+    pthread_join(reader, NULL);
+    fixture_deinit(&p.f);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_race)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_race),
+                                       cmocka_unit_test(test_a_place_changes_beside_readers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,7 +81,7 @@ struct loop_file_op {
 
 struct loop_stats {
     uint64_t turns;        /* calls of loop_wait */
-    uint64_t system_calls; /* made by this loop's thread, all kinds but sched_yield in an idle moment */
+    uint64_t system_calls; /* made by this loop's thread, all kinds but sched_yield */
     uint64_t events;
     uint64_t buffer_bytes; /* of receive buffers, where they come and go (epoll) */
 };

@@ -231,6 +231,8 @@ static void echo(struct fixture *f, struct conn *c, int peer, uint64_t seed)
     free(back);
 }
 
+static void test_timeout(void **state);
+
 static void test_echo_unix(void **state)
 {
     struct conn c;
@@ -247,6 +249,19 @@ static void test_echo_tcp(void **state)
     echo(*state, &c, peer, 2);
     finish(*state, &c);
     close(peer);
+}
+
+/* A loop that gives its core up in each turn misses nothing, and waits as long as it is to. */
+static void test_yielding(void **state)
+{
+    struct fixture *f = *state;
+    struct conn c;
+    int peer = start_tcp(f, &c);
+    f->loop->yields = true;
+    echo(f, &c, peer, 3);
+    finish(f, &c);
+    close(peer);
+    test_timeout(state);
 }
 
 /* All data comes before the end, the end comes once, and what we send still arrives after it. */
@@ -622,6 +637,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         BOTH(test_echo_unix),
         BOTH(test_echo_tcp),
+        BOTH(test_yielding),
         BOTH(test_end_of_stream),
         BOTH(test_reset_by_peer),
         BOTH(test_pause_loses_nothing),

@@ -116,6 +116,7 @@ struct loop {
                              at least one. The backend may have fewer. Takes effect as buffers are released */
     bool yields; /* its thread sets it: others want this core and come first, so each loop_wait gives it up,
                     and sleeps at once when there is nothing to do, instead of looking for events a while */
+    uint64_t yield_next_us; /* monotonic; not before: see loop_yield */
 };
 
 enum {

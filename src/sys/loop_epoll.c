@@ -10,7 +10,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -553,7 +552,7 @@ static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t 
 {
     int most = p->had_buffers ? (int)buffers_left(p) : READY_MAX;
     if (p->base.yields)
-        sched_yield();
+        loop_yield(&p->base);
     if (!p->no_pwait2) {
         struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
         count_call(p);

@@ -526,7 +526,7 @@ static void enter(struct uring_loop *u, int64_t timeout_us)
         timeout_us = ACCEPT_RETRY_US;
     if (u->base.yields) {
         submit(u); /* replies and reads are under way meanwhile */
-        sched_yield();
+        loop_yield(&u->base);
     }
     if (u->tells_task_work && (timeout_us < 0 || timeout_us > (int64_t)spin_us(u))) {
         submit(u);

@@ -25,7 +25,7 @@ struct data_segment;
 
 /* bytes_expected: of all records (record_bytes of RECORD_MOVED); as much is reserved on the disk now
  * (STATUS_NO_SPACE), or a spare file taken (spare.h). More may be added. piece_bytes: of one write (whole
- * blocks; mostly SEGMENT_PIECE_BYTES), and of the buffer. */
+ * blocks; SEGMENT_PIECE_BYTES unless there is need for more), and of the buffer. */
 STATUS_MUST_USE status_t data_segment_begin(const struct segment_folder *folder, uint64_t number,
                                             uint64_t bytes_expected, size_t piece_bytes,
                                             struct data_segment **out);

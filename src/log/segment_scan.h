@@ -43,7 +43,8 @@ enum segment_scan_result {
 };
 enum segment_scan_result segment_scan_next(struct segment_scan *scan, struct record *record);
 
-/* Blocks for one read, of piece_bytes (whole blocks; mostly SEGMENT_PIECE_BYTES) or one longer record. */
+/* Blocks for one read, of piece_bytes (whole blocks; SEGMENT_PIECE_BYTES unless there is need for more) or
+ * one longer record. */
 STATUS_MUST_USE status_t segment_scan_read(struct segment_scan *scan, size_t piece_bytes);
 
 #endif

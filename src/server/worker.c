@@ -127,7 +127,9 @@ static void look_at_log(struct worker *worker)
     struct log *log = store_log(server->store);
     if (log == NULL)
         return;
-    worker->loop->yields = log_lacks_room(log); /* those who make room may need this core */
+    /* Those who make room may need this core, and come first where writes wait for it. */
+    worker->loop->dozes = log_lacks_room(log);
+    worker->loop->yields = log_lacks_room(log) && !log_disk_full(log);
     if (log_failed(log) == NULL)
         return;
     if (server_phase(server) != SERVER_FAILED) {
@@ -224,7 +226,7 @@ static bool is_saved(const struct worker *worker)
  */
 static bool is_crowded(const struct worker *worker)
 {
-    return worker->output_max == 0 || worker->no_room || worker->loop->yields;
+    return worker->output_max == 0 || worker->no_room || worker->loop->dozes;
 }
 
 /* Connections with input that could not run to its end last turn. While there are light ones, not much more

@@ -204,7 +204,7 @@ static status_t walk(struct store *store, struct checkpoint *c, bool *done)
     struct store_worker *sw = store->keeper.sw;
     const struct node *node;
     bool small = store->config.no_threads || store->config.checkpoint_bytes == 1;
-    struct keeper_step step = keeper_step_begin(small ? STEP_KEYS_TESTED : 0, store_lacks_room(store));
+    struct keeper_step step = keeper_step_begin(small ? STEP_KEYS_TESTED : 0, log_lacks_room(store->log));
     unsigned keys = 0;
     status_t s = status_ok();
     bool busy = false;

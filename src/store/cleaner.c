@@ -19,7 +19,9 @@ enum {
     ROUND_BYTES = 64 << 20,
     ROUND_BYTES_LEAST = 256 << 10,
     ROUND_SHARE = 16, /* of the memory cap and of the disk limit */
-    STEP_KEYS_TESTED = 3,
+    /* So that others come in between, in every other round. */
+    STEP_KEYS_TESTED_FEW = 3,
+    STEP_KEYS_TESTED_MANY = 40,
     SPLIT_BYTES = 4 << 20, /* fewer hot or cold ones do not get a file of their own */
     FULL_SHARE = 16,       /* a file that lacks less than this part of its full size gets it nevertheless */
     BYTES_PER_SECOND = 16 << 20,
@@ -85,7 +87,11 @@ static bool is_tested(const struct store *store)
 
 static struct keeper_step step_begin(const struct store *store)
 {
-    return keeper_step_begin(is_tested(store) ? STEP_KEYS_TESTED : 0, store_lacks_room(store));
+    uint64_t round = atomic_load_explicit(&((struct store *)(uintptr_t)store)->keeper.cleaner.rounds,
+                                          memory_order_relaxed);
+    return keeper_step_begin(is_tested(store) ? (round % 2 ? STEP_KEYS_TESTED_FEW : STEP_KEYS_TESTED_MANY)
+                                              : 0,
+                             log_lacks_room(store->log));
 }
 
 uint64_t cleaner_round_bytes(const struct store *store)
@@ -109,7 +115,7 @@ static size_t piece_bytes(struct store *store)
 {
     uint64_t cap = atomic_load_explicit(&store->memory_bytes_max, memory_order_relaxed);
     size_t bytes = SEGMENT_PIECE_BYTES;
-    while (store_lacks_room(store) && bytes < PIECE_BYTES_URGENT &&
+    while (log_lacks_room(store->log) && bytes < PIECE_BYTES_URGENT &&
            (cap == 0 || 2 * bytes <= cap / PIECE_SHARE))
         bytes *= 2;
     return bytes;
@@ -536,19 +542,30 @@ static bool move_one(struct store *store, const struct moving_value *v, uint32_t
     return moved != PAYLOAD_NOT_NOW;
 }
 
-/* What moving the next n values will touch. */
+/* What moving the next n values will touch. hints: of those whose node will be exchanged; else 0. */
 static void move_ahead(const struct store *store, const struct moving_value *v, uint32_t *hints, unsigned n)
 {
+    const struct node *nodes[MOVE_AHEAD];
     struct slice keys[MOVE_AHEAD];
+    uint32_t leaves[MOVE_AHEAD];
+    unsigned places[MOVE_AHEAD], count = 0;
     for (unsigned i = 0; i < n; i++)
         hash_table_prefetch(&store->hash, v[i].hash);
     for (unsigned i = 0; i < n; i++) {
-        const struct node *node = hash_table_candidate(&store->hash, v[i].hash);
-        keys[i] = moving_key(&v[i]);
-        if (node)
-            store_node_prefetch(node);
+        nodes[i] = hash_table_candidate(&store->hash, v[i].hash);
+        if (nodes[i])
+            store_node_prefetch(nodes[i]);
     }
-    ordered_prefetch(&store->ordered, keys, hints, n);
+    for (unsigned i = 0; i < n; i++) {
+        hints[i] = 0;
+        if (nodes[i] == NULL || payload_moves_in_place(node_meta(nodes[i])))
+            continue;
+        keys[count] = moving_key(&v[i]);
+        places[count++] = i;
+    }
+    ordered_prefetch(&store->ordered, keys, leaves, count);
+    for (unsigned i = 0; i < count; i++)
+        hints[places[i]] = leaves[i];
 }
 
 /* True: all are done. */

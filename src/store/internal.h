@@ -57,7 +57,7 @@ struct hint {
 
 struct store_worker_private {
     unsigned index;
-    bool alone;        /* nobody else changes nodes in place */
+    bool alone;        /* nobody else changes nodes in place, but for addresses: payload_moves_in_place */
     bool walks;        /* what it reads is no sign that anybody wants it */
     bool walk_stopped; /* in this turn: see store_walk_stopped */
     uint64_t turn;
@@ -258,6 +258,11 @@ bool payload_promote(struct store *store, struct store_worker_private *p, struct
 enum payload_moved { PAYLOAD_MOVED, PAYLOAD_ELSEWHERE, PAYLOAD_NOT_NOW };
 enum payload_moved payload_relocate(struct store *store, struct store_worker_private *p, struct node *node,
                                     uint64_t hash, uint64_t from, uint64_t to, uint32_t hint);
+/* Of a node with these flags payload_relocate changes the address, and nothing else. */
+static inline bool payload_moves_in_place(uint32_t meta)
+{
+    return (meta & (NODE_COLD | NODE_MOVED)) == (NODE_COLD | NODE_MOVED);
+}
 void node_begin(struct node *node);
 void node_publish(struct node *node, uint64_t lsn);
 

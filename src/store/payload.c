@@ -475,7 +475,7 @@ enum payload_moved payload_relocate(struct store *store, struct store_worker_pri
         return PAYLOAD_ELSEWHERE;
     if (sequence & 1)
         return PAYLOAD_NOT_NOW;
-    if (old.cold && meta & NODE_MOVED) {
+    if (payload_moves_in_place(meta)) {
         address_set(node, meta, to);
         count_moved(p, meta, old.len, from, to);
         return PAYLOAD_MOVED;

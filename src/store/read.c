@@ -153,8 +153,8 @@ node_state(struct store_worker *sw, const struct node *const_node, struct store_
         if (UNLIKELY(meta & NODE_UNUSUAL) && !take_payload(sw, node, meta, view))
             continue;
         if (meta & NODE_EXTERNAL || sw->private->alone)
-            view->sequence |=
-                1; /* an external block does not change any more, nor does anything when we are alone */
+            view->sequence |= 1; /* an external block does not change any more, nor what this is asked about
+                                    when we are alone */
         store_depends(sw, sequence >> 1);
         if (UNLIKELY(meta & (NODE_TOMBSTONE | NODE_REPLACED)))
             return meta & NODE_REPLACED ? STORE_REPLACED : STORE_ABSENT;

@@ -501,7 +501,7 @@ static uint64_t spin_us(const struct uring_loop *u)
 static bool spin(struct uring_loop *u)
 {
     struct spinner *s = &u->spinners[u->files_in_flight != 0];
-    if (u->base.yields || (s->credit <= 0 && ++s->waits % SPIN_PROBE_WAITS != 0))
+    if (u->base.dozes || (s->credit <= 0 && ++s->waits % SPIN_PROBE_WAITS != 0))
         return false;
     uint64_t end_us = clock_monotonic_us() + spin_us(u);
     do {

@@ -10,15 +10,20 @@
 #include "base/prng.h"
 #include "store/moving.h"
 
-/* Keys that differ late, early, and that end before eight bytes. */
+/* Keys that differ late, early, that end before eight bytes, and that differ by zeros at their end. */
 static int key_make(char key[32], unsigned form, uint32_t i)
 {
+    if (form == 3) {
+        int len = snprintf(key, 32, "%04u", i / 4);
+        memset(key + len, 0, 4);
+        return len + (int)(i % 4);
+    }
     static const char *const prefixes[] = {"key:", "", ""};
     static const char *const suffixes[] = {"", "-and-more", ""};
     return snprintf(key, 32, "%s%0*u%s", prefixes[form], form == 0 ? 8 : 5, i, suffixes[form]);
 }
 
-enum { FORMS = 3 };
+enum { FORMS = 4 };
 
 /* n values with keys in random order; the version is the number in the key. */
 static void fill(struct moving *m, struct prng *prng, unsigned form, uint32_t n)

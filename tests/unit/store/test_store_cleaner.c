@@ -143,6 +143,46 @@ static void test_large_victims_move_in_parts(void **state)
     fixture_deinit(&f);
 }
 
+static bool note_failure(void *context, struct segment_file *file)
+{
+    *(unsigned *)context += file->clean_failures;
+    return true;
+}
+
+/* Where a part is full in the middle of what is looked at together, the next one goes on there: nothing that
+ * is live stays behind in a victim. */
+static void test_parts_leave_nothing_behind(void **state)
+{
+    enum { MORE_KEYS = 3000, MEMORY = 4 << 20, LOG_SEGMENT = 4 << 20, SMALL = 900 };
+    struct fixture f;
+    struct store_cleaner_stats cleaner;
+    char name[16];
+    unsigned failures = 0;
+    (void)state;
+    fixture_init(&f, 1);
+    f.config.memory_bytes_max = MEMORY;
+    f.config.log_segment_bytes_first = f.config.log_segment_bytes_max = LOG_SEGMENT;
+    fixture_reopen(&f);
+    for (int round = 0; round < 3; round++) {
+        for (int key = 0; key < MORE_KEYS; key++) {
+            struct slice value = value_of(key, round);
+            value.len = SMALL - (size_t)(key % 37);
+            if (round == 0 || key % 3 == 0)
+                put_surely(&f, key_of(name, key), value);
+        }
+        for (int i = 0; i < 3; i++)
+            checkpoint(&f);
+    }
+    store_cleaner_stats_get(f.store, &cleaner);
+    segments_each(f.store->segments, note_failure, &failures);
+    assert_int_equal(failures, 0);
+    assert_true(cleaner.rounds > 1 && cleaner.moved > MORE_KEYS / 3);
+    assert_int_equal(cleaner.failures + cleaner.damaged, 0);
+    assert_int_equal(count(f.sw), MORE_KEYS);
+    assert_true(live_weights_are_exact(f.store));
+    fixture_deinit(&f);
+}
+
 /* f->sim is set. */
 static void open_limited(struct fixture *f, uint64_t limit)
 {
@@ -584,6 +624,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_space_comes_back),
         cmocka_unit_test(test_large_victims_move_in_parts),
+        cmocka_unit_test(test_parts_leave_nothing_behind),
         cmocka_unit_test(test_orphans_go),
         cmocka_unit_test(test_a_small_disk_does_not_get_stuck),
         cmocka_unit_test(test_room_is_given_once),

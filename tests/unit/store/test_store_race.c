@@ -332,13 +332,14 @@ static void test_a_place_changes_beside_readers(void **state)
     node = hash_table_find(&p.f.store->hash, key.hash, key.name);
     assert_int_equal(payload_relocate(p.f.store, sw->private, node, key.hash, from, p.addresses[0], 0),
                      PAYLOAD_MOVED);
+    node = hash_table_find(&p.f.store->hash, key.hash, key.name);
     keylock_release(&p.f.store->locks, keylock_stripe(key.hash));
     store_turn_end(sw);
     assert_int_equal(pthread_create(&reader, NULL, read_place, &p), 0);
     for (unsigned i = 0; !atomic_load_explicit(&p.over, memory_order_relaxed); i++) {
         store_turn_begin(sw);
         assert_true(keylock_acquire(&p.f.store->locks, keylock_stripe(key.hash)));
-        node = hash_table_find(&p.f.store->hash, key.hash, key.name);
+        assert_ptr_equal(hash_table_find(&p.f.store->hash, key.hash, key.name), node);
         assert_int_equal(payload_relocate(p.f.store, sw->private, node, key.hash, p.addresses[i % 2],
                                           p.addresses[(i + 1) % 2], 0),
                          PAYLOAD_MOVED);

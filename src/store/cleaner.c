@@ -573,7 +573,7 @@ static bool move_step(struct store *store, struct cleaner_round *r, uint64_t *wa
 {
     struct store_worker *sw = store->keeper.sw;
     struct keeper_step step = step_begin(store);
-    uint32_t hints[MOVE_AHEAD];
+    uint32_t hints[MOVE_AHEAD] = {0};
     size_t first = r->at, ahead = r->at; /* hints are for the values from first on, before ahead */
     store_turn_begin(sw);
     for (; r->at < r->values.count && keeper_step_goes_on(&step); r->at++) {

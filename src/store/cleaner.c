@@ -85,13 +85,18 @@ static bool is_tested(const struct store *store)
     return store->config.no_threads || store->config.checkpoint_bytes;
 }
 
-static struct keeper_step step_begin(const struct store *store)
+/* In a step; 0: by time. */
+static unsigned step_items(struct store *store)
 {
-    uint64_t round = atomic_load_explicit(&((struct store *)(uintptr_t)store)->keeper.cleaner.rounds,
-                                          memory_order_relaxed);
-    return keeper_step_begin(is_tested(store) ? (round % 2 ? STEP_KEYS_TESTED_FEW : STEP_KEYS_TESTED_MANY)
-                                              : 0,
-                             log_lacks_room(store->log));
+    if (!is_tested(store))
+        return 0;
+    uint64_t round = atomic_load_explicit(&store->keeper.cleaner.rounds, memory_order_relaxed);
+    return round % 2 ? STEP_KEYS_TESTED_FEW : STEP_KEYS_TESTED_MANY;
+}
+
+static struct keeper_step step_begin(struct store *store)
+{
+    return keeper_step_begin(step_items(store), log_lacks_room(store->log));
 }
 
 uint64_t cleaner_round_bytes(const struct store *store)

@@ -9,7 +9,7 @@
 
 enum {
     YIELD_US_LONG = 1000, /* more than anybody needs who is meant */
-    YIELD_PART = 16,      /* of the time, at most, that others have the core then */
+    YIELD_PART = 16,      /* others have the core for this part of the time, at most, then */
 };
 
 STATUS_MUST_USE status_t loop_epoll_create(struct loop **out);

@@ -164,7 +164,10 @@ void disk_io_begin(struct disk_io *io, const struct loop_event *events, int coun
     if (landed == 0)
         return;
     unsigned held = store_fetch_wanted(io->worker->sw, io->worker->server->config.io_depth);
-    read_pace_look(&io->pace, landed, io->reads_in_flight, held);
+    if (io->worker->loop->dozes) /* others have the core meanwhile: a burst says nothing of the disk */
+        read_pace_init(&io->pace);
+    else
+        read_pace_look(&io->pace, landed, io->reads_in_flight, held);
     if (held)
         start_reads(io, landed, true);
 }

@@ -58,14 +58,17 @@ size_t backlog_piece_bytes(const struct backlog *backlog)
 void backlog_take(struct backlog *backlog, const struct loop_event *event)
 {
     const struct conn *conn = event->owner;
-    /* The small last piece of a pipeline is not light: there are replies to come. */
-    bool light = event->result <= BACKLOG_LIGHT_BYTES && !conn->waiting_pieces && !conn_has_input(conn) &&
-                 !reply_pending_bytes(&conn->reply);
+    size_t waiting = conn->input_len - conn->input_position;
+    /* Little work, so nobody need wait for it, nor it for others: that its connection's last command waits
+     * for the disk, or its last reply is on its way, makes it no heavier. */
+    bool small = waiting + (size_t)event->result <= BACKLOG_LIGHT_BYTES && !conn->waiting_pieces;
+    /* But it does not show that there are light clients: a pipeline's last piece is small, too. */
+    bool light = small && !waiting && !reply_pending_bytes(&conn->reply);
     if (light) {
         backlog->light_us = backlog->worker->now_us;
         backlog->ran_light = true;
     }
-    if (conn->waiting_pieces || (!light && light_is_active(backlog)))
+    if (conn->waiting_pieces || (!small && light_is_active(backlog)))
         put_off(backlog, event);
     else
         feed(backlog, event);

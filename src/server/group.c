@@ -25,6 +25,7 @@ enum {
     FAST_ARGC_MAX = 512,
     GROUP_STEP = 32,          /* commands whose memory is asked for together */
     STATE_BYTES_LEAST = 4096, /* a shorter unfinished command is simply parsed again */
+    LOOK_BEHIND_BYTES = 4096, /* of input behind a command that waits for its value */
 };
 
 void group_init(struct group *group, struct worker *worker)
@@ -184,7 +185,7 @@ static void run_item(struct group *group, struct group_item *item, uint64_t comm
     struct conn *conn = item->conn;
     struct reply *r = &conn->reply;
     if (UNLIKELY(conn->flags & CONN_STOPPED)) {
-        if (conn_awaits_values(conn))
+        if (item->start > item->source->at && conn_awaits_values(conn))
             ask_ahead(group, item);
         set_back(item);
         return;
@@ -628,6 +629,17 @@ void group_retry(struct group *group, struct conn *conn)
         parse_source(group, source);
 }
 
+/* More has come behind a command that waits for its value: what that wants is read meanwhile. The parked
+ * command stands first, and all is set back to it. */
+static void look_behind(struct group *group, struct conn *conn)
+{
+    size_t len = conn->input_len - conn->input_position;
+    if (len > LOOK_BEHIND_BYTES)
+        return;
+    conn->ahead_seen = 0;
+    parse_source(group, open_source(group, conn, conn->input + conn->input_position, len, GROUP_NO_BUFFER));
+}
+
 void group_feed(struct group *group, struct conn *conn, const char *data, size_t len, uint32_t buffer_id)
 {
     struct loop *loop = group->worker->loop;
@@ -644,8 +656,11 @@ void group_feed(struct group *group, struct conn *conn, const char *data, size_t
     }
     conn_input_append(conn, data, len);
     loop_buffer_release(loop, buffer_id);
-    if (conn->flags & CONN_STOPPED)
-        conn_list_add(&group->worker->dirty, &conn->dirty); /* conn_flush paces the reading */
-    else
+    if (!(conn->flags & CONN_STOPPED)) {
         group_resume(group, conn);
+        return;
+    }
+    conn_list_add(&group->worker->dirty, &conn->dirty); /* conn_flush paces the reading */
+    if (conn_awaits_values(conn))
+        look_behind(group, conn);
 }

@@ -230,6 +230,155 @@ static void test_a_long_write_waits_for_the_log(void **state)
     harness_deinit(&h);
 }
 
+/* ---- what comes in ---- */
+
+/* The peer sends that, and a turn takes it up. */
+static void receive(struct harness *h, int from, const char *data, size_t len)
+{
+    struct loop_event events[8];
+    assert_int_equal(write(h->peers[from], data, len), (ssize_t)len);
+    for (size_t taken = 0; taken < len;) {
+        int count = loop_wait(h->worker->loop, events, 8, -1);
+        for (int i = 0; i < count; i++) {
+            assert_int_equal(events[i].type, LOOP_DATA);
+            taken += (size_t)events[i].result;
+            backlog_take(&h->worker->backlog, &events[i]);
+        }
+    }
+    group_execute(&h->worker->group);
+}
+
+static void receive_text(struct harness *h, int from, const char *text)
+{
+    receive(h, from, text, strlen(text));
+}
+
+/* As the worker does it when the value has come. */
+static void resume(struct harness *h, struct conn *conn)
+{
+    assert_true(conn->flags & CONN_PARKED);
+    conn->flags &= ~(uint32_t)CONN_PARKED;
+    group_resume(&h->worker->group, conn);
+    group_execute(&h->worker->group);
+}
+
+/* Keys a, b, .. with the values A.., B.. of so many bytes, none of them in memory. */
+static void put_cold(struct harness *h, unsigned count, size_t len)
+{
+    struct prng prng;
+    char *value = malloc(len);
+    assert_non_null(value);
+    prng_seed(&prng, 1);
+    store_turn_end(h->f.sw);
+    for (unsigned i = 0; i < count; i++) {
+        char key = (char)('a' + i);
+        memset(value, 'A' + (int)i, len);
+        put_surely(&h->f, slice_make(&key, 1), slice_make(value, len));
+    }
+    free(value);
+    store_turn_begin(h->f.sw);
+    assert_int_equal(cold_evict(h->f.sw, &prng, 256), count);
+}
+
+static unsigned wanted(const struct harness *h)
+{
+    return store_fetch_wanted(h->f.sw, 100);
+}
+
+/* A client that sends its commands one by one without waiting: what comes behind one that waits for its value
+ * is read beside that, not after it, each value once. */
+static void test_values_are_read_for_what_comes_later(void **state)
+{
+    enum { KEYS = 4, LEN = 300 };
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    put_cold(&h, KEYS, LEN);
+    receive_text(&h, 0, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    assert_true(conn_awaits_values(h.conns[0]));
+    assert_int_equal(wanted(&h), 1);
+    receive_text(&h, 0, "*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
+    assert_int_equal(wanted(&h), 2);
+    receive_text(&h, 0, "*1\r\n$4\r\nPING\r\n*2\r\n$3\r\nGET\r\n$1\r\nc\r\n*2\r\n$3\r\nGE");
+    assert_int_equal(wanted(&h), 3);
+    receive_text(&h, 0, "T\r\n$1\r\n");
+    assert_int_equal(wanted(&h), 3);
+    receive_text(&h, 0, "d\r\n");
+    assert_int_equal(wanted(&h), KEYS);
+    assert_replies(h.conns[0], "");
+    assert_int_equal(cold_read_all(h.f.sw), KEYS);
+    struct store_waiter *waiter = store_waiter_next(h.f.sw);
+    assert_ptr_equal(waiter, &h.conns[0]->waiter);
+    resume(&h, h.conns[0]);
+    assert_int_equal(wanted(&h), 0);
+    char expected[OUT_BYTES];
+    int n = 0;
+    for (int i = 0; i < KEYS; i++) {
+        char value[LEN];
+        memset(value, 'A' + i, LEN);
+        n += snprintf(expected + n, OUT_BYTES - (size_t)n, "%s$%d\r\n%.*s\r\n", i == 2 ? "+PONG\r\n" : "",
+                      LEN, LEN, value);
+    }
+    assert_replies(h.conns[0], expected);
+    assert_false(conn_has_input(h.conns[0]));
+    harness_deinit(&h);
+}
+
+/* What cannot be a command is told when its turn comes, behind the reply that is waited for. */
+static void test_nonsense_behind_a_value_that_is_read(void **state)
+{
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    put_cold(&h, 1, 300);
+    receive_text(&h, 0, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    receive_text(&h, 0, "*1\r\n!\r\n");
+    assert_replies(h.conns[0], "");
+    assert_int_equal(cold_read_all(h.f.sw), 1);
+    assert_non_null(store_waiter_next(h.f.sw));
+    resume(&h, h.conns[0]);
+    char expected[OUT_BYTES], value[300];
+    memset(value, 'A', sizeof value);
+    snprintf(expected, OUT_BYTES, "$300\r\n%.300s\r\n-ERR Protocol error: expected '$', got '!'\r\n", value);
+    assert_replies(h.conns[0], expected);
+    assert_true(h.conns[0]->flags & CONN_CLOSING);
+    harness_deinit(&h);
+}
+
+/* While heavy data waits, a small request is run at once: also if its connection's last reply has not left,
+ * or its last command waits for a value. Not if that would put it before its own connection's data. */
+static void test_small_requests_do_not_wait_behind_heavy_data(void **state)
+{
+    enum { HEAVY_BYTES = 4000 };
+    struct harness h;
+    char heavy[HEAVY_BYTES];
+    (void)state;
+    harness_init(&h);
+    put_cold(&h, 2, 300);
+    struct backlog *backlog = &h.worker->backlog;
+    h.worker->now_us = 1000000;
+    for (unsigned i = 0; i < HEAVY_BYTES; i++)
+        heavy[i] = "PING\r\n\r\n"[i % 8];
+    receive_text(&h, 0, "PING\r\n");
+    receive(&h, 1, heavy, HEAVY_BYTES);
+    assert_int_equal(backlog->count, 1);
+    receive_text(&h, 0, "PING\r\n");
+    assert_replies(h.conns[0], "+PONG\r\n+PONG\r\n");
+    receive_text(&h, 0, "*2\r\n$3\r\nGET\r\n$1\r\na\r\n");
+    receive_text(&h, 0, "*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
+    assert_int_equal(wanted(&h), 2);
+    assert_int_equal(backlog->count, 1);
+    assert_replies(h.conns[1], "");
+    receive_text(&h, 1, "PING\r\n");
+    assert_int_equal(backlog->count, 2);
+    receive(&h, 0, heavy, HEAVY_BYTES); /* its connection waits, but this is much */
+    assert_int_equal(backlog->count, 3);
+    receive_text(&h, 0, "PING\r\n");
+    assert_int_equal(backlog->count, 4);
+    assert_int_equal(wanted(&h), 2);
+    harness_deinit(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +386,9 @@ int main(void)
         cmocka_unit_test(test_waiting_input_goes_on_in_pieces),
         cmocka_unit_test(test_waiting_input_is_seldom_moved),
         cmocka_unit_test(test_a_long_write_waits_for_the_log),
+        cmocka_unit_test(test_values_are_read_for_what_comes_later),
+        cmocka_unit_test(test_nonsense_behind_a_value_that_is_read),
+        cmocka_unit_test(test_small_requests_do_not_wait_behind_heavy_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,7 @@
 #include "server/save.h"
 #include "server/server.h"
 #include "sys/clock.h"
+#include "sys/thread.h"
 
 enum {
     UNSETTLED_LOOK_US = 1000,
@@ -21,6 +22,7 @@ enum {
     STOP_US_MAX = 1000000, /* how long the last replies may take to leave */
     CLOSE_US_MAX = 200000,
     SAMPLE_US = 1000000,
+    SLICE_US = 100, /* requests come sooner than a keeper, or a stranger, has used up its slice */
     BACKGROUND_STEPS_BUSY = 16,
     BACKGROUND_STEPS_IDLE = 256,
     SCRATCH_BYTES_LEAST = 64 << 10,
@@ -464,6 +466,7 @@ static void *worker_run(void *context)
     struct worker *worker = context;
     struct server *server = worker->server;
     int64_t timeout_us = 0;
+    (void)thread_slice_set(SLICE_US); /* where the kernel has none, it is as it was */
     if (worker->index == 0) {
         status_t s = status_ok();
         if (server->listen_fd >= 0)

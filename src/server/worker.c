@@ -129,9 +129,7 @@ static void look_at_log(struct worker *worker)
     struct log *log = store_log(server->store);
     if (log == NULL)
         return;
-    /* Those who make room may need this core, and come first where writes wait for it. */
-    worker->loop->dozes = log_lacks_room(log);
-    worker->loop->yields = log_lacks_room(log) && !log_disk_full(log);
+    worker->loop->dozes = log_lacks_room(log); /* those who make room may need this core */
     if (log_failed(log) == NULL)
         return;
     if (server_phase(server) != SERVER_FAILED) {

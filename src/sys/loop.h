@@ -114,10 +114,8 @@ struct loop {
                                0: a buffer */
     uint32_t buffers_max; /* its thread sets it: receive buffers in use at most, those not released included;
                              at least one. The backend may have fewer. Takes effect as buffers are released */
-    bool dozes;  /* its thread sets it: others may want this core, so it sleeps at once when there is nothing
-                    to do, instead of looking for events a while */
-    bool yields; /* its thread sets it: others come first, so each loop_wait gives the core up */
-    uint64_t yield_next_us; /* monotonic; not before: see loop_yield */
+    bool dozes; /* its thread sets it: others may want this core, so it sleeps at once when there is nothing
+                   to do, instead of looking for events a while */
 };
 
 enum {

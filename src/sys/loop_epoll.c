@@ -551,8 +551,6 @@ static void on_ready(struct epoll_loop *p, const struct epoll_event *e)
 static int poll_kernel(struct epoll_loop *p, struct epoll_event *ready, int64_t timeout_us)
 {
     int most = p->had_buffers ? (int)buffers_left(p) : READY_MAX;
-    if (p->base.yields)
-        loop_yield(&p->base);
     if (!p->no_pwait2) {
         struct timespec t = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
         count_call(p);

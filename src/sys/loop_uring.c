@@ -524,10 +524,6 @@ static void enter(struct uring_loop *u, int64_t timeout_us)
     u->read_queued = false;
     if (u->accept_retry_us && (timeout_us < 0 || timeout_us > ACCEPT_RETRY_US))
         timeout_us = ACCEPT_RETRY_US;
-    if (u->base.yields) {
-        submit(u); /* replies and reads are under way meanwhile */
-        loop_yield(&u->base);
-    }
     if (u->tells_task_work && (timeout_us < 0 || timeout_us > (int64_t)spin_us(u))) {
         submit(u);
         if (io_uring_cq_ready(&u->ring) > 0 || spin(u))

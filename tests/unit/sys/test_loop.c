@@ -251,19 +251,6 @@ static void test_echo_tcp(void **state)
     close(peer);
 }
 
-/* A loop that gives its core up in each turn misses nothing, and waits as long as it is to. */
-static void test_yielding(void **state)
-{
-    struct fixture *f = *state;
-    struct conn c;
-    int peer = start_tcp(f, &c);
-    f->loop->yields = true;
-    echo(f, &c, peer, 3);
-    finish(f, &c);
-    close(peer);
-    test_timeout(state);
-}
-
 /* All data comes before the end, the end comes once, and what we send still arrives after it. */
 static void test_end_of_stream(void **state)
 {
@@ -637,7 +624,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         BOTH(test_echo_unix),
         BOTH(test_echo_tcp),
-        BOTH(test_yielding),
         BOTH(test_end_of_stream),
         BOTH(test_reset_by_peer),
         BOTH(test_pause_loses_nothing),

@@ -379,6 +379,59 @@ static void test_small_requests_do_not_wait_behind_heavy_data(void **state)
     harness_deinit(&h);
 }
 
+/* Some KiB behind the command that waits are looked at, all of them again with each piece that comes. */
+static void test_much_input_is_not_looked_at(void **state)
+{
+    enum { LOOKED_AT = 4096, PING_BYTES = 23 };
+    static const char get[2][21] = {"*2\r\n$3\r\nGET\r\n$1\r\na\r\n", "*2\r\n$3\r\nGET\r\n$1\r\nb\r\n"};
+    (void)state;
+    for (int beyond = 0; beyond < 2; beyond++) {
+        struct harness h;
+        char between[LOOKED_AT];
+        int text = LOOKED_AT + beyond - PING_BYTES - 2 * ((int)sizeof get[0] - 1);
+        harness_init(&h);
+        put_cold(&h, 2, 300);
+        receive_text(&h, 0, get[0]);
+        snprintf(between, sizeof between, "*2\r\n$4\r\nPING\r\n$%d\r\n%0*d\r\n", text, text, 0);
+        receive_text(&h, 0, between);
+        assert_int_equal(wanted(&h), 1);
+        receive_text(&h, 0, get[1]);
+        assert_int_equal(h.conns[0]->input_len - h.conns[0]->input_position, LOOKED_AT + beyond);
+        assert_int_equal(wanted(&h), beyond ? 1 : 2);
+        harness_deinit(&h);
+    }
+}
+
+/* A client sends much and closes: its end is looked at when what waits in the backlog has been run, also if
+ * that has no reply. */
+static void test_the_end_comes_behind_what_waits(void **state)
+{
+    enum { HEAVY_BYTES = 4000 };
+    struct harness h;
+    char heavy[HEAVY_BYTES];
+    (void)state;
+    harness_init(&h);
+    struct backlog *backlog = &h.worker->backlog;
+    struct conn *conn = h.conns[1];
+    h.worker->now_us = 1000000;
+    for (unsigned i = 0; i < HEAVY_BYTES; i++)
+        heavy[i] = "\r\n"[i % 2];
+    receive_text(&h, 0, "PING\r\n");
+    receive(&h, 1, heavy, HEAVY_BYTES);
+    assert_int_equal(backlog->count, 1);
+    conn->flags |= CONN_EOF; /* as the worker does it */
+    conn_flush(conn, UINT64_MAX);
+    assert_false(conn->flags & CONN_CLOSED);
+    h.worker->now_us += BACKLOG_LIGHT_ACTIVE_US;
+    backlog_run(backlog);
+    group_execute(&h.worker->group);
+    assert_int_equal(backlog->count, 0);
+    assert_non_null(conn->dirty.next);
+    conn_flush(conn, UINT64_MAX);
+    assert_true(conn->flags & CONN_CLOSED);
+    harness_deinit(&h);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -389,6 +442,8 @@ int main(void)
         cmocka_unit_test(test_values_are_read_for_what_comes_later),
         cmocka_unit_test(test_nonsense_behind_a_value_that_is_read),
         cmocka_unit_test(test_small_requests_do_not_wait_behind_heavy_data),
+        cmocka_unit_test(test_much_input_is_not_looked_at),
+        cmocka_unit_test(test_the_end_comes_behind_what_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

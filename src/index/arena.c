@@ -11,10 +11,10 @@
 
 enum {
     SPLIT_CLASSES = ARENA_SMALL_CLASSES,
-    MERGE_PIECES = 4096,   /* some 300 us */
+    MERGE_PIECES = 1024,   /* some 100 us */
     MERGE_PAUSE_PIECE = 2, /* allocations without another try when merging gave nothing, for each piece */
     REGION_BYTES = ARENA_REGION_BYTES,
-    CACHE_BLOCKS_MAX = 4096,              /* a cache with more free blocks of a class shares half of them */
+    CACHE_BLOCKS_MAX = 1024,              /* a cache with more free blocks of a class shares half of them */
     SHARED_BLOCKS = CACHE_BLOCKS_MAX / 2, /* in each shared list */
     MERGE_STEP_WORDS = 512,               /* of marks, that a step looks at */
     SHARE_LOOK = 256, /* where memory is short, one that has so many more than that shares them */
@@ -54,6 +54,7 @@ status_t arena_init(struct arena *arena)
     for (unsigned c = 0; c < ARENA_CLASSES; c++) {
         atomic_init(&arena->shared[c].lock, 0);
         atomic_init(&arena->shared[c].head, 0);
+        atomic_init(&arena->shared[c].count, 0);
         arena->shared[c].last = 0;
     }
     return status_ok();
@@ -103,6 +104,13 @@ static uint32_t alloc_fresh(struct arena_cache *cache, size_t bytes)
     return ref;
 }
 
+/* Under the lock. Relaxed: others take it for a hint. */
+static void count_shared(struct arena *arena, unsigned class, uint32_t more)
+{
+    uint32_t count = atomic_load_explicit(&arena->shared[class].count, memory_order_relaxed);
+    atomic_store_explicit(&arena->shared[class].count, count + more, memory_order_relaxed);
+}
+
 static uint32_t take_shared(struct arena_cache *cache, unsigned class)
 {
     struct arena *arena = cache->arena;
@@ -111,8 +119,10 @@ static uint32_t take_shared(struct arena_cache *cache, unsigned class)
         return 0;
     spin_lock(&arena->shared[class].lock);
     uint32_t list = atomic_load_explicit(&arena->shared[class].head, memory_order_relaxed);
-    if (list)
+    if (list) {
         atomic_store_explicit(&arena->shared[class].head, links(arena, list)[1], memory_order_relaxed);
+        count_shared(arena, class, (uint32_t)-1);
+    }
     if (arena->shared[class].last == list)
         arena->shared[class].last = 0;
     spin_unlock(&arena->shared[class].lock);
@@ -163,6 +173,7 @@ static void share_half(struct arena_cache *cache, unsigned class)
     else
         atomic_store_explicit(&arena->shared[class].head, first, memory_order_relaxed);
     arena->shared[class].last = first;
+    count_shared(arena, class, 1);
     spin_unlock(&arena->shared[class].lock);
 }
 
@@ -425,10 +436,9 @@ static bool has_free(const struct arena_cache *cache, unsigned class, uint64_t w
 {
     uint64_t bytes = cache->bump_end - cache->bump;
     for (unsigned c = class; c < SPLIT_CLASSES && bytes < wanted; c++) {
-        uint64_t blocks = cache->free[c].count;
         /* Relaxed: a hint. */
-        if (atomic_load_explicit(&cache->arena->shared[c].head, memory_order_relaxed))
-            blocks += SHARED_BLOCKS;
+        uint64_t lists = atomic_load_explicit(&cache->arena->shared[c].count, memory_order_relaxed);
+        uint64_t blocks = cache->free[c].count + lists * SHARED_BLOCKS;
         if (blocks)
             bytes += blocks * ((c + 1) / (class + 1)) * arena_class_bytes(class);
     }

@@ -36,8 +36,9 @@ struct arena {
     _Atomic uint64_t soft_bytes; /* beyond so many used bytes, larger free blocks are split first */
     struct {
         _Atomic uint32_t lock;
-        _Atomic uint32_t head; /* list of lists: see arena.c; written under lock */
-        uint32_t last;         /* of them; under lock */
+        _Atomic uint32_t head;  /* list of lists: see arena.c; written under lock */
+        _Atomic uint32_t count; /* of lists; written under lock */
+        uint32_t last;          /* of them; under lock */
     } shared[ARENA_CLASSES];
 };
 
@@ -107,8 +108,8 @@ void arena_prepare(struct arena_cache *cache);
 /* A block of the class, content undefined, aligned to 16. 0 when the arena's address space is used up. */
 uint32_t arena_alloc(struct arena_cache *cache, unsigned class);
 void arena_free(struct arena_cache *cache, uint32_t ref, unsigned class);
-/* Are there so many blocks of a small class in what the cache can have without fresh memory? Merges what is
- * free side by side where that helps. */
+/* Are there so many blocks of a small class in what the cache can have without fresh memory? If not, merges
+ * some of what is free side by side; so the next answer may be another one. */
 bool arena_has_free(struct arena_cache *cache, unsigned class, uint64_t count);
 
 /* Makes all small free blocks that lie side by side larger ones, but those in other caches; in steps of some

@@ -1,9 +1,12 @@
 #include "sys/memory.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <unistd.h>
+
+#include "sys/thread.h"
 
 #ifdef KVASIR_JEMALLOC
 #include <jemalloc/jemalloc.h>
@@ -15,14 +18,25 @@
 extern const char *malloc_conf;
 const char *malloc_conf = "dirty_decay_ms:500,muzzy_decay_ms:0";
 
-void memory_give_back_unasked(void)
+/* The allocator's thread comes to be here and takes over how this one is scheduled: it gives pages back one
+ * by one, for milliseconds, and a worker on its core need not wait for that. */
+static void *begin_giving_back(void *unused)
 {
+    (void)thread_idle_set();
 #ifdef KVASIR_JEMALLOC
     bool on = true;
     size_t threads = 1;
     (void)mallctl("max_background_threads", NULL, NULL, &threads, sizeof threads);
     (void)mallctl("background_thread", NULL, NULL, &on, sizeof on);
 #endif
+    return unused;
+}
+
+void memory_give_back_unasked(void)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, begin_giving_back, NULL) == 0)
+        pthread_join(thread, NULL);
 }
 
 void memory_give_back(void)

@@ -12,7 +12,8 @@ uint64_t memory_resident_bytes(void);
 bool memory_resident_is_ours(void);
 
 /* From now on a thread of the allocator's gives freed memory back within half a second, also while the
- * process is idle. Once, after signals are blocked: the thread takes over the mask. */
+ * process is idle; where others want its core, when they leave it some time. Once, after signals are blocked:
+ * the thread takes over the mask. */
 void memory_give_back_unasked(void);
 
 /* Makes the allocator give memory that it keeps for later back to the kernel; ms if that is much. */

@@ -38,3 +38,9 @@ uint64_t thread_slice_us(void)
     struct attributes a;
     return get(&a) ? a.runtime_ns / 1000 : 0;
 }
+
+bool thread_idle_set(void)
+{
+    struct sched_param none = {0};
+    return sched_setscheduler(0, SCHED_IDLE, &none) == 0; /* 0: the calling thread, not the process */
+}

@@ -14,4 +14,8 @@ bool thread_slice_set(uint64_t us);
 /* What is in force; 0: the kernel's default, or it does not tell. */
 uint64_t thread_slice_us(void);
 
+/* From now on the thread, and those that it makes, run when no other wants their core (SCHED_IDLE), and give
+ * it up at once when one does. There is no way back without privileges. False: nothing has changed. */
+bool thread_idle_set(void);
+
 #endif

@@ -47,10 +47,48 @@ static void test_a_slice_is_the_threads_own(void **state)
     assert_int_equal(t.under_batch, 0);
 }
 
+static void *policy_of_this(void *out)
+{
+    *(int *)out = sched_getscheduler(0);
+    return NULL;
+}
+
+struct idle_told {
+    bool set;
+    int own, made;
+};
+
+static void *become_idle(void *context)
+{
+    struct idle_told *t = context;
+    pthread_t made;
+    t->set = thread_idle_set();
+    t->own = sched_getscheduler(0);
+    if (pthread_create(&made, NULL, policy_of_this, &t->made) == 0)
+        pthread_join(made, NULL);
+    return NULL;
+}
+
+/* The thread and those that it makes, not the one that made it. */
+static void test_an_idle_thread_makes_idle_ones(void **state)
+{
+    struct idle_told t = {.made = -1};
+    pthread_t thread;
+    int own = sched_getscheduler(0);
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, become_idle, &t), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(t.set);
+    assert_int_equal(t.own, SCHED_IDLE);
+    assert_int_equal(t.made, SCHED_IDLE);
+    assert_int_equal(sched_getscheduler(0), own);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_slice_is_the_threads_own),
+        cmocka_unit_test(test_an_idle_thread_makes_idle_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -134,9 +134,12 @@ static void *keeper_main(void *context)
     (void)prctl(PR_SET_TIMERSLACK, 1000ul); /* ns: its rests are short */
     (void)prctl(PR_SET_NAME, "keeper");
     uint64_t idle_us = store->config.checkpoint_bytes ? IDLE_US_TESTED : IDLE_US;
+    uint64_t least_us = store->config.checkpoint_bytes ? 0 : KEEPER_REST_US_CRITICAL;
     for (;;) {
         uint64_t wait_us;
         bool more = keeper_step(store, &wait_us);
+        if (more && wait_us < least_us) /* a worker may have the same core */
+            wait_us = least_us;
         if (keeper_wait(&store->keeper, more ? wait_us : idle_us, !more))
             return NULL;
     }

@@ -7,11 +7,14 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "sys/thread.h"
+
 enum {
     EVENTS_MAX = 512,
     IDLE_WAIT_MS = 100,
     DRAIN_NS = 2000000000, /* how long replies are awaited after the end */
     SPIN_NS = 30000,       /* open loop: a next start nearer than this is awaited by polling */
+    SLICE_US = 100,        /* open loop: soon on its core again when something else has had it */
 };
 
 static uint64_t pick_id(struct bench_thread *t)
@@ -309,6 +312,8 @@ void *bench_thread_run(void *thread)
     struct bench_thread *t = thread;
     pin(t);
     prctl(PR_SET_TIMERSLACK, 1);
+    if (t->config->rate > 0)
+        (void)thread_slice_set(SLICE_US);
     t->failure = run(t);
     if (t->count_end_ns == 0)
         t->count_end_ns = bench_now_ns();

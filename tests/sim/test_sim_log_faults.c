@@ -653,10 +653,45 @@ static void test_long_records_wait(void **state)
     close_both(sim, log);
 }
 
+/* A long record waits for a segment of its own; shorter ones go on in what there is. */
+static void test_a_long_record_waits_alone(void **state)
+{
+    enum { SEGMENT = 1 << 20, LONG = 2 * SEGMENT };
+    (void)state;
+    struct sim_disk *sim = sim_disk_create(1);
+    struct given_room room = {.has_room = true};
+    struct log *log = opened_with_room(sim, &room, SEGMENT);
+    assert_int_equal(append(log, 0, 1000, LOG_NORMAL), LOG_RESERVED);
+    (void)log_prepare(log);
+    room = (struct given_room){.comes = true};
+    assert_int_equal(append_large(log, LONG), LOG_WAIT);
+    assert_false(log_lacks_large(log)); /* whether there is room is not known yet */
+    assert_false(log_prepare(log));
+    assert_true(log_lacks_large(log));
+    assert_false(log_lacks_room(log));
+    assert_int_equal(append(log, 1, 1000, LOG_NORMAL), LOG_RESERVED);
+    flush(sim, log);
+    room.has_room = true;
+    assert_true(log_prepare(log));
+    assert_false(log_lacks_large(log));
+    assert_int_equal(append_large(log, LONG), LOG_RESERVED);
+    flush(sim, log);
+    room = (struct given_room){.comes = true};
+    assert_int_equal(append_large(log, LONG), LOG_WAIT);
+    assert_false(log_prepare(log));
+    assert_true(log_lacks_large(log));
+    room.comes = false; /* refused, and nobody waits for it any longer */
+    assert_false(log_prepare(log));
+    assert_false(log_lacks_large(log));
+    assert_int_equal(append_large(log, LONG), LOG_NO_SPACE);
+    close_both(sim, log);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_long_records_wait),
+        cmocka_unit_test(test_a_long_record_waits_alone),
         cmocka_unit_test(test_flipped_bytes),
         cmocka_unit_test(test_truncations),
         cmocka_unit_test(test_missing_segments),

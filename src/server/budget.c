@@ -30,6 +30,8 @@ enum {
     STILL_BYTES = 64 << 10,        /* received less between two looks is standing still */
     WANTED_RECENTLY_US = 2 * BUDGET_LOOK_US,
     NO_ROOM_US = 30000000,  /* for which a command or request waits for room at most */
+    HOPELESS_US = 2000000,  /* the same, when none can come; the kernel has what was freed long before */
+    HOPELESS_TRIES = 500,   /* and so often: what others use for a moment is not all there is */
     HOLDING_US = 3000000,   /* the same, for a command that holds several values from disk meanwhile */
     NO_ROOM_RETRY_US = 200, /* between tries */
     REFUSED_MAX = 16,       /* of them in one look: each one asks the kernel what is resident */
@@ -217,6 +219,43 @@ static bool take_beyond(struct conn *conn)
     return true;
 }
 
+/* Unsent, of all workers. */
+static uint64_t output_bytes(const struct server *server)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < server->worker_count; i++)
+        bytes += reply_pool_busy_bytes(server->workers[i]->pool);
+    return bytes;
+}
+
+static void begin_room_wait(struct conn *conn)
+{
+    conn->room_us = conn->worker->now_us;
+    conn->hopeless_tries = 0;
+}
+
+/* It has just been refused room. Could any come: do others hold some, or values that may leave? */
+static bool room_may_come(const struct conn *conn)
+{
+    struct server *server = conn->worker->server;
+    uint64_t beyond = atomic_load(&server->budget.beyond), input = atomic_load(&server->budget.input_bytes);
+    bool others_hold = input > (conn->flags & CONN_BEYOND ? 0 : conn->reserved) ||
+                       (beyond && beyond != conn->id) || output_bytes(server) > BUDGET_SMALL_BYTES;
+    return others_hold || store_room_may_come(conn->worker->sw);
+}
+
+/* It has just been refused room, as always since room_us. Is that long enough? */
+static bool has_waited_enough(struct conn *conn, uint64_t most_us)
+{
+    uint64_t now_us = conn->worker->now_us;
+    if (room_may_come(conn))
+        conn->hopeless_tries = 0;
+    else if (conn->hopeless_tries++ == 0)
+        conn->hopeless_us = now_us;
+    return now_us - conn->room_us > most_us ||
+           (conn->hopeless_tries > HOPELESS_TRIES && now_us - conn->hopeless_us > HOPELESS_US);
+}
+
 /* The share is there: is memory? A larger buffer is made before the present one goes. */
 static bool take_room(struct conn *conn, uint64_t bytes)
 {
@@ -225,7 +264,7 @@ static bool take_room(struct conn *conn, uint64_t bytes)
         return true;
     }
     if (conn->room_us == 0)
-        conn->room_us = conn->worker->now_us;
+        begin_room_wait(conn);
     return false;
 }
 
@@ -364,21 +403,12 @@ bool budget_gives_up(struct conn *conn)
     worker->no_room = true;
     if (!(conn->flags & CONN_NO_ROOM) || conn->room_us == 0) { /* input that got room may have ended it */
         conn->flags |= CONN_NO_ROOM;
-        conn->room_us = worker->now_us;
+        begin_room_wait(conn);
     }
-    return worker->now_us - conn->room_us >
-           (store_waiter_holds_several(&conn->waiter) ? HOLDING_US : NO_ROOM_US);
+    return has_waited_enough(conn, store_waiter_holds_several(&conn->waiter) ? HOLDING_US : NO_ROOM_US);
 }
 
 /* ---- output ---- */
-
-static uint64_t output_bytes(const struct server *server)
-{
-    uint64_t bytes = 0;
-    for (unsigned i = 0; i < server->worker_count; i++)
-        bytes += reply_pool_busy_bytes(server->workers[i]->pool);
-    return bytes;
-}
 
 /* Output that is taken at once never counts as growth. */
 static void note_output(struct worker *worker)
@@ -602,13 +632,12 @@ void budget_turn_end(struct worker *worker)
 /* It waits. Is there room now? Then it is read from again. */
 static bool look_at_one(struct conn *conn)
 {
-    struct worker *worker = conn->worker;
     if (try_reserve(conn, conn->wanted)) {
         wait_no_longer(conn);
         return true;
     }
-    if (conn->room_us && worker->now_us - conn->room_us > NO_ROOM_US &&
-        !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)))
+    if (conn->room_us && !(conn->flags & (CONN_CLOSED | CONN_CLOSING | CONN_WORKS)) &&
+        has_waited_enough(conn, NO_ROOM_US))
         refuse_room(conn);
     return false;
 }

@@ -36,9 +36,10 @@
  * request with room reserved, each reply that must ask, each value that a command puts together, and in the
  * store each write, asks for its memory before it is made, and gets it only when what the kernel says is
  * resident and all that is promised leave room for it (store/room.h has the argument). Whoever is refused
- * tries again in a later turn, and after half a minute gets an error. So that values have left by then, what
- * a request will take when it runs (its log record, the new value) counts as a buffer from the time when it
- * reserves, and so does what replies were refused. Small replies are paid for afterwards, once a group.
+ * tries again in a later turn, and after half a minute gets an error; after two seconds when none can come,
+ * as nobody else holds any and what may leave is not enough. So that values have left by then, what a request
+ * will take when it runs (its log record, the new value) counts as a buffer from the time when it reserves,
+ * and so does what replies were refused. Small replies are paid for afterwards, once a group.
  *
  * Thread safety: struct budget is shared by all workers; calls are for the connection's worker. */
 #ifndef KVASIR_SERVER_BUDGET_H

@@ -94,6 +94,8 @@ struct conn {
     bool work_granted;                /* it had the memory in its turn */
     uint32_t work_turn;               /* the worker's: in which */
     uint64_t room_us;                 /* monotonic; CONN_NO_ROOM, or in the list of those that wait */
+    uint64_t hopeless_us;             /* since when no room could come for it */
+    uint32_t hopeless_tries;          /* so many one after the other */
     uint64_t untouched;               /* of reserved: not written to; in worker->untouched_bytes */
     uint64_t counted;                 /* what it has added to worker->input_memory */
     uint64_t seen_input, seen_output; /* at the last look who stands still */

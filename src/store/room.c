@@ -96,10 +96,16 @@ static __attribute__((noinline)) bool ask(struct store *store, struct store_work
     return true;
 }
 
-bool room_may_come(struct store *store, const struct store_worker_private *p)
+/* What could leave. */
+static uint64_t values_bytes(struct store *store)
 {
     int64_t values = atomic_load_explicit(&store->value_bytes, memory_order_relaxed);
-    return p->room.over <= (values > 0 ? (uint64_t)values : 0) + room_unsettled(store);
+    return (values > 0 ? (uint64_t)values : 0) + room_unsettled(store);
+}
+
+bool room_may_come(struct store *store, const struct store_worker_private *p)
+{
+    return p->room.over <= values_bytes(store);
 }
 
 bool room_take(struct store *store, struct store_worker_private *p, uint64_t bytes)
@@ -158,6 +164,15 @@ void store_room_keep(struct store_worker *sw, uint64_t bytes)
         return;
     atomic_fetch_add(&sw->store->promised_bytes, bytes - room->kept);
     room->kept = bytes;
+}
+
+bool store_room_may_come(const struct store_worker *sw)
+{
+    struct store *store = sw->store;
+    uint64_t held = atomic_load(&store->promised_bytes) + atomic_load(&store->landing_bytes);
+    if (store->log)
+        held += log_large_bytes(store->log);
+    return sw->private->room.over <= held + values_bytes(store);
 }
 
 bool store_room_refused(struct store_worker *sw)

@@ -133,6 +133,9 @@ void store_room_return(struct store_worker *sw, uint64_t bytes);
 void store_room_keep(struct store_worker *sw, uint64_t bytes);
 /* Has anybody of this worker been refused room since the last call? */
 bool store_room_refused(struct store_worker *sw);
+/* Would there be room for who was refused last, if all values left and others gave back what they hold for a
+ * while: promises, values from disk, long records of the log? */
+bool store_room_may_come(const struct store_worker *sw);
 
 /* ---- keys: hashing and prefetching in groups ---- */
 

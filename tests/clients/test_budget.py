@@ -357,6 +357,23 @@ def test_too_long_a_request_is_passed_over(make_server, backend):
         assert c("SET", "big", value(1, 40 * MIB)) == "OK"
 
 
+@pytest.mark.parametrize("backend", ["uring", "epoll"])
+def test_what_never_finds_room_is_refused_soon(make_server, backend):
+    """A quarter of the least cap: in memory once, but not three times. The connection stays, and shorter ones go on."""
+    server = make_server("--memory", "32M", "--io", backend, "--threads", 1).start()
+    with server.client(timeout=20) as c, server.client(timeout=20) as other:
+        for _ in range(2):
+            c.send(encode("SET", "big", value(1, 8 * MIB)))
+            assert other("SET", "small", "1") == "OK"
+            if IS_SANITIZED:  # their allocators are not measured
+                assert c.reply() == "OK"
+            else:
+                assert str(c.reply()) == "OOM there is no room below --memory for what this command needs"
+                assert c("EXISTS", "big") == 0
+        assert c("SET", "big", value(1, 4 * MIB)) == "OK"
+        assert other("STRLEN", "big") == 4 * MIB
+
+
 def test_readers_that_do_not_take_their_replies(server):
     """Their output is bounded together; others get on; they get theirs when they read."""
     with server.client() as c:

@@ -209,6 +209,102 @@ static void test_half_of_the_share_is_for_those_who_hold_parts(void **state)
     harness_deinit(&h);
 }
 
+static uint64_t resident_bytes;
+
+static uint64_t resident(void *context)
+{
+    (void)context;
+    return resident_bytes;
+}
+
+/* The store is under a cap, and so much is resident. cap: 0: no more. */
+static void set_memory(struct harness *h, uint64_t cap, uint64_t bytes)
+{
+    struct store *store = h->f.store;
+    resident_bytes = bytes;
+    atomic_store(&store->memory_bytes_max, cap);
+    atomic_store(&store->evicts, cap != 0);
+    store->config.resident_bytes = cap ? resident : NULL;
+    for (unsigned i = 0; i < WORKERS; i++)
+        h->server.workers[i]->sw->private->room.allowance = 0;
+}
+
+/* A look at a time so many microseconds after the last one. */
+static void look_later(struct harness *h, struct worker *worker, uint64_t us)
+{
+    worker->now_us += us;
+    h->f.store->clock_ms += us / 1000;
+    budget_turn(worker);
+    budget_turn_end(worker);
+}
+
+/* Where no room can come, a request is refused two seconds after that was seen first; while others hold some,
+ * or values may leave, after thirty. */
+static void test_who_waits_for_nothing_does_not_wait_long(void **state)
+{
+    enum { SECOND = 1000000, TRIES_A_SECOND = 1000 };
+    enum { NOTHING, OTHERS_HOLD, VALUES_MAY_LEAVE, CASES };
+    struct harness h;
+    (void)state;
+    for (int hope = NOTHING; hope < CASES; hope++) {
+        harness_init(&h);
+        struct conn *conn = h.conns[0], *other = h.conns[1];
+        struct worker *worker = conn->worker;
+        if (hope == OTHERS_HOLD)
+            assert_true(budget_reserve(other, SHARE / 2));
+        if (hope == VALUES_MAY_LEAVE)
+            atomic_fetch_add(&h.f.store->value_bytes, CAP);
+        set_memory(&h, CAP, CAP);
+        worker->now_us = SECOND;
+        assert_false(budget_reserve(conn, LONG));
+        for (int tries = 0; tries < (hope == NOTHING ? 2 : 30) * TRIES_A_SECOND; tries++) {
+            look_later(&h, worker, SECOND / TRIES_A_SECOND);
+            assert_false(conn->flags & CONN_CLOSING);
+        }
+        look_later(&h, worker, SECOND);
+        assert_true(conn->flags & CONN_CLOSING);
+        assert_false(room_line_waits(conn));
+        if (hope == VALUES_MAY_LEAVE)
+            atomic_fetch_sub(&h.f.store->value_bytes, CAP);
+        set_memory(&h, 0, 0);
+        harness_deinit(&h);
+    }
+}
+
+/* Room may come again, and go: it was hopeless for too short a time. Or it was looked at too seldom. */
+static void test_hope_comes_back(void **state)
+{
+    enum { SECOND = 1000000, TRIES = 300, SELDOM = 8 };
+    struct harness h;
+    (void)state;
+    harness_init(&h);
+    struct conn *conn = h.conns[0], *other = h.conns[1];
+    struct worker *worker = conn->worker;
+    set_memory(&h, CAP, CAP);
+    worker->now_us = SECOND;
+    assert_false(budget_reserve(conn, LONG));
+    for (int tries = 0; tries < SELDOM; tries++)
+        look_later(&h, worker, SECOND);
+    assert_false(conn->flags & CONN_CLOSING);
+    for (int i = 0; i < 8; i++) {
+        set_memory(&h, 0, 0);
+        if (i % 2)
+            budget_release(other);
+        else
+            assert_true(budget_reserve(other, SHARE / 2));
+        set_memory(&h, CAP, CAP);
+        for (int tries = 0; tries < TRIES; tries++)
+            look_later(&h, worker, SECOND * 3 / 2 / TRIES);
+        assert_false(conn->flags & CONN_CLOSING);
+    }
+    resident_bytes = 0; /* there is room */
+    look_later(&h, worker, SECOND / 2);
+    assert_false(room_line_waits(conn));
+    assert_int_equal(conn->reserved, LONG);
+    set_memory(&h, 0, 0);
+    harness_deinit(&h);
+}
+
 enum { SET_BYTES = 64 }; /* of a SET, at most, but for the value */
 
 static size_t set_command(char *to, const char *key, size_t len)
@@ -329,12 +425,6 @@ static void test_a_whole_request_is_asked_for(void **state)
     harness_deinit(&h);
 }
 
-static uint64_t all_resident(void *context)
-{
-    (void)context;
-    return CAP_SMALL;
-}
-
 /* Nor does it keep the place beyond the share that it got for what stands behind, when there was no memory.
  */
 static void test_who_parks_gives_the_place_beyond_back(void **state)
@@ -349,10 +439,7 @@ static void test_who_parks_gives_the_place_beyond_back(void **state)
     struct conn *conn = h.conns[0];
     struct worker *worker = conn->worker;
     h.server.memory_bytes_max = CAP_SMALL;
-    atomic_store(&store->memory_bytes_max, CAP_SMALL);
-    atomic_store(&store->evicts, true);
-    store->config.resident_bytes = all_resident;
-    worker->sw->private->room.allowance = 0;
+    set_memory(&h, CAP_SMALL, CAP_SMALL);
     atomic_store(&h.server.budget.input_bytes, SHARE_SMALL); /* others hold the share */
     store_key_prepare(h.f.sw, &key, text("busy"));
     uint32_t stripe = keylock_stripe(key.hash);
@@ -372,8 +459,7 @@ static void test_who_parks_gives_the_place_beyond_back(void **state)
     assert_null(worker->beyond);
     keylock_release(&store->locks, stripe);
     atomic_store(&h.server.budget.input_bytes, 0);
-    store->config.resident_bytes = NULL;
-    atomic_store(&store->evicts, false);
+    set_memory(&h, 0, 0);
     free(input);
     harness_deinit(&h);
 }
@@ -387,6 +473,8 @@ int main(void)
         cmocka_unit_test(test_who_waits_again_waits_in_front),
         cmocka_unit_test(test_the_next_request_waits_anew),
         cmocka_unit_test(test_half_of_the_share_is_for_those_who_hold_parts),
+        cmocka_unit_test(test_who_waits_for_nothing_does_not_wait_long),
+        cmocka_unit_test(test_hope_comes_back),
         cmocka_unit_test(test_the_place_beyond_is_for_one_request),
         cmocka_unit_test(test_what_stands_behind_a_parked_command_waits_for_it),
         cmocka_unit_test(test_who_parks_gives_the_place_beyond_back),
